@@ -1,0 +1,60 @@
+# `make` alone lists the targets. Every one may be run again: what is there already is not fetched again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Cargo puts its files elsewhere where it is told to.
+target_dir := $(or $(CARGO_TARGET_DIR),target)
+
+# Arguments for `make demo`, e.g. ARGS="--help".
+ARGS ?=
+# How long `make fuzz` spends on each target.
+FUZZ_SECONDS ?= 30
+
+.PHONY: help build demo test lint fuzz clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+build: ## Build target/release/capvec, and fetch ONNX Runtime
+	@scripts/setup build
+	cargo build --release --locked
+	@scripts/onnxruntime
+
+demo: build ## Build, then watch capvec embed captions: make demo ARGS="..."
+	$(target_dir)/release/capvec demo $(ARGS)
+
+test: ## Run all tests, those on a real Kafka included
+	@scripts/setup test
+	@scripts/onnxruntime
+	@scripts/kafka-jars
+	@mkdir -p $(target_dir)
+	@echo cargo test --locked --no-fail-fast
+	@status=0; \
+	cargo test --locked --no-fail-fast 2>&1 | tee $(target_dir)/test.log || status=$$?; \
+	awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
+	  END { if (passed + failed + skipped) printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped }' \
+	  $(target_dir)/test.log; \
+	exit $$status
+
+lint: ## Check format, clippy and the shell scripts
+	@cargo fmt --version >/dev/null 2>&1 || { echo "missing: rustup component add rustfmt" >&2; exit 1; }
+	@cargo clippy --version >/dev/null 2>&1 || { echo "missing: rustup component add clippy" >&2; exit 1; }
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then \
+	  shellcheck scripts/* .ci/run; \
+	else \
+	  echo "not checked, as shellcheck is missing: scripts/* .ci/run" >&2; \
+	fi
+
+fuzz: ## Fuzz every target for FUZZ_SECONDS (30) each
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
+	  echo "missing: rustup toolchain install nightly && cargo install cargo-fuzz" >&2; exit 1; }
+	for target in $$(cargo +nightly fuzz list); do \
+	  cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+clean: ## Delete what was built; downloads stay in the cache
+	cargo clean

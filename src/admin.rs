@@ -1,0 +1,184 @@
+//! `/metrics`, `/livez` and `/readyz`, on a thread and a runtime of their own: they answer under full
+//! load, and they never ask a broker.
+//!
+//! `/livez` fails when the source's thread hasn't polled for a while, or a caption has been in the
+//! worker for too long: then only a restart helps. `/readyz` fails until the model has run once and
+//! the group has answered, and again from the moment a stop begins.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use crate::metrics::Metrics;
+
+/// The source polls every few milliseconds; this long without is a hang.
+const POLL_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// What the probes look at. Stages write it, the probes read it.
+#[derive(Debug)]
+pub struct Health {
+    started: Instant,
+    model_loaded: AtomicBool,
+    assigned: AtomicBool,
+    stopping: AtomicBool,
+    /// Milliseconds since `started`, plus 1; 0 for never.
+    last_poll: AtomicU64,
+    oldest_unsettled: AtomicU64,
+    stall_timeout: Duration,
+}
+
+impl Health {
+    /// Returns the health of a worker that has just started.
+    pub fn new(stall_timeout: Duration) -> Arc<Health> {
+        Arc::new(Health {
+            started: Instant::now(),
+            model_loaded: AtomicBool::new(false),
+            assigned: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            last_poll: AtomicU64::new(0),
+            oldest_unsettled: AtomicU64::new(0),
+            stall_timeout,
+        })
+    }
+
+    /// The model has been loaded and has run once.
+    pub fn model_loaded(&self) {
+        self.model_loaded.store(true, Ordering::Release);
+    }
+
+    /// The group has answered with an assignment, if an empty one.
+    pub fn assigned(&self) {
+        self.assigned.store(true, Ordering::Release);
+    }
+
+    /// A stop has begun.
+    pub fn stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// The source has polled.
+    pub fn polled(&self) {
+        self.last_poll.store(self.stamp(Instant::now()), Ordering::Release);
+    }
+
+    /// The oldest unsettled message was received then.
+    pub fn oldest_unsettled(&self, received: Option<Instant>) {
+        let stamp = received.map_or(0, |received| self.stamp(received));
+        self.oldest_unsettled.store(stamp, Ordering::Release);
+    }
+
+    fn stamp(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.started).as_millis() as u64 + 1
+    }
+
+    fn age(&self, stamp: &AtomicU64) -> Option<Duration> {
+        let at = stamp.load(Ordering::Acquire).checked_sub(1)?;
+        Some(self.started.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
+
+    /// Returns why the worker should be restarted, if it should.
+    pub fn sick(&self) -> Option<String> {
+        if let Some(age) = self.age(&self.last_poll).filter(|age| *age > POLL_AGE_MAX) {
+            return Some(format!("the consumer was last polled {age:.1?} ago"));
+        }
+        let age = self.age(&self.oldest_unsettled).filter(|age| *age > self.stall_timeout)?;
+        Some(format!("a caption has been in the worker for {age:.1?}"))
+    }
+
+    /// Returns what the worker still waits for, if anything.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Some("stopping");
+        }
+        if !self.model_loaded.load(Ordering::Acquire) {
+            return Some("the model is being loaded");
+        }
+        if !self.assigned.load(Ordering::Acquire) {
+            return Some("the group hasn't answered yet");
+        }
+        None
+    }
+}
+
+/// Serves the endpoints at `listen` until the process ends; port 0 takes a free one. Returns the
+/// address.
+///
+/// # Errors
+///
+/// When the address can't be bound.
+pub fn serve(
+    listen: SocketAddr,
+    metrics: Metrics,
+    health: Arc<Health>,
+) -> std::io::Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind(listen)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("capvec-admin".into()).spawn(move || {
+        runtime.block_on(async {
+            let listener = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => listener,
+                Err(error) => return tracing::error!(%error, "the admin endpoints are down"),
+            };
+            if let Err(error) = axum::serve(listener, router(metrics, health)).await {
+                tracing::error!(%error, "the admin endpoints are down");
+            }
+        });
+    })?;
+    Ok(address)
+}
+
+fn router(metrics: Metrics, health: Arc<Health>) -> Router {
+    let live = Arc::clone(&health);
+    Router::new()
+        .route("/metrics", get(move || async move {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], metrics.render())
+        }))
+        .route("/livez", get(move || async move { answer(live.sick()) }))
+        .route("/readyz", get(move || async move { answer(health.not_ready()) }))
+}
+
+fn answer(trouble: Option<impl Into<String>>) -> impl IntoResponse {
+    match trouble {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", trouble.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_from_the_first_assignment_to_the_stop() {
+        let health = Health::new(Duration::from_secs(1));
+        assert!(health.not_ready().is_some_and(|why| why.contains("model")));
+        health.model_loaded();
+        assert!(health.not_ready().is_some_and(|why| why.contains("group")));
+        health.assigned();
+        assert_eq!(health.not_ready(), None);
+        health.stopping();
+        assert_eq!(health.not_ready(), Some("stopping"));
+    }
+
+    #[test]
+    fn a_caption_that_stays_is_a_reason_to_restart() {
+        let health = Health::new(Duration::ZERO);
+        assert_eq!(health.sick(), None);
+        health.oldest_unsettled(Some(health.started));
+        while health.started.elapsed() < Duration::from_millis(2) {
+            std::thread::yield_now();
+        }
+        assert!(health.sick().is_some_and(|why| why.contains("in the worker")));
+        health.oldest_unsettled(None);
+        assert_eq!(health.sick(), None);
+    }
+}

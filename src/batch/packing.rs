@@ -1,0 +1,181 @@
+//! Captions to the tensors that the graph reads, without padding.
+//!
+//! See [`crate::model::graph`] for what each tensor means. Captions share the rows that attention
+//! works on where they fit: best fit, the longest first, so that rows are nearly full and one long
+//! caption doesn't widen a row for each short one.
+//!
+//! # Invariants
+//!
+//! - Every token has a slot, no slot has two, and a caption lies in one row.
+//! - Tensors are in the order in which the captions came: row `i` of the output is caption `i`.
+
+/// A row of attention is at least this wide, in tokens. Narrower rows make the products inside
+/// attention too small to be fast, wider ones make more of a row another caption's business.
+pub const WIDTH_MIN: usize = 64;
+
+/// The tensors of a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenBatch {
+    /// `[tokens]`
+    pub token_ids: Vec<i64>,
+    /// `[tokens]`
+    pub token_positions: Vec<i64>,
+    /// `[tokens]`
+    pub token_captions: Vec<i64>,
+    /// `[tokens]`
+    pub token_slots: Vec<i64>,
+    /// `[rows, width]`
+    pub slot_tokens: Vec<i64>,
+    /// `[rows, width]`
+    pub slot_captions: Vec<i32>,
+    /// `[captions]`
+    pub caption_lengths: Vec<f32>,
+    /// Slots in a row.
+    pub width: usize,
+}
+
+impl TokenBatch {
+    /// Packs captions, each given as its token ids.
+    ///
+    /// # Panics
+    ///
+    /// When there is no caption, or one without tokens: the stages before never make those.
+    pub fn pack<'a>(captions: impl IntoIterator<Item = &'a [u32]>) -> TokenBatch {
+        let mut batch = TokenBatch::default();
+        let mut lengths = Vec::new();
+        for (caption, ids) in captions.into_iter().enumerate() {
+            assert!(!ids.is_empty(), "a caption has [CLS] and [SEP] at least");
+            batch.token_ids.extend(ids.iter().map(|&id| i64::from(id)));
+            batch.token_positions.extend(0..ids.len() as i64);
+            batch.token_captions.extend(std::iter::repeat_n(caption as i64, ids.len()));
+            batch.caption_lengths.push(ids.len() as f32);
+            lengths.push(ids.len());
+        }
+        assert!(!lengths.is_empty(), "a batch has captions");
+
+        batch.width = row_width(&lengths);
+        let (places, rows) = fill_rows(&lengths, batch.width);
+        batch.token_slots.reserve(batch.token_ids.len());
+        batch.slot_tokens.resize(rows * batch.width, 0);
+        batch.slot_captions.resize(rows * batch.width, 0);
+        let mut token = 0;
+        for (caption, (&length, &place)) in lengths.iter().zip(&places).enumerate() {
+            for slot in place..place + length {
+                batch.token_slots.push(slot as i64);
+                batch.slot_tokens[slot] = token;
+                batch.slot_captions[slot] = caption as i32 + 1;
+                token += 1;
+            }
+        }
+        batch
+    }
+
+    /// Number of captions.
+    pub fn captions(&self) -> usize {
+        self.caption_lengths.len()
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.token_ids.len()
+    }
+
+    /// Number of attention's rows.
+    pub fn rows(&self) -> usize {
+        self.slot_tokens.len() / self.width
+    }
+}
+
+/// Wide enough for the longest caption, and no wider than all of them together need.
+fn row_width(lengths: &[usize]) -> usize {
+    let longest = lengths.iter().copied().max().unwrap_or(1);
+    let tokens: usize = lengths.iter().sum();
+    longest.max(WIDTH_MIN.min(tokens))
+}
+
+/// Returns the first slot of each caption, and the number of rows.
+fn fill_rows(lengths: &[usize], width: usize) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&caption| std::cmp::Reverse(lengths[caption]));
+    // Rows by the number of their free slots.
+    let mut by_free: Vec<Vec<usize>> = vec![Vec::new(); width + 1];
+    let mut places = vec![0; lengths.len()];
+    let mut rows = 0;
+    for caption in order {
+        let length = lengths[caption];
+        let tightest = (length..=width).find(|&free| !by_free[free].is_empty());
+        let (row, free) = match tightest.and_then(|free| Some((by_free[free].pop()?, free))) {
+            Some(found) => found,
+            None => {
+                rows += 1;
+                (rows - 1, width)
+            }
+        };
+        places[caption] = row * width + (width - free);
+        by_free[free - length].push(row);
+    }
+    (places, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_caption_alone_takes_one_row_of_its_own_length() {
+        let batch = TokenBatch::pack([&[101u32, 7, 102][..]]);
+        assert_eq!((batch.rows(), batch.width), (1, 3));
+        assert_eq!(batch.token_ids, [101, 7, 102]);
+        assert_eq!(batch.token_slots, [0, 1, 2]);
+        assert_eq!(batch.slot_captions, [1, 1, 1]);
+        assert_eq!(batch.caption_lengths, [3.0]);
+    }
+
+    #[test]
+    fn short_captions_do_not_pay_for_a_long_one() {
+        let long = vec![1u32; 128];
+        let short = vec![2u32; 16];
+        let captions = std::iter::once(&long).chain(std::iter::repeat_n(&short, 24));
+        let batch = TokenBatch::pack(captions.map(Vec::as_slice));
+        assert_eq!((batch.rows(), batch.width), (4, 128));
+    }
+
+    proptest! {
+        #[test]
+        fn every_token_has_a_slot_of_its_own_among_its_caption(
+            lengths in prop::collection::vec(1usize..130, 1..50),
+        ) {
+            let captions: Vec<Vec<u32>> =
+                lengths.iter().map(|&n| (0..n as u32).collect()).collect();
+            let batch = TokenBatch::pack(captions.iter().map(Vec::as_slice));
+            prop_assert_eq!(batch.tokens(), lengths.iter().sum::<usize>());
+            prop_assert_eq!(batch.captions(), lengths.len());
+
+            let mut used = vec![false; batch.slot_tokens.len()];
+            let mut row_of = vec![None; lengths.len()];
+            for token in 0..batch.tokens() {
+                let slot = batch.token_slots[token] as usize;
+                let caption = batch.token_captions[token] as usize;
+                prop_assert!(!used[slot], "a slot has one token");
+                used[slot] = true;
+                prop_assert_eq!(batch.slot_tokens[slot] as usize, token);
+                prop_assert_eq!(batch.slot_captions[slot] as usize, caption + 1);
+                let row = slot / batch.width;
+                prop_assert_eq!(*row_of[caption].get_or_insert(row), row);
+            }
+            for slot in 0..used.len() {
+                prop_assert_eq!(used[slot], batch.slot_captions[slot] != 0);
+            }
+            // First fit and best fit leave no two rows that would go into one.
+            let mut fill = vec![0usize; batch.rows()];
+            for (caption, row) in row_of.iter().enumerate() {
+                fill[row.unwrap()] += lengths[caption];
+            }
+            fill.sort_unstable();
+            if let [a, b, ..] = fill[..] {
+                prop_assert!(a + b > batch.width);
+            }
+        }
+    }
+}

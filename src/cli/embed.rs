@@ -1,0 +1,295 @@
+//! `capvec embed`: captions of a file to vectors, with the worker's tokenizer, batch policy, packing
+//! and embedder.
+//!
+//! A thread reads and tokenizes ahead into a bounded channel; the main thread cuts batches by the
+//! worker's policy, embeds and writes. One embedder takes one batch at a time, so the vectors come in
+//! the order of the input by themselves.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use crossbeam_channel::Receiver;
+
+use super::progress::{Progress, Unit};
+use crate::batch::packing::TokenBatch;
+use crate::batch::policy::{Arrivals, Decision, Limits};
+use crate::config;
+use crate::embed::Embedder;
+use crate::embed::onnx::OnnxEmbedder;
+use crate::model::package::{Package, TOKENIZER};
+use crate::tokenize::{TokenizedCaption, Tokenizer};
+use crate::wire::pointer::{Found, Pointer};
+
+/// Captions tokenized ahead of the embedder.
+const AHEAD: usize = 4096;
+
+/// Where captions come from.
+#[derive(Debug, Args)]
+pub struct InputArgs {
+    /// The captions, one a line; `-` is standard input.
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    /// Lines are JSON with the caption at this JSON Pointer, such as /caption.
+    #[arg(long, value_name = "POINTER")]
+    pointer: Option<Pointer>,
+}
+
+/// Arguments of `capvec embed`.
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// The model package.
+    #[arg(long, value_name = "PACKAGE")]
+    model: PathBuf,
+    #[command(flatten)]
+    input: InputArgs,
+    /// Where the vectors go; `-` is standard output, which npy can't be written to.
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
+    /// The format of the vectors.
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    format: Format,
+    /// Most tokens of a batch.
+    #[arg(long, value_name = "N", default_value_t = config::Batch::default().tokens_max)]
+    batch_tokens: std::num::NonZeroUsize,
+    /// Most captions of a batch.
+    #[arg(long, value_name = "N", default_value_t = config::Batch::default().captions_max)]
+    batch_captions: std::num::NonZeroUsize,
+    /// Compute threads; 0 takes as many as the process may use CPUs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// ONNX Runtime's library, where it isn't found by itself.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+}
+
+/// Formats of vectors in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A JSON array a line.
+    Jsonl,
+    /// NumPy's array file, float32 `[captions, dim]`.
+    Npy,
+    /// Raw little-endian float32, row after row.
+    F32,
+}
+
+/// The captions of a file, in order.
+pub struct Captions {
+    lines: io::Split<Box<dyn BufRead + Send>>,
+    pointer: Option<Pointer>,
+    name: String,
+    number: usize,
+}
+
+impl Captions {
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be opened.
+    pub fn open(input: &InputArgs) -> anyhow::Result<Captions> {
+        let name = input.file.display().to_string();
+        let reader: Box<dyn BufRead + Send> = if input.file == Path::new("-") {
+            Box::new(BufReader::new(io::stdin()))
+        } else {
+            Box::new(BufReader::new(File::open(&input.file).with_context(|| name.clone())?))
+        };
+        Ok(Captions { lines: reader.split(b'\n'), pointer: input.pointer.clone(), name, number: 0 })
+    }
+
+    fn caption(&self, mut line: Vec<u8>) -> anyhow::Result<String> {
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        let line = String::from_utf8(line).map_err(|_| anyhow::anyhow!("not UTF-8"))?;
+        let Some(pointer) = &self.pointer else { return Ok(line) };
+        match pointer.find(&line).context("not JSON")? {
+            Some(Found::Text(text)) => Ok(text.into_owned()),
+            Some(Found::Integer(_)) => bail!("a number stands at {pointer}, not a caption"),
+            Some(Found::Other(what)) => bail!("{what} stands at {pointer}, not a caption"),
+            None => bail!("nothing stands at {pointer}"),
+        }
+    }
+}
+
+impl Iterator for Captions {
+    type Item = anyhow::Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = self.lines.next()?;
+        self.number += 1;
+        let caption = line.map_err(anyhow::Error::from).and_then(|line| self.caption(line));
+        Some(caption.with_context(|| format!("{}, line {}", self.name, self.number)))
+    }
+}
+
+/// Embeds the captions.
+///
+/// # Errors
+///
+/// When the package, the input or the output can't be used, or a line holds no caption.
+pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
+    let to_stdout = args.out == Path::new("-");
+    if to_stdout && args.format == Format::Npy {
+        bail!("--format npy needs a file: its first bytes say how many vectors follow");
+    }
+    let package = Package::open(&args.model)?;
+    let manifest = &package.manifest;
+    let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
+    let threads = config::Embed { threads: args.threads, ..Default::default() }.threads();
+    let mut embedder = OnnxEmbedder::load(&package, args.onnxruntime.as_deref(), threads)?;
+    let captions = Captions::open(&args.input)?;
+    let limits = Limits {
+        tokens_max: args.batch_tokens.get(),
+        captions_max: args.batch_captions.get(),
+        wait_max: Duration::ZERO,
+    };
+
+    if to_stdout {
+        let out = BufWriter::new(io::stdout().lock());
+        embed_all(captions, &tokenizer, &mut embedder, limits, &mut Vectors::new(out, args.format))?;
+        return Ok(());
+    }
+    // Written beside its place and moved there when whole, as packages are.
+    let folder = args.out.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new()
+        .prefix(".capvec-vectors-")
+        .permissions(readable())
+        .tempfile_in(folder)
+        .with_context(|| folder.display().to_string())?;
+    let mut vectors = Vectors::new(BufWriter::new(file), args.format);
+    if args.format == Format::Npy {
+        vectors.out.write_all(&npy_header(0, manifest.network.dim))?;
+    }
+    let number = embed_all(captions, &tokenizer, &mut embedder, limits, &mut vectors)?;
+    let mut file = vectors.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    if args.format == Format::Npy {
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&npy_header(number, manifest.network.dim))?;
+    }
+    file.persist(&args.out).with_context(|| args.out.display().to_string())?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn readable() -> std::fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::Permissions::from_mode(0o644)
+}
+
+/// Embeds and writes all captions; returns their number.
+fn embed_all<W: Write>(
+    captions: Captions,
+    tokenizer: &Tokenizer,
+    embedder: &mut OnnxEmbedder,
+    limits: Limits,
+    vectors: &mut Vectors<W>,
+) -> anyhow::Result<u64> {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = crossbeam_channel::bounded(AHEAD);
+        let reader = scope.spawn(move || -> anyhow::Result<()> {
+            for caption in captions {
+                let tokens = tokenizer.tokenize(&caption?)?;
+                // The other side has failed, and says why.
+                if sender.send(tokens).is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        });
+        let mut progress = Progress::start("embedding", Unit::Captions, None);
+        let embedded = embed_batches(&receiver, embedder, limits, vectors, &mut progress);
+        drop(receiver);
+        let read = reader.join().expect("the reader doesn't panic");
+        let number = embedded?;
+        read?;
+        vectors.out.flush()?;
+        progress.finish();
+        Ok(number)
+    })
+}
+
+fn embed_batches<W: Write>(
+    tokenized: &Receiver<TokenizedCaption>,
+    embedder: &mut OnnxEmbedder,
+    limits: Limits,
+    vectors: &mut Vectors<W>,
+    progress: &mut Progress,
+) -> anyhow::Result<u64> {
+    let mut pending: VecDeque<TokenizedCaption> = VecDeque::new();
+    let mut done = 0;
+    loop {
+        let mut arrivals = Arrivals::Open;
+        if pending.is_empty() {
+            match tokenized.recv() {
+                Ok(caption) => pending.push_back(caption),
+                Err(_) => return Ok(done),
+            }
+        }
+        while pending.len() < AHEAD {
+            match tokenized.try_recv() {
+                Ok(caption) => pending.push_back(caption),
+                Err(crossbeam_channel::TryRecvError::Empty) => break,
+                Err(crossbeam_channel::TryRecvError::Disconnected) => {
+                    arrivals = Arrivals::Ended;
+                    break;
+                }
+            }
+        }
+        let lengths = pending.iter().map(|caption| caption.ids.len());
+        let Decision::Cut { captions, .. } = limits.decide(lengths, Duration::ZERO, arrivals) else {
+            unreachable!("captions are pending, and nothing may be waited for");
+        };
+        let batch: Vec<_> = pending.drain(..captions).collect();
+        let packed = TokenBatch::pack(batch.iter().map(|caption| caption.ids.as_slice()));
+        vectors.write(&embedder.embed(&packed)?, embedder.dim())?;
+        done += captions as u64;
+        progress.update(done, done + pending.len() as u64 + tokenized.len() as u64, "");
+    }
+}
+
+/// Writes vectors.
+struct Vectors<W> {
+    out: W,
+    format: Format,
+    bytes: Vec<u8>,
+}
+
+impl<W: Write> Vectors<W> {
+    fn new(out: W, format: Format) -> Self {
+        Vectors { out, format, bytes: Vec::new() }
+    }
+
+    fn write(&mut self, vectors: &[f32], dim: usize) -> io::Result<()> {
+        self.bytes.clear();
+        match self.format {
+            Format::Npy | Format::F32 => {
+                crate::wire::vector::write_native(vectors, &mut self.bytes);
+            }
+            Format::Jsonl => {
+                for vector in vectors.chunks_exact(dim) {
+                    serde_json::to_writer(&mut self.bytes, vector)?;
+                    self.bytes.push(b'\n');
+                }
+            }
+        }
+        self.out.write_all(&self.bytes)
+    }
+}
+
+/// The header of NumPy's format 1.0 for float32 `[rows, dim]`: always 128 bytes, so that it can be
+/// written again when the number of rows is known. Source: NumPy's `numpy.lib.format`.
+fn npy_header(rows: u64, dim: usize) -> [u8; 128] {
+    let shape = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}");
+    let mut header = [b' '; 128];
+    header[..8].copy_from_slice(b"\x93NUMPY\x01\x00");
+    header[8..10].copy_from_slice(&118u16.to_le_bytes());
+    header[10..10 + shape.len()].copy_from_slice(shape.as_bytes());
+    header[127] = b'\n';
+    header
+}

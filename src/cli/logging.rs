@@ -1,0 +1,28 @@
+//! The log: text for people on a terminal, one JSON object a line elsewhere. It goes to standard
+//! error; standard output is for results.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Starts the log. A second call changes nothing.
+pub fn start(log: &Log) {
+    let terminal = std::io::stderr().is_terminal();
+    let as_json = match log.format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let filter = log.filter.parse::<EnvFilter>().expect("validated: log.filter");
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal && !as_json);
+    // An error means that a log has been started already.
+    drop(match as_json {
+        true => builder.json().flatten_event(true).try_init(),
+        false => builder.try_init(),
+    });
+}

@@ -1,0 +1,104 @@
+//! The command line: one file a subcommand.
+
+pub mod check;
+pub mod demo;
+pub mod embed;
+pub mod logging;
+pub mod model;
+pub mod progress;
+pub mod run;
+pub mod tokenize;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, load};
+
+/// The exit code for a bad command line or configuration, `EX_USAGE` of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+
+/// Turns a Kafka topic of captions into a Kafka topic of vectors.
+#[derive(Debug, Parser)]
+#[command(name = "capvec", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the worker: captions in, vectors out, until SIGTERM.
+    Run(run::RunArgs),
+    /// Checks a configuration, then the brokers, the topics and the model: one line a check.
+    Check(check::CheckArgs),
+    /// Embeds a file of captions, in its order, without Kafka.
+    Embed(embed::EmbedArgs),
+    /// Prints the token ids of captions, one JSON array a line.
+    Tokenize(tokenize::TokenizeArgs),
+    /// Makes, shows and verifies model packages.
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Shows the worker at work, with a broker inside the process and synthetic weights.
+    Demo(demo::DemoArgs),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The TOML file. config/capvec.toml documents every option.
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Sets an option over the file and the CAPVEC__SECTION__KEY variables; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = key_value)]
+    pub overrides: Vec<(String, String)>,
+}
+
+impl ConfigArgs {
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    ///
+    /// With every fault of every option.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        load(self.config.as_deref(), &self.overrides)
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("SECTION.KEY=VALUE is due".into()),
+    }
+}
+
+/// Parses the arguments, runs the command, and says what went wrong.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => return check::run(&args),
+        Command::Embed(args) => embed::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Model(command) => model::run(command),
+        Command::Demo(args) => demo::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            if !tracing::event_enabled!(tracing::Level::ERROR) {
+                eprintln!("error: {error:#}");
+            }
+            ExitCode::from(if error.is::<ConfigError>() { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+/// The reader of the output has seen enough: `capvec tokenize ... | head`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| {
+        e.kind() == std::io::ErrorKind::BrokenPipe
+    })
+}

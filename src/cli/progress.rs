@@ -1,0 +1,80 @@
+//! Progress of long work: a bar on a terminal, a log line every few seconds elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Between two lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Captions.
+    Captions,
+}
+
+/// A piece of work that takes a while.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    what: &'static str,
+    unit: Unit,
+    started: Instant,
+    last_line: Instant,
+    done: u64,
+}
+
+impl Progress {
+    /// Starts showing; `total` is `None` where it isn't known.
+    pub fn start(what: &'static str, unit: Unit, total: Option<u64>) -> Progress {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let counts = match unit {
+                Unit::Bytes => "{bytes}/{total_bytes}  {bytes_per_sec}",
+                Unit::Captions => "{human_pos}/{human_len} captions  {per_sec}",
+            };
+            let template = format!("{{prefix}} {{bar:30}} {counts}  {{eta}} {{msg:.dim}}");
+            let bar = ProgressBar::new(total.unwrap_or(0));
+            bar.set_style(ProgressStyle::with_template(&template).expect("the template is valid"));
+            bar.set_prefix(what);
+            bar
+        });
+        let now = Instant::now();
+        Progress { bar, what, unit, started: now, last_line: now, done: 0 }
+    }
+
+    /// Shows how much is done, of how much, and what is being done.
+    pub fn update(&mut self, done: u64, total: u64, doing: &str) {
+        self.done = done;
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message(doing.to_owned());
+        } else if self.last_line.elapsed() >= LINE_INTERVAL {
+            self.last_line = Instant::now();
+            eprintln!("{}: {} of {}, {doing}", self.what, self.show(done), self.show(total));
+        }
+    }
+
+    /// Stops showing, and says how much was done in which time.
+    pub fn finish(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rate = match self.unit {
+            Unit::Bytes => String::new(),
+            Unit::Captions => format!(", {:.0} a second", self.done as f64 / seconds),
+        };
+        eprintln!("{}: {} in {seconds:.1} s{rate}", self.what, self.show(self.done));
+    }
+
+    fn show(&self, number: u64) -> String {
+        match self.unit {
+            Unit::Bytes => format!("{:.1} MB", number as f64 / 1e6),
+            Unit::Captions => format!("{number} captions"),
+        }
+    }
+}

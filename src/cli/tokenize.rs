@@ -1,0 +1,39 @@
+//! `capvec tokenize`: the token ids of captions.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::embed::{Captions, InputArgs};
+use crate::model::package::{Package, TOKENIZER};
+use crate::tokenize::Tokenizer;
+
+/// Arguments of `capvec tokenize`.
+#[derive(Debug, Args)]
+pub struct TokenizeArgs {
+    /// The model package.
+    #[arg(long, value_name = "PACKAGE")]
+    model: PathBuf,
+    #[command(flatten)]
+    input: InputArgs,
+}
+
+/// Prints the ids of each caption as a JSON array, one a line.
+///
+/// # Errors
+///
+/// When the package or the input can't be read.
+pub fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
+    let package = Package::open(&args.model)?;
+    let tokenizer =
+        Tokenizer::from_file(&package.path.join(TOKENIZER), package.manifest.max_tokens)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for caption in Captions::open(&args.input)? {
+        let ids = tokenizer.tokenize(&caption?)?.ids;
+        serde_json::to_writer(&mut out, &ids)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,330 @@
+//! Reads the layers of the configuration and finds every fault in them.
+//!
+//! The `config` crate merges the layers into one tree. That tree is then held against the tree of
+//! the defaults, key by key, so that all faults are found and each is named by its path, where
+//! deserializing the whole would stop at the first.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use config::{Environment, File, FileFormat};
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::Config;
+
+/// A fault of one option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The option, `section.key`.
+    pub path: String,
+    /// What is wrong with it, and what to do.
+    pub message: String,
+}
+
+impl Fault {
+    pub(super) fn new(path: impl Into<String>, message: impl Into<String>) -> Fault {
+        Fault { path: path.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file isn't there.
+    #[error("{0}: no such file")]
+    NoFile(PathBuf),
+    /// A layer can't be parsed.
+    #[error("{0}")]
+    Syntax(String),
+    /// Options are wrong.
+    #[error("{}", lines(.0))]
+    Faults(Vec<Fault>),
+}
+
+fn lines(faults: &[Fault]) -> String {
+    let number = faults.len();
+    let mut text = format!("the configuration has {number} fault{}:", if number == 1 { "" } else { "s" });
+    for fault in faults {
+        text.push_str(&format!("\n  {fault}"));
+    }
+    text
+}
+
+/// Reads and checks the configuration: the defaults, then the file, then `CAPVEC__SECTION__KEY`
+/// variables, then `overrides`, pairs of `section.key` and a value.
+///
+/// # Errors
+///
+/// When a layer can't be read, or with every fault of every option.
+pub fn load(file: Option<&Path>, overrides: &[(String, String)]) -> Result<Config, ConfigError> {
+    load_with(file, overrides, None)
+}
+
+/// As [`load`], with the environment given; the process's own where it is `None`.
+fn load_with(
+    file: Option<&Path>,
+    overrides: &[(String, String)],
+    environment: Option<config::Map<String, String>>,
+) -> Result<Config, ConfigError> {
+    let mut builder = config::Config::builder();
+    if let Some(path) = file {
+        if !path.is_file() {
+            return Err(ConfigError::NoFile(path.into()));
+        }
+        builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+    }
+    builder = builder.add_source(
+        Environment::with_prefix("CAPVEC")
+            .prefix_separator("__")
+            .separator("__")
+            .source(environment),
+    );
+    for (path, value) in overrides {
+        builder = builder
+            .set_override(path, value.as_str())
+            .map_err(|e| ConfigError::Syntax(format!("--set {path}: {e}")))?;
+    }
+    let merged = builder.build().map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    let given: Value =
+        merged.try_deserialize().map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    from_tree(given)
+}
+
+fn from_tree(mut given: Value) -> Result<Config, ConfigError> {
+    let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
+    let mut faults = Vec::new();
+    flatten_properties(&mut given);
+    let mut config = defaults.clone();
+    merge(&mut Vec::new(), &given, &defaults, &mut config, &mut faults);
+
+    let config: Config =
+        serde_json::from_value(config).expect("each option has been tried by itself");
+    faults.extend(config.faults(&faults));
+    match faults.is_empty() {
+        true => Ok(config),
+        false => Err(ConfigError::Faults(faults)),
+    }
+}
+
+/// Takes over each given option into `config` where it can be read, and notes a fault where not.
+fn merge(
+    path: &mut Vec<String>,
+    given: &Value,
+    defaults: &Value,
+    config: &mut Value,
+    faults: &mut Vec<Fault>,
+) {
+    let (Value::Object(given), Value::Object(known)) = (given, defaults) else {
+        faults.push(Fault::new(path.join("."), "a section is due, with options in it"));
+        return;
+    };
+    for (key, value) in given {
+        path.push(key.clone());
+        match known.get(key) {
+            None => {
+                let message = match closest(key, known) {
+                    Some(near) => format!("no such option; is it {near}?"),
+                    None => "no such option".into(),
+                };
+                faults.push(Fault::new(path.join("."), message));
+            }
+            Some(default @ Value::Object(_)) if path.as_slice() != ["kafka", "librdkafka"] => {
+                merge(path, value, default, &mut config[key.as_str()], faults);
+            }
+            Some(default) => match try_option(path, as_kind_of(value, default)) {
+                Ok(value) => config[key.as_str()] = value,
+                Err(message) => faults.push(Fault::new(path.join("."), message)),
+            },
+        }
+        path.pop();
+    }
+}
+
+/// Returns the value if a configuration with it and nothing else can be read.
+fn try_option(path: &[String], value: Value) -> Result<Value, String> {
+    let tree = path.iter().rev().fold(value.clone(), |inner, key| {
+        Value::Object(Map::from_iter([(key.clone(), inner)]))
+    });
+    match serde_json::from_value::<Config>(tree) {
+        Ok(_) => Ok(value),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Variables and flags are text; returns it as the number or the boolean that the option is.
+fn as_kind_of(value: &Value, default: &Value) -> Value {
+    match (value, default) {
+        (Value::String(text), Value::Number(_) | Value::Bool(_)) => {
+            serde_json::from_str(text.trim()).unwrap_or_else(|_| value.clone())
+        }
+        _ => value.clone(),
+    }
+}
+
+/// librdkafka's names have dots in them. Quoted or not in TOML, they come out as one name each;
+/// variables, whose names can't have dots, write them with underscores, which no property has.
+fn flatten_properties(given: &mut Value) {
+    fn walk(prefix: &str, value: &Value, flat: &mut Map<String, Value>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let key = key.replace('_', ".");
+                    let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+                    walk(&name, value, flat);
+                }
+            }
+            Value::String(_) => drop(flat.insert(prefix.into(), value.clone())),
+            scalar => drop(flat.insert(prefix.into(), Value::String(scalar.to_string()))),
+        }
+    }
+    if let Some(properties) = given.pointer_mut("/kafka/librdkafka")
+        && properties.is_object()
+    {
+        let mut flat = Map::new();
+        walk("", properties, &mut flat);
+        *properties = Value::Object(flat);
+    }
+}
+
+/// Returns the known key that differs least from `key`, if one is near enough to be meant.
+fn closest<'a>(key: &str, known: &'a Map<String, Value>) -> Option<&'a str> {
+    known
+        .keys()
+        .map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate.as_str()))
+        .min()
+        .filter(|(distance, _)| *distance <= key.len().div_ceil(3))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::time::Duration;
+
+    const MINIMAL: &str = r#"
+        kafka = { brokers = "b:9092", group = "g" }
+        input = { topic = "in" }
+        output = { topic = "out" }
+        model = { package = "p" }
+    "#;
+
+    fn load_text(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let variables = variables.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        load_with(Some(file.path()), &[], Some(variables))
+    }
+
+    #[track_caller]
+    fn faults(result: Result<Config, ConfigError>) -> Vec<String> {
+        match result {
+            Err(ConfigError::Faults(faults)) => faults.iter().map(Fault::to_string).collect(),
+            other => panic!("faults were due, and not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn layers_override_each_other() {
+        let text = format!("{MINIMAL}\nbatch = {{ tokens_max = 100, captions_max = 5 }}");
+        let variables =
+            [("CAPVEC__BATCH__TOKENS_MAX", "200"), ("CAPVEC__DELIVERY__COMMIT_INTERVAL", "2s")];
+        let config = load_text(&text, &variables).unwrap();
+        assert_eq!(config.batch.tokens_max.get(), 200);
+        assert_eq!(config.batch.captions_max.get(), 5);
+        assert_eq!(config.delivery.commit_interval, Duration::from_secs(2));
+        assert_eq!(config.input.pointer, "/caption");
+    }
+
+    #[test]
+    fn flags_come_last() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(MINIMAL.as_bytes()).unwrap();
+        let variables = [("CAPVEC__INPUT__TOPIC".to_string(), "variable".to_string())].into();
+        let flags = [("input.topic".to_string(), "flag".to_string())];
+        let config = load_with(Some(file.path()), &flags, Some(variables)).unwrap();
+        assert_eq!(config.input.topic, "flag");
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_by_its_path() {
+        let text = r#"
+            kafka = { brokers = "b:9092", gruop = "g" }
+            input = { topic = "x", format = "xml", pointer = "caption" }
+            output = { topic = "x" }
+            batch = { tokens_max = 0, wait_max = "soon" }
+            colour = "red"
+        "#;
+        let faults = faults(load_text(text, &[("CAPVEC__TOKENIZE__THREADS", "many")]));
+        for expected in [
+            "kafka.gruop: no such option; is it group?",
+            "kafka.group: is required",
+            "input.format: ",
+            "input.pointer: ",
+            "output.topic: ",
+            "model.package: is required",
+            "batch.tokens_max: ",
+            "batch.wait_max: ",
+            "tokenize.threads: ",
+            "colour: no such option",
+        ] {
+            assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}\n{faults:#?}");
+        }
+        assert_eq!(faults.len(), 10, "{faults:#?}");
+    }
+
+    #[test]
+    fn properties_may_be_quoted_bare_or_variables() {
+        let text = format!(
+            "{MINIMAL}\n[kafka.librdkafka]\n\"linger.ms\" = 7\nsecurity.protocol = \"ssl\"\n"
+        )
+        .replace("kafka = { brokers = \"b:9092\", group = \"g\" }", "")
+            + "\n[kafka]\nbrokers = \"b\"\ngroup = \"g\"\n";
+        let secret = [("CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD", "hunter2")];
+        let config = load_text(&text, &secret).unwrap();
+        let properties = &config.kafka.librdkafka.0;
+        assert_eq!(properties["linger.ms"], "7");
+        assert_eq!(properties["security.protocol"], "ssl");
+        assert_eq!(properties["sasl.password"], "hunter2");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn owned_properties_are_refused_by_name() {
+        let text = format!("{MINIMAL}\n[kafka.librdkafka]\n\"acks\" = 1\n")
+            .replace("kafka = { brokers = \"b:9092\", group = \"g\" }", "");
+        let variables = [("CAPVEC__KAFKA__BROKERS", "b"), ("CAPVEC__KAFKA__GROUP", "g")];
+        let faults = faults(load_text(&text, &variables));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with("kafka.librdkafka.acks: "), "{faults:?}");
+    }
+
+    #[test]
+    fn the_documented_file_is_the_defaults() {
+        let text = include_str!("../../config/capvec.toml");
+        let given: Value = serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap();
+        let documented: Config = serde_json::from_value(given.clone()).unwrap();
+        assert_eq!(documented, Config::default());
+        // Every option stands in the file, and each has its comment.
+        let defaults = serde_json::to_value(Config::default()).unwrap();
+        for (section, options) in defaults.as_object().unwrap() {
+            for option in options.as_object().unwrap().keys() {
+                assert!(given[section].get(option).is_some(), "{section}.{option} is undocumented");
+            }
+        }
+        let mut previous = "";
+        for line in text.lines() {
+            if line.contains(" = ") && !line.starts_with('#') {
+                assert!(previous.starts_with('#'), "no comment above: {line}");
+            }
+            previous = line;
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! The configuration: one section a stage, what each option is, and its default.
+//!
+//! [`Config::load`](load) reads the layers (these defaults, the TOML file, `CAPVEC__SECTION__KEY`
+//! variables, `--set` flags) and reports every fault at once by the option's path. What it returns
+//! has been checked: nothing later in the program can fail for a bad option. `config/capvec.toml`
+//! in the repository documents every option; a test holds it equal to this file.
+
+mod load;
+mod properties;
+mod validate;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::policy::Limits;
+use crate::wire::caption::{CaptionDecoder, CaptionFormat};
+use crate::wire::pointer::Pointer;
+use crate::wire::vector::VectorFormat;
+
+pub use load::{ConfigError, Fault, load};
+pub use properties::Properties;
+
+/// All options.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The cluster, and how to talk to it.
+    pub kafka: Kafka,
+    /// The topic of captions.
+    pub input: Input,
+    /// The model package.
+    pub model: Model,
+    /// Text to token ids.
+    pub tokenize: Tokenize,
+    /// When a batch is cut.
+    pub batch: Batch,
+    /// The network.
+    pub embed: Embed,
+    /// The topic of vectors.
+    pub output: Output,
+    /// What becomes of messages that can't become vectors.
+    pub reject: Reject,
+    /// How much is in flight, and when offsets are committed.
+    pub delivery: Delivery,
+    /// Metrics and probes.
+    pub admin: Admin,
+    /// The log.
+    pub log: Log,
+}
+
+/// Options of `[kafka]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// Addresses to find the cluster at, `host:port`, separated by commas (`bootstrap.servers`).
+    /// Required.
+    pub brokers: String,
+    /// The consumer group (`group.id`); workers of one group share the input's partitions. Required.
+    pub group: String,
+    /// The name that brokers log and that quotas are given to (`client.id`).
+    pub client_id: String,
+    /// How long the start may wait for the brokers and the topics before the worker gives up.
+    #[serde(with = "humantime_serde")]
+    pub startup_timeout: Duration,
+    /// How long a record may wait for its acknowledgement, retries included, before the worker gives
+    /// up and exits (`message.timeout.ms`). Long outages are sat out within it; what is in flight
+    /// then is embedded again.
+    #[serde(with = "humantime_serde")]
+    pub delivery_timeout: Duration,
+    /// Properties of librdkafka for both clients: TLS, SASL, tuning. Those that capvec sets itself are
+    /// refused.
+    pub librdkafka: Properties,
+}
+
+/// Options of `[input]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Input {
+    /// The topic of captions. Required.
+    pub topic: String,
+    /// `json` or `text`.
+    pub format: InputFormat,
+    /// Where in the JSON the caption is, as a JSON Pointer.
+    pub pointer: String,
+    /// Larger captions are rejected before they are tokenized, in bytes of UTF-8.
+    pub caption_bytes_max: NonZeroUsize,
+    /// What becomes of captions without text: `reject` or `embed`.
+    pub on_empty: OnEmpty,
+}
+
+/// How captions lie in messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputFormat {
+    /// JSON, with the caption at `input.pointer`.
+    Json,
+    /// The value is the caption.
+    Text,
+}
+
+/// What becomes of captions without text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnEmpty {
+    /// They are rejected.
+    Reject,
+    /// They get the vector of `[CLS] [SEP]`.
+    Embed,
+}
+
+/// Options of `[model]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// The folder of the model package. Required.
+    pub package: PathBuf,
+    /// Whether the package's files are compared with their SHA-256 at the start.
+    pub verify: bool,
+}
+
+/// Options of `[tokenize]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tokenize {
+    /// Threads that decode and tokenize.
+    pub threads: NonZeroUsize,
+}
+
+/// Options of `[batch]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// Most tokens of a batch. A batch grows up to here while the embedder is busy.
+    pub tokens_max: NonZeroUsize,
+    /// Most captions of a batch.
+    pub captions_max: NonZeroUsize,
+    /// How long the oldest caption may be kept back for a fuller batch while the embedder is free.
+    #[serde(with = "humantime_serde")]
+    pub wait_max: Duration,
+}
+
+/// Options of `[embed]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embed {
+    /// `onnx`, or `hash` for dry runs without a network.
+    pub embedder: EmbedderKind,
+    /// ONNX Runtime's library; empty to look for it.
+    pub onnxruntime: PathBuf,
+    /// Compute threads of one forward pass; 0 takes as many as the process may use CPUs.
+    pub threads: usize,
+}
+
+/// The embedders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbedderKind {
+    /// The package's network in ONNX Runtime.
+    Onnx,
+    /// A hash of the token ids.
+    Hash,
+}
+
+/// Options of `[output]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Output {
+    /// The topic of vectors. Required.
+    pub topic: String,
+    /// `native` or `json`.
+    pub format: OutputFormat,
+    /// Where the `id` of the JSON form is from: `key`, `source`, or a JSON Pointer into the caption
+    /// message.
+    pub id: String,
+    /// Whether the JSON form repeats the caption.
+    pub include_caption: bool,
+}
+
+/// The format of a vector record's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// Raw little-endian float32.
+    Native,
+    /// A flat JSON object.
+    Json,
+}
+
+/// Where the id of the JSON form is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdFrom {
+    /// The message's key, which must be UTF-8.
+    Key,
+    /// `topic/partition/offset`.
+    Source,
+    /// A place in the caption message.
+    Pointer(Pointer),
+}
+
+impl FromStr for IdFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "key" => Ok(IdFrom::Key),
+            "source" => Ok(IdFrom::Source),
+            pointer if pointer.starts_with('/') => Ok(IdFrom::Pointer(pointer.parse()?)),
+            other => Err(format!(
+                "{other:?} is neither `key` nor `source` nor a JSON Pointer such as /id"
+            )),
+        }
+    }
+}
+
+/// Options of `[reject]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reject {
+    /// The dead-letter topic; empty for none.
+    pub topic: String,
+    /// Without a dead-letter topic: `stop` at a bad message, or `skip` it.
+    pub on_reject: OnReject,
+}
+
+/// What a worker without a dead-letter topic does at a bad message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReject {
+    /// It stops, and the message's offset stays uncommitted.
+    Stop,
+    /// It counts the message and goes on.
+    Skip,
+}
+
+/// Options of `[delivery]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Delivery {
+    /// Captions that may be in the worker at a time; fetching pauses there.
+    pub in_flight_captions_max: NonZeroUsize,
+    /// Bytes of their messages that may be in the worker at a time; fetching pauses there.
+    pub in_flight_bytes_max: NonZeroUsize,
+    /// How often offsets are committed.
+    #[serde(with = "humantime_serde")]
+    pub commit_interval: Duration,
+    /// How long what is in flight may take to settle at a stop or when a partition is taken away.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+/// Options of `[admin]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where `/metrics`, `/livez` and `/readyz` are served.
+    pub listen: SocketAddr,
+    /// `/livez` fails when a caption has been in the worker for longer.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+}
+
+/// Options of `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `auto` (text on a terminal, else JSON), `text` or `json`.
+    pub format: LogFormat,
+    /// What is logged: a level, or `tracing` directives such as `info,capvec::kafka=debug`.
+    pub filter: String,
+}
+
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+const fn some(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).expect("a limit is at least 1")
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Kafka {
+            brokers: String::new(),
+            group: String::new(),
+            client_id: "capvec".into(),
+            startup_timeout: Duration::from_secs(60),
+            delivery_timeout: Duration::from_secs(600),
+            librdkafka: Properties::default(),
+        }
+    }
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Input {
+            topic: String::new(),
+            format: InputFormat::Json,
+            pointer: "/caption".into(),
+            caption_bytes_max: some(65_536),
+            on_empty: OnEmpty::Reject,
+        }
+    }
+}
+
+impl Default for Tokenize {
+    fn default() -> Self {
+        Tokenize { threads: some(1) }
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch { tokens_max: some(512), captions_max: some(1024), wait_max: Duration::ZERO }
+    }
+}
+
+impl Default for Embed {
+    fn default() -> Self {
+        Embed { embedder: EmbedderKind::Onnx, onnxruntime: PathBuf::new(), threads: 0 }
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Output {
+            topic: String::new(),
+            format: OutputFormat::Native,
+            id: "key".into(),
+            include_caption: false,
+        }
+    }
+}
+
+impl Default for Reject {
+    fn default() -> Self {
+        Reject { topic: String::new(), on_reject: OnReject::Stop }
+    }
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Delivery {
+            in_flight_captions_max: some(4096),
+            in_flight_bytes_max: some(64 << 20),
+            commit_interval: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Admin {
+            listen: SocketAddr::from(([0, 0, 0, 0], 9180)),
+            stall_timeout: Duration::from_secs(900),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Auto, filter: "info".into() }
+    }
+}
+
+impl Config {
+    /// Returns how captions are read out of messages.
+    ///
+    /// # Panics
+    ///
+    /// When the configuration hasn't been validated.
+    pub fn decoder(&self) -> CaptionDecoder {
+        CaptionDecoder {
+            format: match self.input.format {
+                InputFormat::Json => {
+                    let pointer = self.input.pointer.parse().expect("validated: input.pointer");
+                    CaptionFormat::Json { pointer }
+                }
+                InputFormat::Text => CaptionFormat::Text,
+            },
+            id_pointer: match self.id_from() {
+                IdFrom::Pointer(pointer) if self.output.format == OutputFormat::Json => {
+                    Some(pointer)
+                }
+                _ => None,
+            },
+            caption_bytes_max: self.input.caption_bytes_max.get(),
+        }
+    }
+
+    /// Returns where ids are from.
+    ///
+    /// # Panics
+    ///
+    /// When the configuration hasn't been validated.
+    pub fn id_from(&self) -> IdFrom {
+        self.output.id.parse().expect("validated: output.id")
+    }
+
+    /// Returns the format of vector records.
+    pub fn vector_format(&self) -> VectorFormat {
+        match self.output.format {
+            OutputFormat::Native => VectorFormat::Native,
+            OutputFormat::Json => VectorFormat::Json,
+        }
+    }
+
+    /// Returns the limits of a batch.
+    pub fn batch_limits(&self) -> Limits {
+        Limits {
+            tokens_max: self.batch.tokens_max.get(),
+            captions_max: self.batch.captions_max.get(),
+            wait_max: self.batch.wait_max,
+        }
+    }
+
+    /// Returns the dead-letter topic, if there is one.
+    pub fn dead_letter_topic(&self) -> Option<&str> {
+        Some(self.reject.topic.as_str()).filter(|topic| !topic.is_empty())
+    }
+}
+
+impl Embed {
+    /// Returns the number of compute threads of one forward pass.
+    pub fn threads(&self) -> usize {
+        match self.threads {
+            // Follows the cgroup's quota and the affinity mask, not the number of CPUs.
+            0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            threads => threads,
+        }
+    }
+
+    /// Returns the path of ONNX Runtime's library, if one is named.
+    pub fn onnxruntime(&self) -> Option<&Path> {
+        Some(self.onnxruntime.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+}

@@ -1,0 +1,110 @@
+//! The free map of librdkafka properties: everything that capvec doesn't set itself.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use serde::{Deserialize, Serialize};
+
+/// Properties by name. Values may be secrets: they are in no debug output and no error.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Properties(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Properties that capvec sets, each with the option that stands for it, or the reason.
+const OWNED: [(&str, &str); 23] = [
+    ("bootstrap.servers", "set kafka.brokers instead"),
+    ("metadata.broker.list", "set kafka.brokers instead"),
+    ("group.id", "set kafka.group instead"),
+    ("client.id", "set kafka.client_id instead"),
+    ("message.timeout.ms", "set kafka.delivery_timeout instead"),
+    ("delivery.timeout.ms", "set kafka.delivery_timeout instead"),
+    ("enable.auto.commit", "capvec commits what is settled, every delivery.commit_interval"),
+    ("auto.commit.interval.ms", "set delivery.commit_interval instead"),
+    ("enable.auto.offset.store", "capvec commits what is settled"),
+    ("enable.partition.eof", "capvec has no use for it"),
+    ("enable.idempotence", "vectors are never doubled or reordered by a retry"),
+    ("enable.gapless.guarantee", "vectors are never doubled or reordered by a retry"),
+    ("acks", "a vector is settled when all replicas have it"),
+    ("request.required.acks", "a vector is settled when all replicas have it"),
+    ("max.in.flight", "idempotence decides it"),
+    ("max.in.flight.requests.per.connection", "idempotence decides it"),
+    ("message.send.max.retries", "kafka.delivery_timeout limits retries"),
+    ("retries", "kafka.delivery_timeout limits retries"),
+    ("partitioner", "a key's vectors go to the partition that Java clients would choose"),
+    ("transactional.id", "delivery is at least once"),
+    ("isolation.level", "captions of aborted transactions are never embedded"),
+    ("statistics.interval.ms", "the lag metrics depend on it"),
+    ("queue.buffering.max.messages", "delivery.in_flight_captions_max bounds the queue"),
+];
+
+impl Properties {
+    /// Returns what is wrong, as pairs of a property and a sentence.
+    pub(super) fn faults(&self) -> Vec<(&str, String)> {
+        let mut faults = Vec::new();
+        for (key, value) in &self.0 {
+            if let Some((_, why)) = OWNED.iter().find(|(owned, _)| owned == key) {
+                faults.push((key.as_str(), format!("capvec sets this property itself: {why}")));
+                continue;
+            }
+            let mut config = ClientConfig::new();
+            config.set(key, value);
+            // librdkafka's own words for a bad value; they name the value, so a secret's are withheld.
+            if let Err(e) = config.create_native_config() {
+                let words = match &e {
+                    KafkaError::ClientConfig(_, words, _, _) if !is_secret(key) => words.clone(),
+                    KafkaError::ClientConfig(..) => "librdkafka refuses the value".into(),
+                    other => other.to_string(),
+                };
+                faults.push((key.as_str(), words));
+            }
+        }
+        faults
+    }
+
+    /// Returns a property as a number of milliseconds.
+    pub(super) fn milliseconds(&self, key: &str) -> Option<u64> {
+        self.0.get(key)?.trim().parse().ok()
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    ["password", "secret", "pem", "token", "jaas", "oauthbearer.config"]
+        .iter()
+        .any(|part| key.contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn properties(pairs: &[(&str, &str)]) -> Properties {
+        Properties(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let properties = properties(&[
+            ("acks", "1"),
+            ("linger.ms", "7"),
+            ("linger.mss", "7"),
+            ("session.timeout.ms", "soon"),
+        ]);
+        let keys: Vec<_> = properties.faults().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["acks", "linger.mss", "session.timeout.ms"]);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let properties = properties(&[("sasl.password", "hunter2")]);
+        assert!(!format!("{properties:?}").contains("hunter2"));
+        assert!(properties.faults().is_empty());
+    }
+}

@@ -1,0 +1,124 @@
+//! Relations between options, checked once before anything starts.
+
+use std::time::Duration;
+
+use super::load::Fault;
+use super::{Config, IdFrom, InputFormat, OnReject, OutputFormat};
+use crate::wire::pointer::Pointer;
+
+/// librdkafka's default of `session.timeout.ms`.
+const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
+
+impl Config {
+    /// Returns what is wrong with the options as they are; `known` faults have been reported of an
+    /// option already, and another is not added to it.
+    pub(super) fn faults(&self, known: &[Fault]) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut fault = |path: &str, message: String| {
+            if !known.iter().any(|k| k.path == path) {
+                faults.push(Fault::new(path, message));
+            }
+        };
+
+        for (path, text, what) in [
+            ("kafka.brokers", self.kafka.brokers.as_str(), "the brokers' addresses, host:port"),
+            ("kafka.group", self.kafka.group.as_str(), "the consumer group's name"),
+            ("input.topic", self.input.topic.as_str(), "the topic of captions"),
+            ("output.topic", self.output.topic.as_str(), "the topic of vectors"),
+            ("model.package", &self.model.package.to_string_lossy(), "the model package's folder"),
+        ] {
+            if text.trim().is_empty() {
+                fault(path, format!("is required: {what}"));
+            }
+        }
+
+        let topics = [
+            ("output.topic", self.output.topic.as_str(), "input.topic", &self.input.topic),
+            ("reject.topic", self.reject.topic.as_str(), "input.topic", &self.input.topic),
+            ("reject.topic", self.reject.topic.as_str(), "output.topic", &self.output.topic),
+        ];
+        for (path, topic, other_path, other) in topics {
+            if !topic.is_empty() && topic == other {
+                fault(path, format!("is the same topic as {other_path}"));
+            }
+        }
+        if self.dead_letter_topic().is_some() && self.reject.on_reject == OnReject::Skip {
+            fault(
+                "reject.on_reject",
+                "is \"skip\" though reject.topic is set; rejected messages go to that topic".into(),
+            );
+        }
+
+        if self.input.format == InputFormat::Json
+            && let Err(message) = self.input.pointer.parse::<Pointer>()
+        {
+            fault("input.pointer", message);
+        }
+        match self.output.id.parse::<IdFrom>() {
+            Err(message) => fault("output.id", message),
+            Ok(IdFrom::Pointer(_))
+                if self.input.format == InputFormat::Text
+                    && self.output.format == OutputFormat::Json =>
+            {
+                fault("output.id", "is a JSON Pointer though input.format is \"text\"".into());
+            }
+            Ok(_) => {}
+        }
+        if self.output.include_caption && self.output.format == OutputFormat::Native {
+            fault(
+                "output.include_caption",
+                "has no place in raw numbers; set output.format = \"json\"".into(),
+            );
+        }
+
+        let session = self.kafka.librdkafka.milliseconds("session.timeout.ms");
+        let session = session.map_or(SESSION_TIMEOUT_DEFAULT, Duration::from_millis);
+        if self.delivery.drain_timeout >= session {
+            fault(
+                "delivery.drain_timeout",
+                format!(
+                    "is {:?}, not shorter than the group's session timeout of {session:?}: the \
+                     partition would be another's before the drain ends",
+                    self.delivery.drain_timeout
+                ),
+            );
+        }
+        for (path, duration, least) in [
+            ("kafka.startup_timeout", self.kafka.startup_timeout, Duration::from_secs(1)),
+            ("kafka.delivery_timeout", self.kafka.delivery_timeout, Duration::from_secs(1)),
+            ("delivery.commit_interval", self.delivery.commit_interval, Duration::from_millis(10)),
+            ("delivery.drain_timeout", self.delivery.drain_timeout, Duration::from_millis(100)),
+            ("admin.stall_timeout", self.admin.stall_timeout, Duration::from_secs(1)),
+        ] {
+            // The longest that librdkafka takes is 2^31 - 1 milliseconds, 24.8 days.
+            let most = Duration::from_millis(i32::MAX as u64);
+            if !(least..=most).contains(&duration) {
+                fault(path, format!("is {duration:?}; it may be {least:?} to {most:?}"));
+            }
+        }
+        // The source's pause and resume marks are this number and half of it.
+        if self.delivery.in_flight_captions_max.get() < 2 {
+            fault("delivery.in_flight_captions_max", "is 1; it must be 2 at least".into());
+        }
+        if self.delivery.in_flight_captions_max.get() > 1_000_000 {
+            fault("delivery.in_flight_captions_max", "is over a million".into());
+        }
+        if self.delivery.in_flight_captions_max < self.batch.captions_max {
+            fault(
+                "batch.captions_max",
+                format!(
+                    "is {}, more than the {} of delivery.in_flight_captions_max: no batch could be \
+                     that full",
+                    self.batch.captions_max, self.delivery.in_flight_captions_max
+                ),
+            );
+        }
+        if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
+            fault("log.filter", e.to_string());
+        }
+        for (property, message) in self.kafka.librdkafka.faults() {
+            fault(&format!("kafka.librdkafka.{property}"), message);
+        }
+        faults
+    }
+}

@@ -1,0 +1,130 @@
+//! Finds ONNX Runtime's library and loads it, once a process.
+//!
+//! The program links no ONNX Runtime: which library it loads decides between the CPU's and the
+//! GPU's. It looks at, in this order: what the configuration or the flag names; `ORT_DYLIB_PATH`;
+//! beside the program; the cache that `make` fills.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use thiserror::Error;
+
+/// The version of ONNX Runtime that the program is tried with.
+pub const VERSION: &str = "1.31.1";
+
+/// The library's name on this system.
+const FILE_NAME: &str =
+    if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
+
+/// Why there is no ONNX Runtime.
+#[derive(Debug, Error)]
+pub enum LibraryError {
+    /// The library that was named isn't there.
+    #[error("{origin} names {path}, which is not there")]
+    NotThere {
+        /// Who named it.
+        origin: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// No library was named, and none found.
+    #[error(
+        "ONNX Runtime's library was not found; looked for {}. Get it with `scripts/onnxruntime` (or \
+         `make build`), or take {FILE_NAME} {VERSION} from the PyPI wheel onnxruntime or \
+         onnxruntime-gpu and name it in ORT_DYLIB_PATH, --onnxruntime or embed.onnxruntime",
+        list(.looked)
+    )]
+    NotFound {
+        /// The places.
+        looked: Vec<PathBuf>,
+    },
+    /// The library was found and can't be used.
+    #[error("{path} can't be used as ONNX Runtime {VERSION}: {reason}")]
+    Unusable {
+        /// The library.
+        path: PathBuf,
+        /// What the loader said.
+        reason: String,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the path of the library; `named` is the configuration's or the flag's, if any.
+///
+/// # Errors
+///
+/// When the named library isn't there, or none is found.
+pub fn find(named: Option<&Path>) -> Result<PathBuf, LibraryError> {
+    let from_variable = env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let named = match (named, from_variable) {
+        (Some(path), _) => Some(("the configuration", path.to_owned())),
+        (None, Some(path)) => Some(("ORT_DYLIB_PATH", path)),
+        (None, None) => None,
+    };
+    if let Some((origin, path)) = named {
+        return match path.is_file() {
+            true => Ok(path),
+            false => Err(LibraryError::NotThere { origin, path }),
+        };
+    }
+
+    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(FILE_NAME)));
+    let cached = cache_folder().map(|cache| {
+        cache.join("onnxruntime").join(format!("{VERSION}-cpu")).join(FILE_NAME)
+    });
+    let looked: Vec<PathBuf> = beside.into_iter().chain(cached).collect();
+    match looked.iter().find(|path| path.is_file()) {
+        Some(found) => Ok(found.clone()),
+        None => Err(LibraryError::NotFound { looked }),
+    }
+}
+
+/// Returns the folder that `make` keeps downloads in.
+pub fn cache_folder() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("CAPVEC_CACHE").or_else(|| {
+        let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+        Some(caches?.join("capvec"))
+    })
+}
+
+/// Loads the library and returns the process's one ONNX Runtime environment, with telemetry off and
+/// its log lines in this program's log. Later calls return the first one's, whatever they name.
+///
+/// # Errors
+///
+/// When the library isn't found or can't be used.
+pub fn environment(named: Option<&Path>) -> Result<Environment, LibraryError> {
+    static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = &*loaded {
+        return Ok(environment.clone());
+    }
+    let path = find(named)?;
+    let unusable = |reason: String| LibraryError::Unusable { path: path.clone(), reason };
+    let environment = ort::init_from(&path)
+        .map_err(|e| unusable(e.to_string()))?
+        .with_name("capvec")
+        .with_telemetry(false)
+        .with_logger(Arc::new(log))
+        .build()
+        .map_err(|e| unusable(e.to_string()))?;
+    environment.set_log_level(LogLevel::Warning);
+    tracing::debug!(library = %path.display(), "loaded ONNX Runtime");
+    *loaded = Some(environment.clone());
+    Ok(environment)
+}
+
+fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &str) {
+    match level {
+        LogLevel::Verbose | LogLevel::Info => tracing::debug!(location, "{message}"),
+        LogLevel::Warning => tracing::warn!(location, "{message}"),
+        LogLevel::Error | LogLevel::Fatal => tracing::error!(location, "{message}"),
+    }
+}

@@ -1,0 +1,262 @@
+//! The worker's thread around an embedder.
+//!
+//! A batch that fails is split until the caption at fault is alone, and that one is rejected. A
+//! caption is at fault only if the network still works without it: before anything is rejected, a
+//! known caption must succeed. Where it doesn't, the network is at fault, and the worker fails.
+
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use prometheus::Histogram;
+use thiserror::Error;
+
+use super::{EmbedError, Embedder};
+use crate::batch::packing::TokenBatch;
+use crate::batch::{Job, Request};
+use crate::kafka::sink::Finished;
+use crate::metrics::EmbedMetrics;
+use crate::queue::{Closed, QueueSender};
+use crate::tokenize::task::PreparedCaption;
+use crate::tracked::{RejectReason, Rejection, Tracked};
+
+/// Token ids that every network has: what is embedded to see whether it works.
+pub const KNOWN_CAPTION: [u32; 3] = [0, 0, 0];
+
+/// Captions with their vectors.
+#[derive(Debug)]
+pub struct EmbeddedBatch {
+    /// The captions, each with its row in `vectors`.
+    pub captions: Vec<(usize, Tracked<PreparedCaption>)>,
+    /// Row-major `[rows, dim]`.
+    pub vectors: Vec<f32>,
+    /// When the forward pass ended.
+    pub finished: Instant,
+}
+
+/// Why the stage ended.
+#[derive(Debug, Error)]
+pub enum EmbedTaskError {
+    /// The network fails on everything.
+    #[error("the embedder fails on a caption that it has embedded before: {0}")]
+    Embedder(#[source] EmbedError),
+    /// The next stage has ended.
+    #[error("stopped")]
+    Closed(#[from] Closed),
+}
+
+/// The stage of one embedder.
+pub struct EmbedTask {
+    /// The embedder.
+    pub embedder: Box<dyn Embedder>,
+    /// Where the batcher hears that it is free.
+    pub requests: Sender<Request>,
+    /// Vectors and rejections, for the sink.
+    pub out: QueueSender<Finished>,
+    /// Counts.
+    pub metrics: EmbedMetrics,
+    /// Seconds of a forward pass, once for each caption in it.
+    pub seconds: Histogram,
+}
+
+impl EmbedTask {
+    /// Runs until the batcher has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the embedder fails on everything, or the sink has ended.
+    pub fn run(mut self) -> Result<(), EmbedTaskError> {
+        loop {
+            // A channel of its own for each batch: it closes when the batcher has nothing more.
+            let (sender, batch) = crossbeam_channel::bounded(1);
+            if self.requests.send(sender).is_err() {
+                return Ok(());
+            }
+            let Ok(Job { captions, batch }) = batch.recv() else { return Ok(()) };
+            self.embed(captions, &batch)?;
+        }
+    }
+
+    fn embed(
+        &mut self,
+        captions: Vec<Tracked<PreparedCaption>>,
+        batch: &TokenBatch,
+    ) -> Result<(), EmbedTaskError> {
+        let started = Instant::now();
+        let result = self.embedder.embed(batch);
+        let seconds = started.elapsed().as_secs_f64();
+        self.metrics.busy_seconds.inc_by(seconds);
+        match result {
+            Ok(vectors) => {
+                for _ in &captions {
+                    self.seconds.observe(seconds);
+                }
+                self.metrics.captions.inc_by(captions.len() as u64);
+                self.pass_on(captions, vectors)
+            }
+            Err(error) => self.isolate(captions, error),
+        }
+    }
+
+    fn pass_on(
+        &mut self,
+        captions: Vec<Tracked<PreparedCaption>>,
+        vectors: Vec<f32>,
+    ) -> Result<(), EmbedTaskError> {
+        let dim = self.embedder.dim();
+        assert_eq!(vectors.len(), captions.len() * dim, "one vector a caption");
+        let mut good = Vec::with_capacity(captions.len());
+        for (row, caption) in captions.into_iter().enumerate() {
+            if vectors[row * dim..(row + 1) * dim].iter().all(|number| number.is_finite()) {
+                good.push((row, caption));
+            } else {
+                let detail = "the vector has a number that isn't finite";
+                self.reject(caption, Rejection::new(RejectReason::NotFinite, detail))?;
+            }
+        }
+        let finished = Instant::now();
+        let embedded = EmbeddedBatch { captions: good, vectors, finished };
+        Ok(self.out.send(Finished::Embedded(embedded))?)
+    }
+
+    /// Splits a batch that failed; rejects the caption that fails alone.
+    fn isolate(
+        &mut self,
+        mut captions: Vec<Tracked<PreparedCaption>>,
+        error: EmbedError,
+    ) -> Result<(), EmbedTaskError> {
+        if captions.len() > 1 {
+            tracing::warn!(captions = captions.len(), %error, "a batch failed and is split");
+            self.metrics.splits.inc();
+            let second = captions.split_off(captions.len() / 2);
+            for half in [captions, second] {
+                let batch = TokenBatch::pack(half.iter().map(|c| c.payload.tokens.ids.as_slice()));
+                self.embed(half, &batch)?;
+            }
+            return Ok(());
+        }
+        let known = TokenBatch::pack([&KNOWN_CAPTION[..]]);
+        self.embedder.embed(&known).map_err(EmbedTaskError::Embedder)?;
+        for caption in captions {
+            self.reject(caption, Rejection::new(RejectReason::NotEmbedded, error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn reject(
+        &self,
+        caption: Tracked<PreparedCaption>,
+        rejection: Rejection,
+    ) -> Result<(), EmbedTaskError> {
+        Ok(self.out.send(Finished::Rejected(caption.map(|_| rejection)))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embed::hash::HashEmbedder;
+    use crate::metrics::Metrics;
+    use crate::queue;
+    use crate::tokenize::TokenizedCaption;
+    use crate::tracked::{Assignment, Offset, Origin, RawMessage};
+
+    /// Fails on every batch that has the token 13, and gives NaN for the token 17.
+    struct Superstitious {
+        inner: HashEmbedder,
+        dead: bool,
+    }
+
+    impl Embedder for Superstitious {
+        fn dim(&self) -> usize {
+            self.inner.dim()
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            if self.dead || batch.token_ids.contains(&13) {
+                return Err(EmbedError::Run {
+                    captions: batch.captions(),
+                    tokens: batch.tokens(),
+                    reason: "bad luck".into(),
+                });
+            }
+            let mut vectors = self.inner.embed(batch)?;
+            for (&caption, _) in
+                batch.token_captions.iter().zip(&batch.token_ids).filter(|(_, id)| **id == 17)
+            {
+                vectors[caption as usize * self.inner.dim()] = f32::NAN;
+            }
+            Ok(vectors)
+        }
+    }
+
+    fn caption(sequence: u64, token: u32) -> Tracked<PreparedCaption> {
+        let origin = Origin {
+            assignment: Assignment::new(0, 1),
+            offset: Offset(sequence as i64),
+            sequence,
+            received: Instant::now(),
+            message: RawMessage::default(),
+        };
+        let tokens = TokenizedCaption { ids: vec![2, token, 3], truncated: false };
+        let payload =
+            PreparedCaption { tokens, text: String::new(), id: None, ready: Instant::now() };
+        Tracked { origin: Box::new(origin), payload }
+    }
+
+    /// Returns the sequence numbers embedded and rejected, with reasons.
+    fn run(
+        tokens: &[u32],
+        dead: bool,
+    ) -> (Result<(), EmbedTaskError>, Vec<u64>, Vec<(u64, RejectReason)>) {
+        let metrics = Metrics::new();
+        let (out, finished) = queue::bounded("test", 100, &metrics.queues);
+        let (requests, _free) = crossbeam_channel::bounded(1);
+        let mut task = EmbedTask {
+            embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), dead }),
+            requests,
+            out,
+            metrics: metrics.embed.clone(),
+            seconds: metrics.stage(crate::metrics::Stage::Embed),
+        };
+        let captions: Vec<_> =
+            tokens.iter().enumerate().map(|(i, &token)| caption(i as u64, token)).collect();
+        let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
+        let result = task.embed(captions, &batch);
+        drop(task);
+        let (mut embedded, mut rejected) = (Vec::new(), Vec::new());
+        while let Some(item) = finished.recv() {
+            match item {
+                Finished::Embedded(batch) => {
+                    embedded.extend(batch.captions.iter().map(|(_, c)| c.origin.sequence));
+                }
+                Finished::Rejected(r) => rejected.push((r.origin.sequence, r.payload.reason)),
+                Finished::Tombstone(_) => panic!("no tombstones here"),
+            }
+        }
+        embedded.sort_unstable();
+        rejected.sort_unstable_by_key(|(sequence, _)| *sequence);
+        (result, embedded, rejected)
+    }
+
+    #[test]
+    fn the_caption_at_fault_is_found_and_the_others_are_embedded() {
+        let (result, embedded, rejected) = run(&[5, 6, 13, 7, 8, 17, 13], false);
+        result.unwrap();
+        assert_eq!(embedded, [0, 1, 3, 4]);
+        assert_eq!(
+            rejected,
+            [
+                (2, RejectReason::NotEmbedded),
+                (5, RejectReason::NotFinite),
+                (6, RejectReason::NotEmbedded)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_dead_network_rejects_nothing() {
+        let (result, embedded, rejected) = run(&[5, 6, 7], true);
+        assert!(matches!(result, Err(EmbedTaskError::Embedder(_))));
+        assert_eq!((embedded.len(), rejected.len()), (0, 0));
+    }
+}

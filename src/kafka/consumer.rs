@@ -1,0 +1,171 @@
+//! The consumer's callbacks: they take notes, and the source acts on them.
+//!
+//! librdkafka calls back from inside `poll`, on the source's own thread. A rebalance that is only
+//! noted leaves the group waiting for this worker, which is what a drain needs: librdkafka goes on
+//! when the partitions are taken or given up by [`take`] and [`give_up`].
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::types::RDKafkaRespErr;
+
+/// What librdkafka told while it was polled.
+pub enum Event {
+    /// The group gives these partitions to this worker.
+    Assigned(TopicPartitionList),
+    /// The group asks these partitions back.
+    Revoked {
+        /// The partitions.
+        partitions: TopicPartitionList,
+        /// Whether they are another's already, so that nothing can be committed for them.
+        lost: bool,
+    },
+    /// A commit has ended.
+    Committed {
+        /// How.
+        result: KafkaResult<()>,
+        /// The partitions that it was for.
+        partitions: Vec<i32>,
+    },
+}
+
+/// Receives librdkafka's callbacks.
+pub struct SourceContext {
+    topic: String,
+    events: Mutex<Vec<Event>>,
+    ends: Mutex<HashMap<i32, PartitionEnd>>,
+    closing: AtomicBool,
+}
+
+/// What the statistics say of a partition.
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionEnd {
+    /// The offset after the last message that can be read.
+    pub end: i64,
+    /// The group's committed offset; negative where there is none.
+    pub committed: i64,
+    /// The offset of the first message.
+    pub beginning: i64,
+}
+
+impl SourceContext {
+    /// Returns a context for a consumer of `topic`.
+    pub fn new(topic: &str) -> SourceContext {
+        SourceContext {
+            topic: topic.into(),
+            events: Mutex::default(),
+            ends: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns what has been noted since the last call, in order.
+    pub fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut lock(&self.events))
+    }
+
+    /// Returns the ends of the partitions that have been noted since the last call.
+    pub fn take_ends(&self) -> HashMap<i32, PartitionEnd> {
+        std::mem::take(&mut lock(&self.ends))
+    }
+
+    /// From here on rebalances are acknowledged at once: the consumer is being closed.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+}
+
+/// A lock that a panic elsewhere doesn't poison for good: what it guards is notes.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ClientContext for SourceContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        super::log_client_error("consumer", &error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let Some(topic) = statistics.topics.get(&self.topic) else { return };
+        let mut ends = lock(&self.ends);
+        for (&partition, p) in topic.partitions.iter().filter(|(id, _)| **id >= 0) {
+            // Of a transactional topic, the last stable offset is the end that can be read.
+            let end = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
+            if end >= 0 {
+                let (committed, beginning) = (p.committed_offset, p.lo_offset);
+                ends.insert(partition, PartitionEnd { end, committed, beginning });
+            }
+        }
+    }
+}
+
+impl ConsumerContext for SourceContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        error: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let assigned = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Acquire) {
+            let done = match assigned {
+                true => take(consumer, partitions),
+                false => give_up(consumer, partitions),
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "a rebalance failed while leaving the group");
+            }
+            return;
+        }
+        lock(&self.events).push(match assigned {
+            true => Event::Assigned(partitions.clone()),
+            false => Event::Revoked {
+                partitions: partitions.clone(),
+                lost: consumer.assignment_lost(),
+            },
+        });
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let partitions = offsets.elements().iter().map(|e| e.partition()).collect();
+        lock(&self.events).push(Event::Committed { result, partitions });
+    }
+}
+
+/// The source's consumer.
+pub type SourceConsumer = BaseConsumer<SourceContext>;
+
+/// Takes the partitions that the group gives.
+///
+/// # Errors
+///
+/// When librdkafka refuses, which it does once it has been closed.
+pub fn take(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> KafkaResult<()> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
+        RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(partitions),
+    }
+}
+
+/// Gives up the partitions that the group asks back.
+///
+/// # Errors
+///
+/// When librdkafka refuses, which it does once it has been closed.
+pub fn give_up(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> KafkaResult<()> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
+        RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+    }
+}

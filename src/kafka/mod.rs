@@ -1,0 +1,103 @@
+//! Kafka: the properties of the two clients, and the bridge from librdkafka's log and statistics.
+
+pub mod consumer;
+pub mod dead_letter;
+pub mod offsets;
+pub mod sequencer;
+pub mod sink;
+pub mod source;
+pub mod topics;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+
+use crate::config::Config;
+
+/// How often the clients report statistics, from which the lag comes.
+const STATISTICS_INTERVAL_MS: u32 = 2_000;
+
+/// Returns the properties of the consumer. Those that a user may change come first, so that the map
+/// overrides them; those that delivery depends on come last.
+pub fn consumer_properties(config: &Config) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        // A group without offsets begins at the beginning: nothing is skipped.
+        .set("auto.offset.reset", "earliest")
+        // The worker holds captions itself; librdkafka's default of 64 MB a partition is more than
+        // pause() should throw away.
+        .set("queued.max.messages.kbytes", "8192");
+    common_properties(&mut client, config);
+    client
+        .set("group.id", &config.kafka.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string());
+    client
+}
+
+/// Returns the properties of the producer.
+pub fn producer_properties(config: &Config) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("linger.ms", "5")
+        // A dead letter is as large as the message that it was; the brokers' limit decides, not
+        // librdkafka's smaller one.
+        .set("message.max.bytes", "67108864");
+    common_properties(&mut client, config);
+    // In flight there can be no more than the source lets in, and its limit may be passed by what a
+    // rebalance brings: twice is enough.
+    let queue = 2 * config.delivery.in_flight_captions_max.get().max(1000);
+    client
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("partitioner", "murmur2_random")
+        .set("message.timeout.ms", config.kafka.delivery_timeout.as_millis().to_string())
+        .set("queue.buffering.max.messages", queue.to_string())
+        .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string());
+    client
+}
+
+/// Returns the properties of a client that only asks.
+pub fn admin_properties(config: &Config) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    common_properties(&mut client, config);
+    client
+}
+
+fn common_properties(client: &mut ClientConfig, config: &Config) {
+    for (key, value) in &config.kafka.librdkafka.0 {
+        client.set(key, value);
+    }
+    client
+        .set("bootstrap.servers", &config.kafka.brokers)
+        .set("client.id", &config.kafka.client_id)
+        .set_log_level(RDKafkaLogLevel::Info);
+}
+
+/// Writes a line of librdkafka into the log.
+fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    // One map of properties serves both clients, and each is told of the other's: no news.
+    if facility == "CONFWARN" {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+        return;
+    }
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{message}"),
+        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::info!(target: "librdkafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
+    }
+}
+
+/// Notes an error that librdkafka tells of and retries by itself.
+fn log_client_error(client: &'static str, error: &KafkaError, reason: &str) {
+    tracing::warn!(client, %error, "{reason}");
+}

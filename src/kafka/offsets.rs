@@ -1,0 +1,363 @@
+//! Which offsets may be committed: plain bookkeeping without Kafka, clock or threads.
+//!
+//! Three offsets matter in a partition: the last received, the settled ones among those received,
+//! and the one to commit, which is the first that isn't settled. Messages settle in any order; an
+//! offset is committable only when it and all received before it are.
+//!
+//! # Invariants
+//!
+//! - No offset is committable before every message received before it is settled.
+//! - Offsets of an assignment grow; what goes back is refused by [`OffsetLedger::open`].
+//! - A settlement counts for the assignment that it was received under and for no other.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::tracked::{Assignment, NextOffset, Offset};
+
+/// The books of all partitions that this worker owns.
+#[derive(Debug, Default)]
+pub struct OffsetLedger {
+    partitions: HashMap<i32, Books>,
+    in_flight: InFlight,
+}
+
+/// What has been received and isn't committable yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// Number of messages.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// The books of one assignment.
+#[derive(Debug)]
+struct Books {
+    assignment: Arc<Assignment>,
+    /// Received and not yet committable, by offset. The first is unsettled.
+    window: VecDeque<Entry>,
+    next_sequence: u64,
+    last: Option<Offset>,
+    committable: Option<NextOffset>,
+    committed: Option<NextOffset>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    offset: Offset,
+    bytes: usize,
+    received: Instant,
+    settled: bool,
+}
+
+/// The offset lies at or before the last one received.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("offset {found} came after {last} of the same partition", found = .found.0, last = .last.0)]
+pub struct WentBack {
+    /// The last one received.
+    pub last: Offset,
+    /// The one that came.
+    pub found: Offset,
+}
+
+impl OffsetLedger {
+    /// Begins an assignment. An earlier one of the same partition is forgotten.
+    pub fn assign(&mut self, assignment: Arc<Assignment>) {
+        let books = Books {
+            assignment: assignment.clone(),
+            window: VecDeque::new(),
+            next_sequence: 0,
+            last: None,
+            committable: None,
+            committed: None,
+        };
+        self.revoke(assignment.partition);
+        self.partitions.insert(assignment.partition, books);
+    }
+
+    /// Ends the partition's assignment and forgets its books; returns it.
+    pub fn revoke(&mut self, partition: i32) -> Option<Arc<Assignment>> {
+        let books = self.partitions.remove(&partition)?;
+        self.in_flight.messages -= books.window.len();
+        self.in_flight.bytes -= books.window.iter().map(|entry| entry.bytes).sum::<usize>();
+        Some(books.assignment)
+    }
+
+    /// Returns the partition's assignment.
+    pub fn assignment(&self, partition: i32) -> Option<&Arc<Assignment>> {
+        self.partitions.get(&partition).map(|books| &books.assignment)
+    }
+
+    /// Enters a message that was received, and returns its number in the assignment; `None` where
+    /// the partition isn't assigned.
+    ///
+    /// # Errors
+    ///
+    /// When the offset isn't after the last one, as after a reset: the assignment is over then.
+    pub fn open(
+        &mut self,
+        partition: i32,
+        offset: Offset,
+        bytes: usize,
+        received: Instant,
+    ) -> Result<Option<u64>, WentBack> {
+        let Some(books) = self.partitions.get_mut(&partition) else { return Ok(None) };
+        if let Some(last) = books.last.filter(|last| offset <= *last) {
+            return Err(WentBack { last, found: offset });
+        }
+        books.last = Some(offset);
+        books.window.push_back(Entry { offset, bytes, received, settled: false });
+        self.in_flight.messages += 1;
+        self.in_flight.bytes += bytes;
+        books.next_sequence += 1;
+        Ok(Some(books.next_sequence - 1))
+    }
+
+    /// Settles a message. Returns whether it was open: a settlement of an assignment that is over,
+    /// or a second one, is not.
+    pub fn settle(&mut self, assignment: &Assignment, offset: Offset) -> bool {
+        let Some(books) = self.partitions.get_mut(&assignment.partition) else { return false };
+        if books.assignment.number != assignment.number {
+            return false;
+        }
+        let Ok(index) = books.window.binary_search_by_key(&offset, |entry| entry.offset) else {
+            return false;
+        };
+        if std::mem::replace(&mut books.window[index].settled, true) {
+            return false;
+        }
+        while let Some(entry) = books.window.pop_front_if(|entry| entry.settled) {
+            books.committable = Some(entry.offset.next());
+            self.in_flight.messages -= 1;
+            self.in_flight.bytes -= entry.bytes;
+        }
+        true
+    }
+
+    /// Returns the offsets that may be committed and haven't been, by partition.
+    pub fn committable(&self) -> Vec<(i32, NextOffset)> {
+        let mut offsets: Vec<_> = self
+            .partitions
+            .iter()
+            .filter(|(_, books)| books.committable != books.committed)
+            .filter_map(|(&partition, books)| Some((partition, books.committable?)))
+            .collect();
+        offsets.sort_unstable();
+        offsets
+    }
+
+    /// Notes that an offset was sent to be committed. A commit that fails is made good by
+    /// [`OffsetLedger::commit_failed`].
+    pub fn committed(&mut self, partition: i32, offset: NextOffset) {
+        if let Some(books) = self.partitions.get_mut(&partition) {
+            books.committed = Some(offset);
+        }
+    }
+
+    /// Makes the partition's offset committable again.
+    pub fn commit_failed(&mut self, partition: i32) {
+        if let Some(books) = self.partitions.get_mut(&partition) {
+            books.committed = None;
+        }
+    }
+
+    /// Returns the offset from which the partition would go on.
+    pub fn position(&self, partition: i32) -> Option<NextOffset> {
+        self.partitions.get(&partition)?.committable
+    }
+
+    /// Returns the number of unsettled messages of a partition.
+    pub fn unsettled(&self, partition: i32) -> usize {
+        let Some(books) = self.partitions.get(&partition) else { return 0 };
+        books.window.iter().filter(|entry| !entry.settled).count()
+    }
+
+    /// Returns what has been received and isn't committable yet.
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight
+    }
+
+    /// Returns whether no message is unsettled.
+    pub fn is_settled(&self) -> bool {
+        // The first entry of a window is unsettled, or there is none.
+        self.in_flight.messages == 0
+    }
+
+    /// Returns when the oldest unsettled message was received.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.partitions.values().filter_map(|books| Some(books.window.front()?.received)).min()
+    }
+
+    /// Returns the partitions that are assigned, in order.
+    pub fn partitions(&self) -> Vec<i32> {
+        let mut partitions: Vec<_> = self.partitions.keys().copied().collect();
+        partitions.sort_unstable();
+        partitions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    fn ledger() -> (OffsetLedger, Arc<Assignment>) {
+        let assignment = Assignment::new(0, 1);
+        let mut ledger = OffsetLedger::default();
+        ledger.assign(assignment.clone());
+        (ledger, assignment)
+    }
+
+    #[test]
+    fn an_offset_waits_for_all_before_it() {
+        let (mut ledger, assignment) = ledger();
+        for offset in [3, 5, 9] {
+            ledger.open(0, Offset(offset), 1, now()).unwrap();
+        }
+        assert!(ledger.settle(&assignment, Offset(5)));
+        assert_eq!(ledger.committable(), []);
+        assert!(ledger.settle(&assignment, Offset(3)));
+        assert_eq!(ledger.committable(), [(0, NextOffset(6))]);
+        ledger.committed(0, NextOffset(6));
+        assert_eq!(ledger.committable(), []);
+        ledger.commit_failed(0);
+        assert_eq!(ledger.committable(), [(0, NextOffset(6))]);
+        assert!(!ledger.is_settled());
+        assert!(ledger.settle(&assignment, Offset(9)));
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_settlement_of_an_assignment_that_is_over_counts_for_nothing() {
+        let (mut ledger, old) = ledger();
+        ledger.open(0, Offset(1), 1, now()).unwrap();
+        ledger.revoke(0);
+        ledger.assign(Assignment::new(0, 2));
+        ledger.open(0, Offset(1), 1, now()).unwrap();
+        assert!(!ledger.settle(&old, Offset(1)));
+        assert_eq!(ledger.committable(), []);
+    }
+
+    #[test]
+    fn an_offset_that_goes_back_is_refused() {
+        let (mut ledger, _) = ledger();
+        ledger.open(0, Offset(7), 1, now()).unwrap();
+        let error = ledger.open(0, Offset(7), 1, now()).unwrap_err();
+        assert_eq!(error, WentBack { last: Offset(7), found: Offset(7) });
+        assert_eq!(ledger.open(1, Offset(1), 1, now()), Ok(None), "not assigned");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Open { partition: i32, gap: i64 },
+        /// Settles one of the messages on their way, old assignments' too.
+        Settle { which: usize },
+        Revoke { partition: i32 },
+        Assign { partition: i32 },
+        Commit,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..3i32, 1..4i64).prop_map(|(partition, gap)| Step::Open { partition, gap }),
+            8 => any::<usize>().prop_map(|which| Step::Settle { which }),
+            1 => (0..3i32).prop_map(|partition| Step::Revoke { partition }),
+            2 => (0..3i32).prop_map(|partition| Step::Assign { partition }),
+            2 => Just(Step::Commit),
+        ]
+    }
+
+    /// What the ledger must agree with: every message of an assignment in a list, looked through
+    /// from the beginning.
+    #[derive(Default)]
+    struct Naive {
+        assignments: BTreeMap<i32, (u64, Vec<(i64, bool)>, Option<i64>)>,
+    }
+
+    impl Naive {
+        fn committable(&self) -> Vec<(i32, NextOffset)> {
+            let mut all = Vec::new();
+            for (&partition, (_, messages, committed)) in &self.assignments {
+                let settled = messages.iter().take_while(|(_, settled)| *settled);
+                let next = settled.last().map(|(offset, _)| offset + 1);
+                if let Some(next) = next.filter(|next| Some(*next) != *committed) {
+                    all.push((partition, NextOffset(next)));
+                }
+            }
+            all
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_naive_model(steps in prop::collection::vec(step(), 0..200)) {
+            let mut ledger = OffsetLedger::default();
+            let mut naive = Naive::default();
+            let mut on_their_way: Vec<(Arc<Assignment>, Offset)> = Vec::new();
+            let mut number = 0;
+            let mut offsets = [0i64; 3];
+            for step in steps {
+                match step {
+                    Step::Assign { partition } => {
+                        number += 1;
+                        ledger.assign(Assignment::new(partition, number));
+                        naive.assignments.insert(partition, (number, Vec::new(), None));
+                    }
+                    Step::Revoke { partition } => {
+                        ledger.revoke(partition);
+                        naive.assignments.remove(&partition);
+                    }
+                    Step::Open { partition, gap } => {
+                        offsets[partition as usize] += gap;
+                        let offset = offsets[partition as usize];
+                        let opened = ledger.open(partition, Offset(offset), 1, now()).unwrap();
+                        let entry = naive.assignments.get_mut(&partition);
+                        prop_assert_eq!(opened, entry.as_ref().map(|e| e.1.len() as u64));
+                        if let Some((_, messages, _)) = entry {
+                            messages.push((offset, false));
+                            let assignment = ledger.assignment(partition).unwrap().clone();
+                            on_their_way.push((assignment, Offset(offset)));
+                        }
+                    }
+                    Step::Settle { which } if !on_their_way.is_empty() => {
+                        let (assignment, offset) =
+                            on_their_way.swap_remove(which % on_their_way.len());
+                        let expected = naive
+                            .assignments
+                            .get_mut(&assignment.partition)
+                            .filter(|(number, ..)| *number == assignment.number)
+                            .and_then(|(_, messages, _)| {
+                                messages.iter_mut().find(|(o, _)| *o == offset.0)
+                            });
+                        let is_open = expected.is_some();
+                        if let Some((_, settled)) = expected {
+                            *settled = true;
+                        }
+                        prop_assert_eq!(ledger.settle(&assignment, offset), is_open);
+                        prop_assert!(!ledger.settle(&assignment, offset), "twice");
+                    }
+                    Step::Settle { .. } => {}
+                    Step::Commit => {
+                        for (partition, next) in ledger.committable() {
+                            ledger.committed(partition, next);
+                            naive.assignments.get_mut(&partition).unwrap().2 = Some(next.0);
+                        }
+                    }
+                }
+                prop_assert_eq!(ledger.committable(), naive.committable());
+                let unsettled = naive.assignments.values().flat_map(|(_, m, _)| m);
+                prop_assert_eq!(ledger.is_settled(), unsettled.clone().all(|(_, s)| *s));
+                let waiting = |m: &Vec<(i64, bool)>| m.iter().skip_while(|(_, s)| *s).count();
+                let waiting = naive.assignments.values().map(|(_, m, _)| waiting(m)).sum();
+                prop_assert_eq!(ledger.in_flight(), InFlight { messages: waiting, bytes: waiting });
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Puts what comes out of the embedders back into the order of its partition.
+//!
+//! Batches finish in any order and rejections overtake them. The sequencer holds a vector back until
+//! every message received before it has passed: produced, or gone another way. How much it holds is
+//! bounded by the source's in-flight limit.
+//!
+//! # Invariants
+//!
+//! - What comes out of one assignment comes out by sequence number, without gaps but for those gone.
+//! - Nothing of an assignment comes out after a later one of the same partition has begun.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::tracked::Assignment;
+
+/// Reorders items of many partitions.
+#[derive(Debug)]
+pub struct Sequencer<T> {
+    lanes: HashMap<i32, Lane<T>>,
+    held_back: usize,
+}
+
+#[derive(Debug)]
+struct Lane<T> {
+    assignment: u64,
+    /// The sequence number of the first slot.
+    next: u64,
+    slots: VecDeque<Slot<T>>,
+}
+
+#[derive(Debug)]
+enum Slot<T> {
+    Missing,
+    Gone,
+    Ready(T),
+}
+
+impl<T> Default for Sequencer<T> {
+    fn default() -> Self {
+        Sequencer { lanes: HashMap::new(), held_back: 0 }
+    }
+}
+
+impl<T> Sequencer<T> {
+    /// Takes the item with this number, or `None` where the message went another way, and appends
+    /// all that may leave to `out`.
+    pub fn push(
+        &mut self,
+        assignment: &Assignment,
+        sequence: u64,
+        item: Option<T>,
+        out: &mut Vec<T>,
+    ) {
+        let lane = self.lanes.entry(assignment.partition).or_insert_with(|| Lane {
+            assignment: assignment.number,
+            next: 0,
+            slots: VecDeque::new(),
+        });
+        if assignment.number < lane.assignment {
+            return;
+        }
+        if assignment.number > lane.assignment {
+            self.held_back -= lane.slots.iter().filter(|s| matches!(s, Slot::Ready(_))).count();
+            *lane = Lane { assignment: assignment.number, next: 0, slots: VecDeque::new() };
+        }
+        let Some(index) = sequence.checked_sub(lane.next) else {
+            debug_assert!(false, "a message comes once");
+            return;
+        };
+        let index = index as usize;
+        if lane.slots.len() <= index {
+            lane.slots.resize_with(index + 1, || Slot::Missing);
+        }
+        debug_assert!(matches!(lane.slots[index], Slot::Missing), "a message comes once");
+        self.held_back += usize::from(item.is_some());
+        lane.slots[index] = item.map_or(Slot::Gone, Slot::Ready);
+        while let Some(slot) = lane.slots.pop_front_if(|slot| !matches!(slot, Slot::Missing)) {
+            lane.next += 1;
+            if let Slot::Ready(item) = slot {
+                self.held_back -= 1;
+                out.push(item);
+            }
+        }
+    }
+
+    /// Returns the number of items that wait for earlier ones.
+    pub fn held_back(&self) -> usize {
+        self.held_back
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_later_assignment_ends_the_earlier() {
+        let (first, second) = (Assignment::new(0, 1), Assignment::new(0, 2));
+        let mut sequencer = Sequencer::default();
+        let mut out = Vec::new();
+        sequencer.push(&first, 1, Some("old, held back"), &mut out);
+        sequencer.push(&second, 0, Some("new"), &mut out);
+        sequencer.push(&first, 0, Some("old, late"), &mut out);
+        assert_eq!(out, ["new"]);
+        assert_eq!(sequencer.held_back(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn items_leave_in_order_and_at_once(
+            order in (1..40usize).prop_flat_map(|n| {
+                let all: Vec<(i32, u64)> =
+                    (0..3).flat_map(|p| (0..n as u64).map(move |s| (p, s))).collect();
+                Just(all).prop_shuffle()
+            }),
+            gone in any::<u64>(),
+        ) {
+            let assignments = [0, 1, 2].map(|p| Assignment::new(p, 7));
+            let mut sequencer = Sequencer::default();
+            let mut left: Vec<(i32, u64)> = Vec::new();
+            let mut arrived = std::collections::HashSet::new();
+            let is_gone = |s: u64| gone >> (s % 64) & 1 == 1;
+            for (partition, sequence) in order {
+                let item = (!is_gone(sequence)).then_some((partition, sequence));
+                sequencer.push(&assignments[partition as usize], sequence, item, &mut left);
+                arrived.insert((partition, sequence));
+                // By definition: of each partition all up to the first that is missing.
+                for partition in 0..3 {
+                    let expected: Vec<_> = (0..)
+                        .take_while(|s| arrived.contains(&(partition, *s)))
+                        .filter(|s| !is_gone(*s))
+                        .collect();
+                    let found: Vec<_> =
+                        left.iter().filter(|(p, _)| *p == partition).map(|(_, s)| *s).collect();
+                    prop_assert_eq!(found, expected);
+                }
+                let ready = arrived.iter().filter(|(_, s)| !is_gone(*s)).count();
+                prop_assert_eq!(sequencer.held_back(), ready - left.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,560 @@
+//! The source: a thread that owns the consumer, the offset ledger and the commits.
+//!
+//! The thread never stops polling. Under pressure it pauses the partitions and resumes them at half
+//! the limit, since a pause throws away what librdkafka has fetched ahead. When the group asks for
+//! partitions back, it goes on polling while what is in flight for them settles, commits, and only
+//! then gives them up; a drain that takes too long is counted and given up, and the partition's next
+//! owner gets those messages again.
+//!
+//! # Invariants
+//!
+//! - Every message that is sent on has been opened in the ledger.
+//! - A partition is given up only after its last commit, or after the drain's limit.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use thiserror::Error;
+
+use super::consumer::{Event, SourceConsumer, SourceContext, give_up, take};
+use super::offsets::{OffsetLedger, WentBack};
+use crate::admin::Health;
+use crate::config::Config;
+use crate::metrics::{Rebalance, SourceMetrics};
+use crate::queue::{Closed, QueueSender};
+use crate::shutdown::{Shutdown, Wanted};
+use crate::tracked::{Assignment, Offset, Origin, RawMessage, Settlement, Tracked};
+
+/// The longest that the thread sleeps: how late it may notice a stop or a deadline.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Messages taken before settlements are looked at again.
+const POLL_BURST: usize = 256;
+
+/// Between two tries of a commit that must succeed before a partition is given up.
+const COMMIT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long the last commit may take after a drain, so that a broker that is away can't hold the
+/// worker for ever.
+const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the source ended.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// The brokers refuse this client, or librdkafka gave up.
+    #[error("the consumer failed: {0}")]
+    Consumer(#[source] KafkaError),
+    /// The next stage ended first.
+    #[error("stopped")]
+    Closed(#[from] Closed),
+}
+
+/// Partitions that the group has asked back, or all of them at a stop, on their way out.
+struct Leaving {
+    partitions: TopicPartitionList,
+    ids: Vec<i32>,
+    /// When to stop waiting for what is in flight.
+    drain_until: Instant,
+    /// Whether they are another's already.
+    lost: bool,
+    /// `None` while what is in flight settles.
+    committing: Option<LastCommit>,
+}
+
+/// The last commit before partitions are given up.
+struct LastCommit {
+    until: Instant,
+    tried: Option<Instant>,
+}
+
+/// The source stage.
+pub struct Source {
+    consumer: SourceConsumer,
+    wake: Receiver<()>,
+    ledger: OffsetLedger,
+    out: Option<QueueSender<Tracked<()>>>,
+    settlements: Receiver<Settlement>,
+    shutdown: Shutdown,
+    health: Arc<Health>,
+    metrics: SourceMetrics,
+    topic: String,
+    messages_max: usize,
+    bytes_max: usize,
+    commit_interval: Duration,
+    drain_timeout: Duration,
+    assignments: u64,
+    paused_since: Option<Instant>,
+    last_commit: Instant,
+    commits_in_flight: usize,
+    leaving: Option<Leaving>,
+    /// Revocations that a stop has overtaken; they are answered when the group is left.
+    unanswered: Vec<TopicPartitionList>,
+    stopping: bool,
+}
+
+impl Source {
+    /// Makes the consumer and joins the group.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses the configuration.
+    pub fn new(
+        config: &Config,
+        out: QueueSender<Tracked<()>>,
+        settlements: Receiver<Settlement>,
+        shutdown: Shutdown,
+        health: Arc<Health>,
+        metrics: SourceMetrics,
+    ) -> KafkaResult<Source> {
+        let context = SourceContext::new(&config.input.topic);
+        let mut consumer: SourceConsumer =
+            super::consumer_properties(config).create_with_context(context)?;
+        let (sender, wake) = crossbeam_channel::bounded(1);
+        consumer.set_nonempty_callback(move || {
+            // A full channel means that the thread is to be woken already.
+            let _ = sender.try_send(());
+        });
+        consumer.subscribe(&[&config.input.topic])?;
+
+        let messages_max = config.delivery.in_flight_captions_max.get();
+        let bytes_max = config.delivery.in_flight_bytes_max.get();
+        metrics.in_flight_limit.set(messages_max as i64);
+        metrics.in_flight_bytes_limit.set(bytes_max as i64);
+        Ok(Source {
+            consumer,
+            wake,
+            ledger: OffsetLedger::default(),
+            out: Some(out),
+            settlements,
+            shutdown,
+            health,
+            metrics,
+            topic: config.input.topic.clone(),
+            messages_max,
+            bytes_max,
+            commit_interval: config.delivery.commit_interval,
+            drain_timeout: config.delivery.drain_timeout,
+            assignments: 0,
+            paused_since: None,
+            last_commit: Instant::now(),
+            commits_in_flight: 0,
+            leaving: None,
+            unanswered: Vec::new(),
+            stopping: false,
+        })
+    }
+
+    /// Runs until a drain has ended, or a stage has.
+    ///
+    /// # Errors
+    ///
+    /// When the consumer fails for good, or the next stage has ended.
+    pub fn run(mut self) -> Result<(), SourceError> {
+        let result = self.run_until_stopped();
+        if result.is_err() {
+            self.commit_before_leaving();
+        }
+        self.close();
+        result
+    }
+
+    fn run_until_stopped(&mut self) -> Result<(), SourceError> {
+        loop {
+            self.health.polled();
+            let settled = self.settle()?;
+            let received = self.poll()?;
+            self.handle_events()?;
+            match self.shutdown.wanted() {
+                Wanted::Run => {}
+                Wanted::Drain => self.begin_stop(),
+                Wanted::Abort => return Err(Closed.into()),
+            }
+            let left = self.progress_leaving()?;
+            if left && self.stopping {
+                return Ok(());
+            }
+            self.apply_backpressure()?;
+            if self.last_commit.elapsed() >= self.commit_interval {
+                self.commit()?;
+            }
+            self.report();
+            if !settled && !received {
+                self.sleep()?;
+            }
+        }
+    }
+
+    fn sleep(&mut self) -> Result<(), Closed> {
+        select! {
+            recv(self.wake) -> _ => Ok(()),
+            recv(self.settlements) -> settlement => {
+                self.settle_one(&settlement.map_err(|_| Closed)?);
+                Ok(())
+            }
+            default(TICK) => Ok(()),
+        }
+    }
+
+    /// Enters what has been settled; returns whether anything was.
+    fn settle(&mut self) -> Result<bool, Closed> {
+        let mut any = false;
+        loop {
+            match self.settlements.try_recv() {
+                Ok(settlement) => self.settle_one(&settlement),
+                Err(crossbeam_channel::TryRecvError::Empty) => return Ok(any),
+                // The sink has ended, and not because this stage did.
+                Err(crossbeam_channel::TryRecvError::Disconnected) if self.out.is_some() => {
+                    return Err(Closed);
+                }
+                Err(crossbeam_channel::TryRecvError::Disconnected) => return Ok(any),
+            }
+            any = true;
+        }
+    }
+
+    fn settle_one(&mut self, settlement: &Settlement) {
+        if self.ledger.settle(&settlement.assignment, settlement.offset) {
+            self.metrics.settled.with_label_values(&[settlement.outcome.as_label()]).inc();
+        }
+    }
+
+    /// Takes what librdkafka has, up to a burst; returns whether it had anything.
+    fn poll(&mut self) -> Result<bool, SourceError> {
+        let mut any = false;
+        for _ in 0..POLL_BURST {
+            let received = match self.consumer.poll(Duration::ZERO) {
+                None => return Ok(any),
+                Some(Ok(message)) => Received::copy(&message),
+                Some(Err(error)) => {
+                    self.consumer_error(error)?;
+                    continue;
+                }
+            };
+            any = true;
+            self.forward(received)?;
+        }
+        Ok(any)
+    }
+
+    fn forward(&mut self, received: Received) -> Result<(), SourceError> {
+        let Received { partition, offset, message } = received;
+        let leaving = self.leaving.as_ref().is_some_and(|l| l.ids.contains(&partition));
+        // Where the partition is on its way out, its next owner gets the message.
+        let Some(out) = self.out.clone().filter(|_| !leaving) else { return Ok(()) };
+        let now = Instant::now();
+        let bytes = message.bytes();
+        let opened = match self.ledger.open(partition, offset, bytes, now) {
+            Ok(opened) => opened,
+            Err(WentBack { last, found }) => {
+                // The log was cut, or the offset was out of range and reset: what was in flight
+                // is of a log that is no more.
+                tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
+                self.end_assignment(partition);
+                self.begin_assignment(partition);
+                self.ledger.open(partition, offset, bytes, now).expect("nothing was received yet")
+            }
+        };
+        let Some(sequence) = opened else {
+            tracing::debug!(partition, offset = offset.0, "not assigned, dropped");
+            return Ok(());
+        };
+        let assignment = self.ledger.assignment(partition).expect("it has just been opened in");
+        self.metrics.messages.inc();
+        self.metrics.bytes.inc_by(bytes as u64);
+        let assignment = Arc::clone(assignment);
+        let origin = Origin { assignment, offset, sequence, received: now, message };
+        out.send(Tracked { origin: Box::new(origin), payload: () })?;
+        Ok(())
+    }
+
+    fn consumer_error(&mut self, error: KafkaError) -> Result<(), SourceError> {
+        self.metrics.errors.inc();
+        let final_codes = [
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+            RDKafkaErrorCode::GroupAuthorizationFailed,
+            RDKafkaErrorCode::ClusterAuthorizationFailed,
+            RDKafkaErrorCode::UnknownTopicOrPartition,
+            RDKafkaErrorCode::FencedInstanceId,
+        ];
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        if fatal || error.rdkafka_error_code().is_some_and(|code| final_codes.contains(&code)) {
+            return Err(SourceError::Consumer(error));
+        }
+        tracing::warn!(%error, "the consumer goes on after an error");
+        Ok(())
+    }
+
+    fn handle_events(&mut self) -> Result<(), SourceError> {
+        for event in self.consumer.context().take_events() {
+            match event {
+                Event::Assigned(partitions) => self.assigned(&partitions)?,
+                Event::Revoked { partitions, lost } => self.revoked(partitions, lost),
+                Event::Committed { result, partitions } => self.committed(result, &partitions),
+            }
+        }
+        Ok(())
+    }
+
+    fn assigned(&mut self, partitions: &TopicPartitionList) -> Result<(), SourceError> {
+        let ids = ids(partitions);
+        tracing::info!(partitions = ?ids, "partitions assigned");
+        self.metrics.rebalances.with_label_values(&[Rebalance::Assigned.as_label()]).inc();
+        for partition in ids {
+            self.begin_assignment(partition);
+        }
+        take(&self.consumer, partitions).map_err(SourceError::Consumer)?;
+        if self.paused_since.is_some() || self.stopping {
+            self.consumer.pause(partitions).map_err(SourceError::Consumer)?;
+        }
+        self.health.assigned();
+        Ok(())
+    }
+
+    fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) {
+        let ids = ids(&partitions);
+        let kind = if lost { Rebalance::Lost } else { Rebalance::Revoked };
+        tracing::info!(partitions = ?ids, event = kind.as_label(), "partitions asked back");
+        self.metrics.rebalances.with_label_values(&[kind.as_label()]).inc();
+        if self.stopping {
+            self.unanswered.push(partitions);
+            return;
+        }
+        let now = Instant::now();
+        // Of partitions that are another's already nothing can be saved.
+        let drain_until = if lost { now } else { now + self.drain_timeout };
+        self.leaving = Some(Leaving { partitions, ids, drain_until, lost, committing: None });
+    }
+
+    /// Stops taking messages, closes the first queue, and lets all partitions go.
+    fn begin_stop(&mut self) {
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        self.health.stopping();
+        self.out = None;
+        let partitions = self.owned();
+        if let Err(error) = self.consumer.pause(&partitions) {
+            tracing::warn!(%error, "failed to pause before the drain");
+        }
+        self.unanswered.extend(self.leaving.take().map(|leaving| leaving.partitions));
+        let drain_until = Instant::now() + self.drain_timeout;
+        let ids = self.ledger.partitions();
+        self.leaving =
+            Some(Leaving { partitions, ids, drain_until, lost: false, committing: None });
+    }
+
+    /// Takes partitions that are on their way out a step further; returns whether they are out.
+    fn progress_leaving(&mut self) -> Result<bool, SourceError> {
+        let Some(leaving) = &mut self.leaving else { return Ok(false) };
+        let now = Instant::now();
+        let unsettled: usize = leaving.ids.iter().map(|&id| self.ledger.unsettled(id)).sum();
+        let Some(commit) = &mut leaving.committing else {
+            if unsettled > 0 && now < leaving.drain_until {
+                return Ok(false);
+            }
+            if unsettled > 0 {
+                self.metrics.drains_missed.inc();
+                tracing::warn!(unsettled, "the drain didn't end in time; these come again");
+            }
+            let until = if leaving.lost { now } else { now + LAST_COMMIT_TIMEOUT };
+            leaving.committing = Some(LastCommit { until, tried: None });
+            return Ok(false);
+        };
+        let is_leaving = |(id, _): &(i32, _)| leaving.ids.contains(id);
+        let uncommitted = self.ledger.committable().iter().any(is_leaving);
+        if (uncommitted || self.commits_in_flight > 0) && now < commit.until {
+            let due = commit.tried.is_none_or(|tried| now - tried >= COMMIT_RETRY);
+            if uncommitted && due {
+                commit.tried = Some(now);
+                self.commit()?;
+            }
+            return Ok(false);
+        }
+        let leaving = self.leaving.take().expect("it is there, as above");
+        if uncommitted && !leaving.lost {
+            tracing::warn!("the last commit didn't end in time; some captions come again");
+        }
+        for &partition in &leaving.ids {
+            self.end_assignment(partition);
+        }
+        if !self.stopping {
+            give_up(&self.consumer, &leaving.partitions).map_err(SourceError::Consumer)?;
+        }
+        Ok(true)
+    }
+
+    fn begin_assignment(&mut self, partition: i32) {
+        self.assignments += 1;
+        self.ledger.assign(Assignment::new(partition, self.assignments));
+        self.metrics.partitions.set(self.ledger.partitions().len() as i64);
+    }
+
+    fn end_assignment(&mut self, partition: i32) {
+        if let Some(assignment) = self.ledger.revoke(partition) {
+            assignment.revoke();
+        }
+        self.metrics.partitions.set(self.ledger.partitions().len() as i64);
+        // There is no series where the statistics haven't come since the assignment.
+        drop(self.metrics.lag.remove_label_values(&[&partition.to_string()]));
+    }
+
+    fn apply_backpressure(&mut self) -> Result<(), SourceError> {
+        let in_flight = self.ledger.in_flight();
+        match self.paused_since {
+            None if in_flight.messages >= self.messages_max || in_flight.bytes >= self.bytes_max => {
+                self.paused_since = Some(Instant::now());
+                self.metrics.paused.set(1);
+                self.consumer.pause(&self.owned()).map_err(SourceError::Consumer)?;
+            }
+            Some(since)
+                if in_flight.messages <= self.messages_max / 2
+                    && in_flight.bytes <= self.bytes_max / 2 =>
+            {
+                self.paused_since = None;
+                self.metrics.paused.set(0);
+                self.metrics.paused_seconds.inc_by(since.elapsed().as_secs_f64());
+                if !self.stopping {
+                    self.consumer.resume(&self.owned()).map_err(SourceError::Consumer)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sends off what may be committed; the answer comes as an event.
+    fn commit(&mut self) -> Result<(), SourceError> {
+        self.last_commit = Instant::now();
+        let committable = self.ledger.committable();
+        if committable.is_empty() {
+            return Ok(());
+        }
+        let mut offsets = TopicPartitionList::with_capacity(committable.len());
+        for (partition, next) in committable {
+            offsets
+                .add_partition_offset(&self.topic, partition, KafkaOffset::Offset(next.0))
+                .map_err(SourceError::Consumer)?;
+            self.ledger.committed(partition, next);
+        }
+        self.consumer.commit(&offsets, CommitMode::Async).map_err(SourceError::Consumer)?;
+        self.commits_in_flight += 1;
+        Ok(())
+    }
+
+    fn committed(&mut self, result: KafkaResult<()>, partitions: &[i32]) {
+        self.commits_in_flight = self.commits_in_flight.saturating_sub(1);
+        let label = if result.is_ok() { "ok" } else { "failed" };
+        self.metrics.commits.with_label_values(&[label]).inc();
+        if let Err(error) = result {
+            tracing::warn!(%error, ?partitions, "a commit failed; it is tried again");
+            for &partition in partitions {
+                self.ledger.commit_failed(partition);
+            }
+        }
+    }
+
+    /// After a failure: commits what is settled, so that less comes again.
+    fn commit_before_leaving(&mut self) {
+        let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
+        // The sink may have gone first, with settlements in the channel.
+        while let Ok(settlement) = self.settlements.try_recv() {
+            self.settle_one(&settlement);
+        }
+        if let Err(error) = self.commit() {
+            tracing::warn!(%error, "failed to commit before leaving");
+        }
+        while self.commits_in_flight > 0 && Instant::now() < deadline {
+            // Messages that come now are dropped, and come again.
+            drop(self.consumer.poll(TICK));
+            for event in self.consumer.context().take_events() {
+                if let Event::Committed { result, partitions } = event {
+                    self.committed(result, &partitions);
+                }
+            }
+        }
+    }
+
+    /// Leaves the group. Dropping the consumer does it, and polls meanwhile.
+    fn close(self) {
+        self.consumer.context().close();
+        let mut unanswered = self.unanswered;
+        unanswered.extend(self.consumer.context().take_events().into_iter().filter_map(|event| {
+            match event {
+                Event::Revoked { partitions, .. } => Some(partitions),
+                Event::Assigned(_) | Event::Committed { .. } => None,
+            }
+        }));
+        if !self.stopping {
+            unanswered.extend(self.leaving.map(|leaving| leaving.partitions));
+        }
+        // A revocation that was noted and not answered would hold the group until its timeout.
+        for partitions in &unanswered {
+            if let Err(error) = give_up(&self.consumer, partitions) {
+                tracing::debug!(%error, "a late revocation was not answered");
+            }
+        }
+        drop(self.consumer);
+        tracing::info!("left the group");
+    }
+
+    fn owned(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in self.ledger.partitions() {
+            list.add_partition(&self.topic, partition);
+        }
+        list
+    }
+
+    fn report(&self) {
+        let in_flight = self.ledger.in_flight();
+        self.metrics.in_flight.set(in_flight.messages as i64);
+        self.metrics.in_flight_bytes.set(in_flight.bytes as i64);
+        let oldest = self.ledger.oldest();
+        self.metrics.oldest_unsettled_seconds.set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
+        self.health.oldest_unsettled(oldest);
+        for (partition, of) in self.consumer.context().take_ends() {
+            if self.ledger.assignment(partition).is_none() {
+                continue;
+            }
+            let committed = Some(of.committed).filter(|committed| *committed >= 0);
+            let settled = self.ledger.position(partition).map(|next| next.0);
+            // A group that has never committed begins at the beginning.
+            let from = settled.or(committed).unwrap_or(of.beginning.max(0));
+            let lag = (of.end - from).max(0);
+            self.metrics.lag.with_label_values(&[&partition.to_string()]).set(lag);
+        }
+    }
+}
+
+fn ids(partitions: &TopicPartitionList) -> Vec<i32> {
+    partitions.elements().iter().map(|element| element.partition()).collect()
+}
+
+/// A message copied out of librdkafka's memory, which would else be held for as long as the message
+/// is in the worker.
+struct Received {
+    partition: i32,
+    offset: Offset,
+    message: RawMessage,
+}
+
+impl Received {
+    fn copy(message: &BorrowedMessage<'_>) -> Received {
+        Received {
+            partition: message.partition(),
+            offset: Offset(message.offset()),
+            message: RawMessage {
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers: message.headers().filter(|h| h.count() > 0).map(|h| h.detach()),
+                timestamp_ms: message.timestamp().to_millis(),
+            },
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! capvec: a Kafka topic of captions becomes a Kafka topic of vectors.
+//!
+//! ```text
+//!  input topic                                                                  output topic
+//!      │                                                                              ▲
+//!      ▼                                                                              │
+//!  kafka::source ──▶ wire::caption ──▶ tokenize ──▶ batch ──▶ embed ──▶ wire::vector ──▶ kafka::sink
+//!      ▲                  │ rejected        │ rejected           │ rejected    │ rejected   │
+//!      │                  └─────────────────┴──────── dead-letter topic ◀──────┘            │
+//!      └── offsets ◀──────────────────────── Settlement ◀───────────────────────────────────┘
+//! ```
+//!
+//! Data goes one way; settlements are the only edge back. The modules, in the order of a caption's
+//! life:
+//!
+//! - [`kafka`]: the source with its offset ledger, the sequencer, the sink, dead letters.
+//! - [`wire`]: what caption messages and vector records look like.
+//! - [`tokenize`]: text to token ids.
+//! - [`batch`]: when a batch is cut, and captions to tensors without padding.
+//! - [`embed`]: tensors to vectors.
+//! - [`tracked`]: the words that all stages share.
+//! - [`pipeline`]: the only file that knows every stage.
+//!
+//! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`admin`],
+//! [`queue`], [`shutdown`], [`cli`].
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod kafka;
+pub mod wire;
+
+pub mod tokenize;
+
+pub mod batch;
+
+pub mod embed;
+
+pub mod tracked;
+
+pub mod pipeline;
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod metrics;
+pub mod model;
+pub mod queue;
+pub mod shutdown;

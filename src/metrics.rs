@@ -1,0 +1,506 @@
+//! Every metric, in one view: names, units, labels, buckets.
+//!
+//! One struct of handles a stage. Names are `capvec_<what>_<unit>`, with `_total` for counters, in
+//! base units. Label values come from closed sets and all start at 0, partitions excepted, whose
+//! series go when the partition goes. `docs/metrics.md` lists them for people; a test compares.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Counter, CounterVec, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::batch::policy::CutReason;
+use crate::tracked::{Outcome, RejectReason};
+
+/// Stages whose time is measured, in the order of a caption's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Decoding and tokenizing.
+    Tokenize,
+    /// Waiting for a free embedder.
+    Wait,
+    /// The forward pass.
+    Embed,
+    /// From the end of the forward pass to the broker's acknowledgement, the wait for earlier
+    /// captions of the partition included.
+    Deliver,
+}
+
+impl Stage {
+    /// All stages.
+    pub const ALL: [Stage; 4] = [Stage::Tokenize, Stage::Wait, Stage::Embed, Stage::Deliver];
+
+    /// Returns the stage as a label.
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Stage::Tokenize => "tokenize",
+            Stage::Wait => "wait",
+            Stage::Embed => "embed",
+            Stage::Deliver => "deliver",
+        }
+    }
+}
+
+/// What a rebalance did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rebalance {
+    /// Partitions came.
+    Assigned,
+    /// Partitions were asked back.
+    Revoked,
+    /// Partitions were another's before this worker heard of it.
+    Lost,
+}
+
+impl Rebalance {
+    /// All kinds.
+    pub const ALL: [Rebalance; 3] = [Rebalance::Assigned, Rebalance::Revoked, Rebalance::Lost];
+
+    /// Returns the kind as a label.
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Rebalance::Assigned => "assigned",
+            Rebalance::Revoked => "revoked",
+            Rebalance::Lost => "lost",
+        }
+    }
+}
+
+/// The handles of all metrics. Cloning is cheap; clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The queues between stages.
+    pub queues: QueueMetrics,
+    /// The source.
+    pub source: SourceMetrics,
+    /// Decoding and tokenizing.
+    pub tokenize: TokenizeMetrics,
+    /// The batcher.
+    pub batch: BatchMetrics,
+    /// The embedder.
+    pub embed: EmbedMetrics,
+    /// The sink.
+    pub sink: SinkMetrics,
+    stage_seconds: HistogramVec,
+    model: IntGaugeVec,
+}
+
+/// Of each queue between stages, by `queue`.
+#[derive(Clone, Debug)]
+pub struct QueueMetrics {
+    /// Entries in it.
+    pub length: IntGaugeVec,
+    /// Entries that it can hold.
+    pub limit: IntGaugeVec,
+    /// Time that senders waited for room.
+    pub blocked_seconds: CounterVec,
+}
+
+/// Of the source.
+#[derive(Clone, Debug)]
+pub struct SourceMetrics {
+    /// Messages received.
+    pub messages: IntCounter,
+    /// Bytes of their keys, values and headers.
+    pub bytes: IntCounter,
+    /// Messages settled, by `outcome`.
+    pub settled: IntCounterVec,
+    /// Messages in the worker.
+    pub in_flight: IntGauge,
+    /// Messages at which fetching pauses.
+    pub in_flight_limit: IntGauge,
+    /// Bytes in the worker.
+    pub in_flight_bytes: IntGauge,
+    /// Bytes at which fetching pauses.
+    pub in_flight_bytes_limit: IntGauge,
+    /// Time for which fetching was paused because a limit was reached.
+    pub paused_seconds: Counter,
+    /// 1 while fetching is paused.
+    pub paused: IntGauge,
+    /// Age of the oldest unsettled message.
+    pub oldest_unsettled_seconds: Gauge,
+    /// Messages between the committed offset and the end, by `partition`.
+    pub lag: IntGaugeVec,
+    /// Partitions that this worker owns.
+    pub partitions: IntGauge,
+    /// Commits, by `result`: ok or failed.
+    pub commits: IntCounterVec,
+    /// Rebalances, by `event`.
+    pub rebalances: IntCounterVec,
+    /// Revocations whose drain didn't end in time.
+    pub drains_missed: IntCounter,
+    /// Errors that the consumer reported and retries by itself.
+    pub errors: IntCounter,
+    /// From the broker's timestamp to the acknowledgement.
+    pub end_to_end_seconds: Histogram,
+}
+
+/// Of decoding and tokenizing.
+#[derive(Clone, Debug)]
+pub struct TokenizeMetrics {
+    /// Captions tokenized.
+    pub captions: IntCounter,
+    /// Tokens of them, after cutting.
+    pub tokens: IntCounter,
+    /// Captions that were cut.
+    pub truncated: IntCounter,
+}
+
+/// Of the batcher.
+#[derive(Clone, Debug)]
+pub struct BatchMetrics {
+    /// Captions that wait for a batch.
+    pub pending: IntGauge,
+    /// Captions of a batch.
+    pub captions: Histogram,
+    /// Tokens of a batch.
+    pub tokens: Histogram,
+    /// Most tokens of a batch.
+    pub tokens_limit: IntGauge,
+    /// Batches, by `reason` of the cut.
+    pub cut: IntCounterVec,
+}
+
+/// Of the embedder.
+#[derive(Clone, Debug)]
+pub struct EmbedMetrics {
+    /// Captions embedded.
+    pub captions: IntCounter,
+    /// Time spent in forward passes.
+    pub busy_seconds: Counter,
+    /// Batches that failed and were split.
+    pub splits: IntCounter,
+    /// Time that loading the model took.
+    pub load_seconds: Gauge,
+}
+
+/// Of the sink.
+#[derive(Clone, Debug)]
+pub struct SinkMetrics {
+    /// Messages rejected, by `reason`.
+    pub rejected: IntCounterVec,
+    /// Records that wait for their acknowledgement.
+    pub outstanding: IntGauge,
+    /// Vectors that wait for earlier ones of their partition.
+    pub held_back: IntGauge,
+    /// Times that the producer's queue was full.
+    pub queue_full: IntCounter,
+    /// Requests that the producer sent again.
+    pub retries: IntCounter,
+    /// Bytes of the vectors' values.
+    pub bytes: IntCounter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Registers all metrics in a registry of their own.
+    ///
+    /// # Panics
+    ///
+    /// When two have one name, which a test finds.
+    pub fn new() -> Metrics {
+        let r = Registry::new();
+        let stage_seconds = histogram_vec(
+            &r,
+            "stage_seconds",
+            "Seconds of a caption in a stage",
+            "stage",
+            Stage::ALL.map(Stage::as_label),
+            // From the tokenizer's microseconds to a batch of a slow CPU or a wait for a broker.
+            buckets(10e-6, 60.0),
+        );
+        let build = int_gauge_vec(&r, "build_info", "Always 1; the build is in the labels", "version");
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let model = IntGaugeVec::new(
+            opts("model_info", "Always 1; the model is in the labels"),
+            &["model", "dim", "precision"],
+        );
+        Metrics {
+            queues: QueueMetrics {
+                length: int_gauge_vec(&r, "queue_length", "Entries in a queue", "queue"),
+                limit: int_gauge_vec(&r, "queue_limit", "Entries that a queue can hold", "queue"),
+                blocked_seconds: counter_vec(
+                    &r,
+                    "queue_blocked_seconds_total",
+                    "Seconds that senders waited for room in a queue",
+                    "queue",
+                ),
+            },
+            source: SourceMetrics {
+                messages: counter(&r, "messages_consumed_total", "Messages received"),
+                bytes: counter(&r, "consumed_bytes_total", "Bytes of keys, values and headers received"),
+                settled: counters(
+                    &r,
+                    "messages_settled_total",
+                    "Messages settled",
+                    "outcome",
+                    Outcome::ALL.map(Outcome::as_label),
+                ),
+                in_flight: gauge(&r, "in_flight_messages", "Messages in the worker"),
+                in_flight_limit: gauge(
+                    &r,
+                    "in_flight_messages_limit",
+                    "Messages in the worker at which fetching pauses",
+                ),
+                in_flight_bytes: gauge(&r, "in_flight_bytes", "Bytes of messages in the worker"),
+                in_flight_bytes_limit: gauge(
+                    &r,
+                    "in_flight_bytes_limit",
+                    "Bytes of messages in the worker at which fetching pauses",
+                ),
+                paused_seconds: seconds(
+                    &r,
+                    "source_paused_seconds_total",
+                    "Seconds for which fetching was paused because an in-flight limit was reached",
+                ),
+                paused: gauge(&r, "source_paused", "1 while fetching is paused"),
+                oldest_unsettled_seconds: float_gauge(
+                    &r,
+                    "oldest_unsettled_seconds",
+                    "Age of the oldest message in the worker, in seconds",
+                ),
+                lag: int_gauge_vec(
+                    &r,
+                    "consumer_lag_messages",
+                    "Messages between the committed offset and the end of the partition",
+                    "partition",
+                ),
+                partitions: gauge(&r, "assigned_partitions", "Partitions that this worker owns"),
+                commits: counters(&r, "commits_total", "Offset commits", "result", ["ok", "failed"]),
+                rebalances: counters(
+                    &r,
+                    "rebalances_total",
+                    "Rebalances of the group that changed this worker's partitions",
+                    "event",
+                    Rebalance::ALL.map(Rebalance::as_label),
+                ),
+                drains_missed: counter(
+                    &r,
+                    "drains_missed_total",
+                    "Revocations whose drain didn't end in time; what was left is delivered again",
+                ),
+                errors: counter(
+                    &r,
+                    "consumer_errors_total",
+                    "Errors that the consumer reported and retries by itself",
+                ),
+                end_to_end_seconds: histogram(
+                    &r,
+                    "end_to_end_seconds",
+                    "Seconds from a caption's broker timestamp to its vector's acknowledgement",
+                    // From a forward pass at no load to the hours of a backlog.
+                    buckets(1e-3, 36_000.0),
+                ),
+            },
+            tokenize: TokenizeMetrics {
+                captions: counter(&r, "captions_tokenized_total", "Captions tokenized"),
+                tokens: counter(&r, "tokens_total", "Tokens of the captions, after cutting"),
+                truncated: counter(
+                    &r,
+                    "captions_truncated_total",
+                    "Captions cut to the model's longest",
+                ),
+            },
+            batch: BatchMetrics {
+                pending: gauge(&r, "batch_pending_captions", "Captions that wait for a batch"),
+                captions: histogram(&r, "batch_captions", "Captions of a batch", powers(13)),
+                tokens: histogram(&r, "batch_tokens", "Tokens of a batch", powers(17)),
+                tokens_limit: gauge(&r, "batch_tokens_limit", "Most tokens of a batch"),
+                cut: counters(
+                    &r,
+                    "batches_total",
+                    "Batches, by why they were cut",
+                    "reason",
+                    CutReason::ALL.map(CutReason::as_label),
+                ),
+            },
+            embed: EmbedMetrics {
+                captions: counter(&r, "captions_embedded_total", "Captions embedded"),
+                busy_seconds: seconds(
+                    &r,
+                    "embed_busy_seconds_total",
+                    "Seconds spent in forward passes; its rate is the embedder's duty cycle",
+                ),
+                splits: counter(
+                    &r,
+                    "batch_splits_total",
+                    "Batches that failed and were split to find the caption at fault",
+                ),
+                load_seconds: float_gauge(&r, "model_load_seconds", "Seconds that loading took"),
+            },
+            sink: SinkMetrics {
+                rejected: counters(
+                    &r,
+                    "captions_rejected_total",
+                    "Messages that can't become vectors",
+                    "reason",
+                    RejectReason::ALL.map(RejectReason::as_label),
+                ),
+                outstanding: gauge(
+                    &r,
+                    "outstanding_records",
+                    "Records that wait for their acknowledgement",
+                ),
+                held_back: gauge(
+                    &r,
+                    "held_back_vectors",
+                    "Vectors that wait for earlier ones of their partition",
+                ),
+                queue_full: counter(
+                    &r,
+                    "producer_queue_full_total",
+                    "Times that the producer's queue was full",
+                ),
+                retries: counter(
+                    &r,
+                    "producer_retries_total",
+                    "Requests that the producer sent again",
+                ),
+                bytes: counter(&r, "produced_bytes_total", "Bytes of the values produced"),
+            },
+            stage_seconds,
+            model: register(&r, model),
+            registry: r,
+        }
+    }
+
+    /// Returns the histogram of a stage's seconds.
+    pub fn stage(&self, stage: Stage) -> Histogram {
+        self.stage_seconds.with_label_values(&[stage.as_label()])
+    }
+
+    /// Says which model runs.
+    pub fn set_model(&self, model_id: &str, dim: usize, precision: &str) {
+        self.model.with_label_values(&[model_id, &dim.to_string(), precision]).set(1);
+    }
+
+    /// Returns all metrics in Prometheus's text format.
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .expect("names and labels are valid, which registering has checked")
+    }
+
+    /// Returns the name and the help text of every metric that has a series.
+    pub fn names(&self) -> Vec<(String, String)> {
+        let families = self.registry.gather();
+        families.iter().map(|f| (f.name().to_owned(), f.help().to_owned())).collect()
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("capvec")
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: Result<C, prometheus::Error>,
+) -> C {
+    let metric = metric.expect("the name and the labels are valid");
+    registry.register(Box::new(metric.clone())).expect("no other metric has the name");
+    metric
+}
+
+fn counter(r: &Registry, name: &str, help: &str) -> IntCounter {
+    register(r, IntCounter::with_opts(opts(name, help)))
+}
+
+fn seconds(r: &Registry, name: &str, help: &str) -> Counter {
+    register(r, Counter::with_opts(opts(name, help)))
+}
+
+fn gauge(r: &Registry, name: &str, help: &str) -> IntGauge {
+    register(r, IntGauge::with_opts(opts(name, help)))
+}
+
+fn float_gauge(r: &Registry, name: &str, help: &str) -> Gauge {
+    register(r, Gauge::with_opts(opts(name, help)))
+}
+
+fn int_gauge_vec(r: &Registry, name: &str, help: &str, label: &str) -> IntGaugeVec {
+    register(r, IntGaugeVec::new(opts(name, help), &[label]))
+}
+
+fn counter_vec(r: &Registry, name: &str, help: &str, label: &str) -> CounterVec {
+    register(r, CounterVec::new(opts(name, help), &[label]))
+}
+
+/// Counters of which every label value is there from the beginning, at 0.
+fn counters<const N: usize>(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: [&str; N],
+) -> IntCounterVec {
+    let vec = register(r, IntCounterVec::new(opts(name, help), &[label]));
+    for value in values {
+        vec.with_label_values(&[value]);
+    }
+    vec
+}
+
+fn histogram(r: &Registry, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+    let opts = HistogramOpts::new(name, help).namespace("capvec").buckets(buckets);
+    register(r, Histogram::with_opts(opts))
+}
+
+fn histogram_vec<const N: usize>(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: [&str; N],
+    buckets: Vec<f64>,
+) -> HistogramVec {
+    let opts = HistogramOpts::new(name, help).namespace("capvec").buckets(buckets);
+    let vec = register(r, HistogramVec::new(opts, &[label]));
+    for value in values {
+        vec.with_label_values(&[value]);
+    }
+    vec
+}
+
+/// Steps of 1, 2, 5 from `first` to `last`: a quantile is known within a factor of 2.5 at every
+/// scale, at three series a decade.
+fn buckets(first: f64, last: f64) -> Vec<f64> {
+    let mut bounds = Vec::new();
+    let mut decade = first;
+    while decade <= last {
+        bounds.extend([1.0, 2.0, 5.0].map(|step| decade * step).into_iter().filter(|b| *b <= last));
+        decade *= 10.0;
+    }
+    bounds
+}
+
+/// 1, 2, 4, and so on.
+fn powers(number: u32) -> Vec<f64> {
+    (0..number).map(|power| f64::from(1u32 << power)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_label_starts_at_zero() {
+        let text = Metrics::new().render();
+        for line in [
+            "capvec_captions_rejected_total{reason=\"not_json\"} 0",
+            "capvec_batches_total{reason=\"full\"} 0",
+            "capvec_commits_total{result=\"failed\"} 0",
+            "capvec_rebalances_total{event=\"lost\"} 0",
+            "capvec_messages_settled_total{outcome=\"rejected\"} 0",
+            "capvec_stage_seconds_count{stage=\"embed\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+}

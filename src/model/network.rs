@@ -1,0 +1,257 @@
+//! The shape of an encoder: its family and its sizes, and the list of its weights.
+//!
+//! [`Network::weights`] is the one place that knows which tensors a network has, in which order
+//! they lie in the package's data file, and under which names a Hugging Face checkpoint keeps them.
+//! The importer fills the list from a checkpoint, `synth` from a random generator, and
+//! [`graph`](super::graph) refers to the same names.
+
+use serde::{Deserialize, Serialize};
+
+/// The families of encoder that can be imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// BERT, with token types (segment embeddings), of which captions use the first.
+    Bert,
+    /// DistilBERT: no token types, other names.
+    DistilBert,
+}
+
+impl Family {
+    /// The name that Hugging Face's `config.json` has for the family in `model_type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Family::Bert => "bert",
+            Family::DistilBert => "distilbert",
+        }
+    }
+}
+
+/// The sizes of an encoder and of its head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// The family, which decides the tensors' names.
+    pub family: Family,
+    /// Number of entries of the vocabulary.
+    pub vocabulary: usize,
+    /// Number of positions, the longest input that the network can take, in tokens.
+    pub positions: usize,
+    /// Width of the token matrix.
+    pub hidden: usize,
+    /// Number of transformer layers.
+    pub layers: usize,
+    /// Number of attention heads; divides `hidden`.
+    pub heads: usize,
+    /// Width of the feed-forward step.
+    pub feed_forward: usize,
+    /// The small number that layer normalisation adds to the variance.
+    pub layer_norm_epsilon: f32,
+    /// Numbers in a vector.
+    pub dim: usize,
+}
+
+/// What a weight is, which decides how it is filled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WeightSource {
+    /// These tensors of the checkpoint, one below the other.
+    Stacked(Vec<String>),
+    /// The checkpoint's position embeddings, to each of which the row of token type 0 is added: all
+    /// tokens of a caption have that type, so the sum is the same for every caption.
+    Positions {
+        /// Name of the position embeddings.
+        positions: String,
+        /// Name of the token type embeddings, where the family has them.
+        token_types: Option<String>,
+    },
+    /// The head's matrix, `[hidden, dim]`.
+    HeadWeight,
+    /// The head's bias, `[dim]`.
+    HeadBias,
+}
+
+/// What kind of numbers a weight holds; random weights are scaled by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightKind {
+    /// A table that tokens look rows up in.
+    Embedding,
+    /// A matrix, with the width of what it is multiplied with.
+    Matrix {
+        /// Number of products that are summed for each output.
+        fan_in: usize,
+    },
+    /// An added vector.
+    Bias,
+    /// The multiplying vector of a layer normalisation.
+    Scale,
+}
+
+/// A weight of the emitted graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// The name of the initializer.
+    pub name: String,
+    /// The shape.
+    pub shape: Vec<usize>,
+    /// Where its numbers come from.
+    pub source: WeightSource,
+    /// What it is.
+    pub kind: WeightKind,
+}
+
+impl Weight {
+    /// Returns the number of its elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl Network {
+    /// Returns every weight, in the order of the data file.
+    pub fn weights(&self) -> Vec<Weight> {
+        let names = Names { family: self.family };
+        let (hidden, inner) = (self.hidden, self.feed_forward);
+        let mut list = List(Vec::new());
+
+        list.push(
+            "embeddings.words",
+            &[self.vocabulary, hidden],
+            WeightKind::Embedding,
+            WeightSource::Stacked(vec!["embeddings.word_embeddings.weight".into()]),
+        );
+        list.push(
+            "embeddings.positions",
+            &[self.positions, hidden],
+            WeightKind::Embedding,
+            WeightSource::Positions {
+                positions: "embeddings.position_embeddings.weight".into(),
+                token_types: match self.family {
+                    Family::Bert => Some("embeddings.token_type_embeddings.weight".into()),
+                    Family::DistilBert => None,
+                },
+            },
+        );
+        list.layer_norm("embeddings.norm", hidden, "embeddings.LayerNorm");
+
+        for layer in 0..self.layers {
+            let part = |part: Part| names.layer(layer, part);
+            let prefix = format!("layers.{layer}");
+            let projections = [part(Part::Query), part(Part::Key), part(Part::Value)];
+            list.linear(&format!("{prefix}.qkv"), hidden, 3 * hidden, &projections);
+            list.linear(&format!("{prefix}.out"), hidden, hidden, &[part(Part::Out)]);
+            list.layer_norm(&format!("{prefix}.norm1"), hidden, &part(Part::AttentionNorm));
+            list.linear(&format!("{prefix}.up"), hidden, inner, &[part(Part::Up)]);
+            list.linear(&format!("{prefix}.down"), inner, hidden, &[part(Part::Down)]);
+            list.layer_norm(&format!("{prefix}.norm2"), hidden, &part(Part::OutputNorm));
+        }
+
+        let head = WeightKind::Matrix { fan_in: hidden };
+        list.push("head.weight", &[hidden, self.dim], head, WeightSource::HeadWeight);
+        list.push("head.bias", &[self.dim], WeightKind::Bias, WeightSource::HeadBias);
+        list.0
+    }
+
+    /// Returns the number of parameters.
+    pub fn parameters(&self) -> usize {
+        self.weights().iter().map(Weight::elements).sum()
+    }
+}
+
+struct List(Vec<Weight>);
+
+impl List {
+    fn push(&mut self, name: &str, shape: &[usize], kind: WeightKind, source: WeightSource) {
+        self.0.push(Weight { name: name.into(), shape: shape.into(), source, kind });
+    }
+
+    /// Adds matrix and bias of a linear step. A checkpoint keeps a matrix as `[out, in]`, so several
+    /// that read the same input become one by lying one below the other.
+    fn linear(&mut self, name: &str, input: usize, output: usize, modules: &[String]) {
+        let stacked = |suffix: &str| {
+            WeightSource::Stacked(modules.iter().map(|m| format!("{m}.{suffix}")).collect())
+        };
+        let kind = WeightKind::Matrix { fan_in: input };
+        self.push(&format!("{name}.weight"), &[output, input], kind, stacked("weight"));
+        self.push(&format!("{name}.bias"), &[output], WeightKind::Bias, stacked("bias"));
+    }
+
+    fn layer_norm(&mut self, name: &str, width: usize, module: &str) {
+        let one = |suffix: &str| WeightSource::Stacked(vec![format!("{module}.{suffix}")]);
+        self.push(&format!("{name}.scale"), &[width], WeightKind::Scale, one("weight"));
+        self.push(&format!("{name}.bias"), &[width], WeightKind::Bias, one("bias"));
+    }
+}
+
+/// The parts of a layer that have weights.
+#[derive(Clone, Copy)]
+enum Part {
+    Query,
+    Key,
+    Value,
+    Out,
+    AttentionNorm,
+    Up,
+    Down,
+    OutputNorm,
+}
+
+/// The names that `transformers` gives to a layer's modules.
+struct Names {
+    family: Family,
+}
+
+impl Names {
+    fn layer(&self, layer: usize, part: Part) -> String {
+        match self.family {
+            Family::Bert => {
+                let module = match part {
+                    Part::Query => "attention.self.query",
+                    Part::Key => "attention.self.key",
+                    Part::Value => "attention.self.value",
+                    Part::Out => "attention.output.dense",
+                    Part::AttentionNorm => "attention.output.LayerNorm",
+                    Part::Up => "intermediate.dense",
+                    Part::Down => "output.dense",
+                    Part::OutputNorm => "output.LayerNorm",
+                };
+                format!("encoder.layer.{layer}.{module}")
+            }
+            Family::DistilBert => {
+                let module = match part {
+                    Part::Query => "attention.q_lin",
+                    Part::Key => "attention.k_lin",
+                    Part::Value => "attention.v_lin",
+                    Part::Out => "attention.out_lin",
+                    Part::AttentionNorm => "sa_layer_norm",
+                    Part::Up => "ffn.lin1",
+                    Part::Down => "ffn.lin2",
+                    Part::OutputNorm => "output_layer_norm",
+                };
+                format!("transformer.layer.{layer}.{module}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m_bert_base_69_has_178_million_parameters() {
+        let network = crate::model::synth::Preset::MBertBase69.network();
+        let head = 768 * 640 + 640;
+        // bert-base-multilingual-cased without its pooler and without the second token type, the
+        // first one being folded into the positions.
+        assert_eq!(network.parameters(), 177_853_440 - 768 * 768 - 768 - 2 * 768 + head);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let network = crate::model::synth::Preset::Tiny.network();
+        let mut names: Vec<_> = network.weights().into_iter().map(|w| w.name).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

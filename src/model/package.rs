@@ -1,0 +1,365 @@
+//! A model package on disk: a folder with `model.onnx`, its weights in `model.onnx.data`,
+//! `tokenizer.json` and `manifest.json`.
+//!
+//! A package is written beside its place and moved there when it is whole, so that a folder with the
+//! package's name is always a whole package.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use thiserror::Error;
+
+use super::graph::{self, External};
+use super::manifest::{
+    FORMAT, FileDigest, GraphForm, Hashing, Manifest, Pooling, Precision, model_id,
+};
+use super::network::{Network, Weight};
+
+/// Name of the graph's file.
+pub const MODEL: &str = "model.onnx";
+/// Name of the file with the weights.
+pub const WEIGHTS: &str = "model.onnx.data";
+/// Name of the tokenizer's file.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// Name of the manifest's file.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Weights begin at multiples of this many bytes, the size of a page, so that each can be mapped.
+const ALIGNMENT: u64 = 4096;
+
+/// A manifest larger than this isn't one.
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
+
+/// What can be wrong with a package.
+#[derive(Debug, Error)]
+pub enum PackageError {
+    /// A file of the package could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The folder has no manifest.
+    #[error(
+        "{0} is not a model package: it has no {MANIFEST}; make one with `capvec model import` or \
+         `capvec model synth`"
+    )]
+    NotAPackage(PathBuf),
+    /// The manifest isn't one, or is of another kind of package.
+    #[error("{path}: {reason}")]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A package already lies at the place.
+    #[error("{0} exists already; remove it, or pass --force to replace it")]
+    Exists(PathBuf),
+    /// A file of the package isn't what the manifest says.
+    #[error("{path}: {reason}; the package is damaged, import it again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// In what it differs.
+        reason: String,
+    },
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PackageError {
+    let path = path.to_owned();
+    move |source| PackageError::Io { path, source }
+}
+
+/// A package that has been opened: its place and its manifest.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// The folder.
+    pub path: PathBuf,
+    /// What it says of itself.
+    pub manifest: Manifest,
+}
+
+impl Package {
+    /// Reads the manifest of the package at `path`, and checks that this program can run it and that
+    /// its files are there with their sizes. Their contents are checked by [`Package::verify`].
+    ///
+    /// # Errors
+    ///
+    /// When the folder is no package, is of another format or form, or misses a file.
+    pub fn open(path: &Path) -> Result<Package, PackageError> {
+        let manifest_path = path.join(MANIFEST);
+        let length = match fs::metadata(&manifest_path) {
+            Ok(metadata) => metadata.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(PackageError::NotAPackage(path.into()));
+            }
+            Err(e) => return Err(io_error(&manifest_path)(e)),
+        };
+        let wrong = |reason: String| PackageError::Manifest { path: manifest_path.clone(), reason };
+        if length > MANIFEST_BYTES_MAX {
+            return Err(wrong(format!("{length} bytes are too many for a manifest")));
+        }
+        let text = fs::read_to_string(&manifest_path).map_err(io_error(&manifest_path))?;
+        let manifest: Manifest =
+            serde_json::from_str(&text).map_err(|e| wrong(format!("not a manifest: {e}")))?;
+        if manifest.format != FORMAT {
+            return Err(wrong(format!(
+                "package format {} where this program knows {FORMAT}",
+                manifest.format
+            )));
+        }
+        if manifest.graph != form() {
+            return Err(wrong(format!(
+                "graph form {:?} where this program knows {:?}; import the model again",
+                manifest.graph.form,
+                graph::FORM
+            )));
+        }
+        let package = Package { path: path.into(), manifest };
+        for file in &package.manifest.files {
+            let path = package.file(file)?;
+            let bytes = fs::metadata(&path).map_err(io_error(&path))?.len();
+            if bytes != file.bytes {
+                let reason = format!("{bytes} bytes where the manifest says {}", file.bytes);
+                return Err(PackageError::Damaged { path, reason });
+            }
+        }
+        Ok(package)
+    }
+
+    /// Compares each file's SHA-256 with the manifest's, telling `checked` of each that is right.
+    ///
+    /// # Errors
+    ///
+    /// At the first file that differs or can't be read.
+    pub fn verify(&self, mut checked: impl FnMut(&FileDigest)) -> Result<(), PackageError> {
+        for file in &self.manifest.files {
+            let path = self.file(file)?;
+            let found = FileDigest::of_file(&path, &file.name).map_err(io_error(&path))?;
+            if found.sha256 != file.sha256 {
+                let reason =
+                    format!("its sha256 is {} where the manifest says {}", found.sha256, file.sha256);
+                return Err(PackageError::Damaged { path, reason });
+            }
+            checked(file);
+        }
+        Ok(())
+    }
+
+    /// Returns the path of a file of the package. A manifest is data: it may not point elsewhere.
+    fn file(&self, file: &FileDigest) -> Result<PathBuf, PackageError> {
+        let known = [MODEL, WEIGHTS, TOKENIZER];
+        if !known.contains(&file.name.as_str()) {
+            let reason = format!("names the file {:?}, which is none of a package's", file.name);
+            return Err(PackageError::Manifest { path: self.path.join(MANIFEST), reason });
+        }
+        Ok(self.path.join(&file.name))
+    }
+}
+
+fn form() -> GraphForm {
+    GraphForm {
+        form: graph::FORM.into(),
+        inputs: graph::INPUTS.iter().map(|i| i.name.into()).collect(),
+        output: graph::OUTPUT.into(),
+    }
+}
+
+/// Everything about a package but its weights.
+pub struct Draft {
+    /// A name for people.
+    pub name: String,
+    /// Family and sizes.
+    pub network: Network,
+    /// Longest caption in tokens.
+    pub max_tokens: usize,
+    /// The contents of `tokenizer.json`.
+    pub tokenizer_json: String,
+    /// What the package is made from.
+    pub sources: Vec<FileDigest>,
+}
+
+/// Whether a package that lies at the place already is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and writing fails.
+    Keep,
+    /// It is removed when the one that replaces it is whole.
+    Replace,
+}
+
+/// Writes a package to `path`. `fill` is asked for the numbers of each weight in turn and gives them
+/// piece by piece, row-major, so that no weight is ever in memory whole.
+///
+/// # Errors
+///
+/// When a package lies there already, a file can't be written, or `fill` fails.
+pub fn write<E: From<PackageError>>(
+    path: &Path,
+    existing: Existing,
+    draft: Draft,
+    mut fill: impl FnMut(&Weight, &mut dyn FnMut(&[f32]) -> io::Result<()>) -> Result<(), E>,
+) -> Result<Manifest, E> {
+    if existing == Existing::Keep && path.exists() {
+        return Err(PackageError::Exists(path.into()).into());
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(parent).map_err(io_error(parent))?;
+    let folder = tempfile::Builder::new()
+        .prefix(".capvec-package-")
+        .tempdir_in(parent)
+        .map_err(io_error(parent))?;
+
+    let weights_path = folder.path().join(WEIGHTS);
+    let file = File::create(&weights_path).map_err(io_error(&weights_path))?;
+    let mut data = Hashing::new(BufWriter::with_capacity(1 << 20, file));
+    let mut placed = Vec::new();
+    let mut bytes = Vec::new();
+    for weight in draft.network.weights() {
+        let padding = data.bytes().next_multiple_of(ALIGNMENT) - data.bytes();
+        data.write_all(&vec![0; padding as usize]).map_err(io_error(&weights_path))?;
+        let offset = data.bytes();
+        fill(&weight, &mut |numbers| {
+            bytes.clear();
+            bytes.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
+            data.write_all(&bytes)
+        })?;
+        let length = data.bytes() - offset;
+        assert_eq!(length, weight.elements() as u64 * 4, "{} is filled exactly", weight.name);
+        placed.push(External { name: weight.name, shape: weight.shape, offset, length });
+    }
+    let (mut writer, weights_digest) = data.finish(WEIGHTS);
+    writer.flush().map_err(io_error(&weights_path))?;
+
+    let put = |name: &str, contents: &[u8]| -> Result<FileDigest, PackageError> {
+        let path = folder.path().join(name);
+        let mut file = Hashing::new(File::create(&path).map_err(io_error(&path))?);
+        file.write_all(contents).map_err(io_error(&path))?;
+        Ok(file.finish(name).1)
+    };
+    let model = graph::emit(&draft.network, &placed, WEIGHTS).encode_to_vec();
+    let (pooling, precision) = (Pooling::Mean, Precision::Fp32);
+    let manifest = Manifest {
+        format: FORMAT,
+        model_id: model_id(&draft.name, &draft.sources, draft.max_tokens, pooling, precision),
+        name: draft.name,
+        network: draft.network,
+        max_tokens: draft.max_tokens,
+        pooling,
+        precision,
+        opset: graph::OPSET,
+        graph: form(),
+        sources: draft.sources,
+        files: vec![
+            put(MODEL, &model)?,
+            weights_digest,
+            put(TOKENIZER, draft.tokenizer_json.as_bytes())?,
+        ],
+        created_by: concat!("capvec ", env!("CARGO_PKG_VERSION")).into(),
+    };
+    let mut text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
+    text.push('\n');
+    put(MANIFEST, text.as_bytes())?;
+
+    move_into_place(folder, path)?;
+    Ok(manifest)
+}
+
+fn move_into_place(folder: tempfile::TempDir, path: &Path) -> Result<(), PackageError> {
+    make_readable(folder.path())?;
+    let folder = folder.keep();
+    // A folder can't be moved over a full one: the old package steps aside first, and is removed
+    // when the new one is in its place.
+    let aside = folder.with_extension("replaced");
+    let replaces = path.exists();
+    if replaces {
+        fs::rename(path, &aside).map_err(io_error(path))?;
+    }
+    fs::rename(&folder, path).map_err(io_error(path))?;
+    if replaces {
+        fs::remove_dir_all(&aside).map_err(io_error(&aside))?;
+    }
+    Ok(())
+}
+
+/// A temporary folder is its owner's alone; a package is for whoever runs the worker.
+#[cfg(unix)]
+fn make_readable(folder: &Path) -> Result<(), PackageError> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).map_err(io_error(folder))
+}
+
+#[cfg(not(unix))]
+fn make_readable(_folder: &Path) -> Result<(), PackageError> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::synth::{Preset, synthesize};
+
+    fn tiny(folder: &Path) -> PathBuf {
+        let path = folder.join("tiny");
+        synthesize(Preset::Tiny, 1, None, &path, Existing::Keep, &mut |_| ()).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_written_package_opens_and_verifies() {
+        let folder = tempfile::tempdir().unwrap();
+        let package = Package::open(&tiny(folder.path())).unwrap();
+        let mut names = Vec::new();
+        package.verify(|f| names.push(f.name.clone())).unwrap();
+        assert_eq!(names, [MODEL, WEIGHTS, TOKENIZER]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn an_existing_package_is_kept_unless_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = tiny(folder.path());
+        let again = |existing| synthesize(Preset::Tiny, 2, None, &path, existing, &mut |_| ());
+        assert!(again(Existing::Keep).unwrap_err().to_string().contains("--force"));
+        let before = Package::open(&path).unwrap().manifest.model_id;
+        again(Existing::Replace).unwrap();
+        assert_ne!(Package::open(&path).unwrap().manifest.model_id, before);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_package_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = tiny(folder.path());
+        let weights = path.join(WEIGHTS);
+        let mut bytes = fs::read(&weights).unwrap();
+        bytes[5000] ^= 1;
+        fs::write(&weights, &bytes).unwrap();
+        let error = Package::open(&path).unwrap().verify(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(WEIGHTS) && error.contains("sha256"), "{error}");
+
+        bytes.pop();
+        fs::write(&weights, &bytes).unwrap();
+        let error = Package::open(&path).unwrap_err().to_string();
+        assert!(error.contains("bytes where the manifest says"), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_cannot_point_outside_its_package() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = tiny(folder.path());
+        let manifest = path.join(MANIFEST);
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, text.replace("\"model.onnx\"", "\"../../etc/passwd\"")).unwrap();
+        let error = Package::open(&path).unwrap_err().to_string();
+        assert!(error.contains("none of a package's"), "{error}");
+    }
+}

@@ -1,0 +1,249 @@
+//! The whole worker: the only file that knows every stage.
+//!
+//! It makes the queues, spawns the stages in the order of the flow, and waits for them to end in that
+//! order. A stage ends when the queue before it is closed and empty; a stage that fails asks the
+//! source to abort, and the closing of queues brings the others down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+
+use crate::admin::{self, Health};
+use crate::batch::Batcher;
+use crate::config::{Config, EmbedderKind, OutputFormat};
+use crate::embed::Embedder;
+use crate::embed::hash::HashEmbedder;
+use crate::embed::onnx::OnnxEmbedder;
+use crate::embed::task::EmbedTask;
+use crate::kafka::sink::{Finished, Sink};
+use crate::kafka::source::Source;
+use crate::metrics::{Metrics, Stage};
+use crate::model::package::{Package, TOKENIZER};
+use crate::queue;
+use crate::shutdown::Shutdown;
+use crate::tokenize::Tokenizer;
+use crate::tokenize::task::TokenizeTask;
+
+/// Embedded batches that may wait for the sink: one being published while the next is finished.
+const FINISHED_MAX: usize = 64;
+
+/// A worker whose stages run.
+pub struct Worker {
+    stages: Vec<(String, JoinHandle<anyhow::Result<()>>)>,
+    admin: SocketAddr,
+    metrics: Metrics,
+    model_id: String,
+}
+
+/// Loads the model and starts all stages; returns when they run.
+///
+/// # Errors
+///
+/// When the model, the address of the admin endpoints or a topic can't be used.
+pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
+    let metrics = Metrics::new();
+    let health = Health::new(config.admin.stall_timeout);
+    let admin = admin::serve(config.admin.listen, metrics.clone(), Arc::clone(&health))
+        .with_context(|| format!("failed to listen at {} (admin.listen)", config.admin.listen))?;
+    tracing::info!(address = %admin, "serving /metrics, /livez and /readyz");
+
+    let package = Package::open(&config.model.package).context("model.package")?;
+    if config.model.verify {
+        package.verify(|_| ()).context("model.package")?;
+    }
+    let manifest = &package.manifest;
+    let dim = manifest.network.dim;
+    let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
+    let embedder = load_embedder(config, &package, &metrics)?;
+    metrics.set_model(&manifest.model_id, dim, manifest.precision.as_str());
+    health.model_loaded();
+
+    let in_flight = config.delivery.in_flight_captions_max.get();
+    // Twice the limit: what a rebalance brings while the source pauses goes over it, and no stage
+    // may ever wait for the source while the source waits for it.
+    let (settlements, settled) = crossbeam_channel::bounded(2 * in_flight + 1000);
+    let (to_tokenize, received) = queue::bounded("received", 2 * in_flight + 1000, &metrics.queues);
+    let (to_batch, tokenized) = queue::bounded("tokenized", in_flight, &metrics.queues);
+    let (to_sink, finished) = queue::bounded::<Finished>("finished", FINISHED_MAX, &metrics.queues);
+    let (requests, free_embedders) = crossbeam_channel::bounded(1);
+
+    let sink = Sink::new(
+        config,
+        &manifest.model_id,
+        dim,
+        finished,
+        settlements,
+        shutdown.clone(),
+        &metrics,
+    )?;
+    let source = Source::new(
+        config,
+        to_tokenize,
+        settled,
+        shutdown.clone(),
+        health,
+        metrics.source.clone(),
+    )
+    .context("the consumer can't be made")?;
+
+    let mut stages = Stages { shutdown: shutdown.clone(), handles: Vec::new() };
+    stages.spawn("source", move || Ok(source.run()?))?;
+    for number in 0..config.tokenize.threads.get() {
+        let task = TokenizeTask {
+            input: received.clone(),
+            out: to_batch.clone(),
+            around: to_sink.clone(),
+            decoder: config.decoder(),
+            tokenizer: tokenizer.clone(),
+            on_empty: config.input.on_empty,
+            keep_text: config.output.format == OutputFormat::Json && config.output.include_caption,
+            metrics: metrics.tokenize.clone(),
+            seconds: metrics.stage(Stage::Tokenize),
+        };
+        stages.spawn(&format!("tokenize-{number}"), move || Ok(task.run()?))?;
+    }
+    metrics.batch.tokens_limit.set(config.batch.tokens_max.get() as i64);
+    let batcher = Batcher {
+        input: tokenized,
+        requests: free_embedders,
+        limits: config.batch_limits(),
+        pending_max: in_flight,
+        metrics: metrics.batch.clone(),
+        wait_seconds: metrics.stage(Stage::Wait),
+    };
+    stages.spawn("batch", move || {
+        batcher.run();
+        Ok(())
+    })?;
+    let task = EmbedTask {
+        embedder,
+        requests,
+        out: to_sink,
+        metrics: metrics.embed.clone(),
+        seconds: metrics.stage(Stage::Embed),
+    };
+    stages.spawn("embed", move || Ok(task.run()?))?;
+    stages.spawn("sink", move || Ok(sink.run()?))?;
+
+    // The stages have the queues' ends now; these would keep them open.
+    drop((received, to_batch));
+    let model_id = manifest.model_id.clone();
+    tracing::info!(
+        input = config.input.topic,
+        output = config.output.topic,
+        group = config.kafka.group,
+        model = model_id,
+        "running"
+    );
+    Ok(Worker { stages: stages.handles, admin, metrics, model_id })
+}
+
+/// Loads the embedder that the configuration names.
+///
+/// # Errors
+///
+/// When ONNX Runtime or the package can't be used.
+fn load_embedder(
+    config: &Config,
+    package: &Package,
+    metrics: &Metrics,
+) -> anyhow::Result<Box<dyn Embedder>> {
+    let started = Instant::now();
+    let embedder: Box<dyn Embedder> = match config.embed.embedder {
+        EmbedderKind::Hash => Box::new(HashEmbedder::new(package.manifest.network.dim)),
+        EmbedderKind::Onnx => {
+            let threads = config.embed.threads();
+            Box::new(OnnxEmbedder::load(package, config.embed.onnxruntime(), threads)?)
+        }
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    metrics.embed.load_seconds.set(seconds);
+    tracing::info!(model = package.manifest.model_id, seconds, "the model is loaded");
+    Ok(embedder)
+}
+
+struct Stages {
+    shutdown: Shutdown,
+    handles: Vec<(String, JoinHandle<anyhow::Result<()>>)>,
+}
+
+impl Stages {
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let shutdown = self.shutdown.clone();
+        let handle = std::thread::Builder::new().name(format!("capvec-{name}")).spawn(move || {
+            // Also on a panic: the others must not wait for a stage that is no more.
+            let guard = AbortOnDrop(shutdown);
+            let result = run();
+            if result.is_ok() {
+                std::mem::forget(guard);
+            }
+            result
+        })?;
+        self.handles.push((name.into(), handle));
+        Ok(())
+    }
+}
+
+struct AbortOnDrop(Shutdown);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Worker {
+    /// Returns where the admin endpoints are.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Returns the metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Returns the id of the model that runs.
+    pub fn model_id(&self) -> &str {
+        &self.model_id
+    }
+
+    /// Waits until all stages have ended.
+    ///
+    /// # Errors
+    ///
+    /// With what the stage that failed first said; that its neighbours ended of it is no news.
+    pub fn wait(self) -> anyhow::Result<()> {
+        let (mut cause, mut consequence) = (None, None);
+        for (name, handle) in self.stages {
+            let error = match handle.join() {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error,
+                Err(panic) => anyhow!("{}", panic_message(panic.as_ref())),
+            };
+            let is_consequence = error.chain().any(|e| e.is::<queue::Closed>());
+            let error = error.context(format!("the {name} stage failed"));
+            let slot = if is_consequence { &mut consequence } else { &mut cause };
+            slot.get_or_insert(error);
+        }
+        match cause.or(consequence) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("it panicked: {}", text.unwrap_or_else(|| "without a message".into()))
+}

@@ -1,0 +1,84 @@
+//! How the worker is asked to stop.
+//!
+//! A stop is a word, not a wait: the source looks at it every few milliseconds and then closes the
+//! first channel, and every stage ends when the one before it has. The first SIGTERM or SIGINT asks
+//! for a drain, a second one ends the process at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// What is asked of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Wanted {
+    /// Go on.
+    Run = 0,
+    /// Take nothing more, settle what is in flight, commit, leave.
+    Drain = 1,
+    /// A stage has failed: commit what is settled, leave.
+    Abort = 2,
+}
+
+/// A shared word; clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown(Arc<AtomicU8>);
+
+impl Shutdown {
+    /// Returns what is asked.
+    pub fn wanted(&self) -> Wanted {
+        match self.0.load(Ordering::Acquire) {
+            0 => Wanted::Run,
+            1 => Wanted::Drain,
+            _ => Wanted::Abort,
+        }
+    }
+
+    /// Asks for a drain, unless for more has been asked.
+    pub fn drain(&self) {
+        self.0.fetch_max(Wanted::Drain as u8, Ordering::AcqRel);
+    }
+
+    /// Asks for an end without a drain.
+    pub fn abort(&self) {
+        self.0.fetch_max(Wanted::Abort as u8, Ordering::AcqRel);
+    }
+
+    /// Drains at the first SIGTERM or SIGINT, and exits with 128 + the signal's number at the second.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses the handlers.
+    pub fn on_signals(&self) -> std::io::Result<()> {
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let shutdown = self.clone();
+        std::thread::Builder::new().name("capvec-signals".into()).spawn(move || {
+            for signal in signals.forever() {
+                if shutdown.wanted() == Wanted::Run {
+                    tracing::info!(signal, "stopping: settling what is in flight");
+                    shutdown.drain();
+                } else {
+                    tracing::warn!(signal, "stopping at once");
+                    std::process::exit(128 + signal);
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_does_not_undo_an_abort() {
+        let shutdown = Shutdown::default();
+        assert_eq!(shutdown.wanted(), Wanted::Run);
+        shutdown.abort();
+        shutdown.drain();
+        assert_eq!(shutdown.wanted(), Wanted::Abort);
+    }
+}

@@ -1,0 +1,211 @@
+//! Text to token ids, as Hugging Face's `BertTokenizerFast` computes them.
+//!
+//! [`Tokenizer`] wraps the `tokenizers` crate: it encodes the text alone, cuts it as Hugging Face
+//! does with `truncation=True` (the first `max_tokens - 2` tokens stay), and puts the ids of `[CLS]`
+//! and `[SEP]` around it. [`task`] is the worker's thread around it.
+
+pub mod task;
+
+use std::path::Path;
+
+use thiserror::Error;
+use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+
+/// A caption as the network reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenizedCaption {
+    /// Token ids, `[CLS]` first and `[SEP]` last; at most `max_tokens` of them.
+    pub ids: Vec<u32>,
+    /// Whether tokens were cut off.
+    pub truncated: bool,
+}
+
+impl TokenizedCaption {
+    /// Returns whether there is nothing between `[CLS]` and `[SEP]`: the text was empty, blank, or
+    /// made only of characters that the tokenizer drops.
+    pub fn is_empty(&self) -> bool {
+        self.ids.len() <= 2
+    }
+}
+
+/// What can be wrong with a tokenizer.
+#[derive(Debug, Error)]
+pub enum TokenizerError {
+    /// The file can't be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no tokenizer, or one that the `tokenizers` crate doesn't know.
+    #[error("not a usable tokenizer: {0}")]
+    Unusable(String),
+    /// The tokenizer doesn't put one token before the text and one after.
+    #[error(
+        "the tokenizer makes {found} of an empty text where BERT's makes [CLS] and [SEP]; is it \
+         another family's?"
+    )]
+    Template {
+        /// The ids it made.
+        found: String,
+    },
+    /// A text can't be encoded.
+    #[error("the tokenizer failed: {0}")]
+    Encode(String),
+}
+
+/// A tokenizer with the longest caption that it makes. Cloning is cheap; clones share the
+/// vocabulary.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: PipelineTokenizer,
+    options: EncodeOptions,
+    first: u32,
+    last: u32,
+    max_tokens: usize,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("max_tokens", &self.max_tokens).finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be read, or [`Tokenizer::from_json`] refuses it.
+    pub fn from_file(path: &Path, max_tokens: usize) -> Result<Tokenizer, TokenizerError> {
+        let json = std::fs::read_to_string(path)
+            .map_err(|source| TokenizerError::Io { path: path.into(), source })?;
+        Tokenizer::from_json(&json, max_tokens)
+    }
+
+    /// Builds the tokenizer that the text of a `tokenizer.json` describes. Its own settings for
+    /// truncation and padding are left aside: `max_tokens` is the truncation, and there is no
+    /// padding.
+    ///
+    /// # Errors
+    ///
+    /// When the text is no tokenizer, or not one that puts one token before a text and one after.
+    ///
+    /// # Panics
+    ///
+    /// When `max_tokens` is less than 3.
+    pub fn from_json(json: &str, max_tokens: usize) -> Result<Tokenizer, TokenizerError> {
+        assert!(max_tokens >= 3, "a caption is [CLS], a token, [SEP] at least");
+        let canonical = tokenizers::canonicalize_str(json)
+            .map_err(|e| TokenizerError::Unusable(e.to_string()))?;
+        let inner = tokenizers::from_json(&canonical)
+            .map_err(|e| TokenizerError::Unusable(e.to_string()))?;
+        let mut options = EncodeOptions {
+            add_special_tokens: true,
+            encode_special_tokens: false,
+            padding: Override::Off,
+            truncation: Override::Off,
+        };
+        let framed = encode(&inner, "", &options)?;
+        let &[first, last] = framed.as_slice() else {
+            return Err(TokenizerError::Template { found: format!("{framed:?}") });
+        };
+        options.add_special_tokens = false;
+        Ok(Tokenizer { inner, options, first, last, max_tokens })
+    }
+
+    /// Returns the token ids of `text`.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizer has no token for a part of the text, not even `[UNK]`.
+    pub fn tokenize(&self, text: &str) -> Result<TokenizedCaption, TokenizerError> {
+        let mut tokens = Vec::with_capacity(32);
+        self.inner
+            .encode_into(text, &self.options, &mut tokens)
+            .map_err(|e| TokenizerError::Encode(e.to_string()))?;
+        let kept = tokens.len().min(self.max_tokens - 2);
+        let mut ids = Vec::with_capacity(kept + 2);
+        ids.push(self.first);
+        ids.extend(tokens[..kept].iter().map(|&token| u32::from(token)));
+        ids.push(self.last);
+        Ok(TokenizedCaption { ids, truncated: kept < tokens.len() })
+    }
+}
+
+fn encode(
+    inner: &PipelineTokenizer,
+    text: &str,
+    options: &EncodeOptions,
+) -> Result<Vec<u32>, TokenizerError> {
+    let mut tokens: Vec<PipelineToken> = Vec::new();
+    inner
+        .encode_into(text, options, &mut tokens)
+        .map_err(|e| TokenizerError::Encode(e.to_string()))?;
+    Ok(tokens.into_iter().map(u32::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
+
+    const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\nwor\n##ld\n!\nHé\nhe\nhé\n\u{4e2d}\n\u{6587}\n##\u{6587}\n";
+
+    fn tokenizer(config: &TokenizerConfig) -> Tokenizer {
+        Tokenizer::from_json(&from_vocabulary(VOCAB, config).unwrap(), 8).unwrap()
+    }
+
+    fn ids(config: &TokenizerConfig, text: &str) -> Vec<u32> {
+        tokenizer(config).tokenize(text).unwrap().ids
+    }
+
+    #[test]
+    fn frames_and_splits() {
+        let cased = TokenizerConfig { do_lower_case: false, ..Default::default() };
+        assert_eq!(ids(&cased, "hello world!"), [2, 5, 6, 7, 8, 3]);
+        assert_eq!(ids(&cased, "unseen hello"), [2, 1, 5, 3]);
+        assert_eq!(ids(&cased, " \u{0} \t"), [2, 3]);
+    }
+
+    #[test]
+    fn honours_the_three_options() {
+        let cased = TokenizerConfig { do_lower_case: false, ..Default::default() };
+        let lower = TokenizerConfig::default();
+        let lower_with_accents =
+            TokenizerConfig { strip_accents: Some(false), ..Default::default() };
+        let whole_words = TokenizerConfig { tokenize_chinese_chars: false, ..cased.clone() };
+        assert_eq!(ids(&cased, "Hé"), [2, 9, 3]);
+        assert_eq!(ids(&lower, "Hé"), [2, 10, 3]);
+        assert_eq!(ids(&lower_with_accents, "Hé"), [2, 11, 3]);
+        assert_eq!(ids(&cased, "\u{4e2d}\u{6587}"), [2, 12, 13, 3]);
+        assert_eq!(ids(&whole_words, "\u{4e2d}\u{6587}"), [2, 12, 14, 3]);
+    }
+
+    #[test]
+    fn cuts_to_the_first_tokens_and_says_so() {
+        let tokenizer = tokenizer(&TokenizerConfig::default());
+        let exact = tokenizer.tokenize("hello hello hello hello hello hello").unwrap();
+        assert_eq!((exact.ids.len(), exact.truncated), (8, false));
+        let cut = tokenizer.tokenize("hello hello hello hello hello hello !").unwrap();
+        assert_eq!(cut.ids, exact.ids);
+        assert!(cut.truncated);
+    }
+
+    #[test]
+    fn special_tokens_in_the_text_are_themselves() {
+        let cased = TokenizerConfig { do_lower_case: false, ..Default::default() };
+        assert_eq!(ids(&cased, "hello [SEP] hello"), [2, 5, 3, 5, 3]);
+    }
+
+    #[test]
+    fn another_template_is_refused() {
+        let json = from_vocabulary(VOCAB, &TokenizerConfig::default()).unwrap();
+        let mut value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        value["post_processor"] = serde_json::Value::Null;
+        let error = Tokenizer::from_json(&value.to_string(), 8).unwrap_err();
+        assert!(matches!(error, TokenizerError::Template { .. }), "{error}");
+    }
+}

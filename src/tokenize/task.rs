@@ -1,0 +1,98 @@
+//! The worker's decode-and-tokenize threads.
+//!
+//! Each takes messages from one shared queue, so they overtake each other; the sink restores the
+//! order.
+
+use std::time::Instant;
+
+use prometheus::Histogram;
+
+use super::{TokenizedCaption, Tokenizer};
+use crate::config::OnEmpty;
+use crate::kafka::sink::Finished;
+use crate::metrics::TokenizeMetrics;
+use crate::queue::{Closed, QueueReceiver, QueueSender};
+use crate::tracked::{RejectReason, Rejection, Tracked};
+use crate::wire::caption::{CaptionDecoder, Id};
+
+/// A caption that is ready for the network, with what its record will need.
+#[derive(Clone, Debug)]
+pub struct PreparedCaption {
+    /// Its tokens.
+    pub tokens: TokenizedCaption,
+    /// Its text; empty where the output doesn't repeat it.
+    pub text: String,
+    /// Its id, where the output takes one from the message's value.
+    pub id: Option<Id>,
+    /// When it was ready.
+    pub ready: Instant,
+}
+
+/// The stage of one thread.
+pub struct TokenizeTask {
+    /// Messages from the source.
+    pub input: QueueReceiver<Tracked<()>>,
+    /// Captions for the batcher.
+    pub out: QueueSender<Tracked<PreparedCaption>>,
+    /// Rejections and tombstones, which go around the network.
+    pub around: QueueSender<Finished>,
+    /// Reads captions out of messages.
+    pub decoder: CaptionDecoder,
+    /// Makes tokens of them.
+    pub tokenizer: Tokenizer,
+    /// What becomes of captions without text.
+    pub on_empty: OnEmpty,
+    /// Whether the text is kept for the output.
+    pub keep_text: bool,
+    /// Counts.
+    pub metrics: TokenizeMetrics,
+    /// Seconds a caption.
+    pub seconds: Histogram,
+}
+
+impl TokenizeTask {
+    /// Runs until its queue is closed and empty.
+    ///
+    /// # Errors
+    ///
+    /// When a stage behind it has ended.
+    pub fn run(self) -> Result<(), Closed> {
+        while let Some(message) = self.input.recv() {
+            if message.origin.assignment.is_revoked() {
+                continue;
+            }
+            let Some(value) = message.origin.message.value.as_deref() else {
+                self.around.send(Finished::Tombstone(message))?;
+                continue;
+            };
+            let started = Instant::now();
+            match self.prepare(value) {
+                Ok(caption) => {
+                    self.metrics.captions.inc();
+                    self.metrics.tokens.inc_by(caption.tokens.ids.len() as u64);
+                    self.metrics.truncated.inc_by(u64::from(caption.tokens.truncated));
+                    self.seconds.observe(started.elapsed().as_secs_f64());
+                    self.out.send(message.map(|()| caption))?;
+                }
+                Err(rejection) => {
+                    self.around.send(Finished::Rejected(message.map(|()| rejection)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, value: &[u8]) -> Result<PreparedCaption, Rejection> {
+        let caption = self.decoder.decode(value)?;
+        let tokens = self
+            .tokenizer
+            .tokenize(&caption.text)
+            .map_err(|e| Rejection::new(RejectReason::NotTokenized, e.to_string()))?;
+        if tokens.is_empty() && self.on_empty == OnEmpty::Reject {
+            let detail = "the caption has no text for the network";
+            return Err(Rejection::new(RejectReason::CaptionEmpty, detail));
+        }
+        let text = if self.keep_text { caption.text } else { String::new() };
+        Ok(PreparedCaption { tokens, text, id: caption.id, ready: Instant::now() })
+    }
+}

@@ -1,0 +1,230 @@
+//! The words that all stages share: where a message came from, how far it has come, how it ended.
+//!
+//! A message is opened in the source, travels as [`Tracked<T>`] from stage to stage while `T`
+//! changes, and ends in exactly one [`Settlement`], which goes back to the source. The origin can't
+//! be lost on the way: [`Tracked::map`] changes the payload alone. There is no settlement by `Drop`:
+//! a message that a bug forgets stays visible as a commit that doesn't move and a growing age.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use rdkafka::message::OwnedHeaders;
+
+/// The offset of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(pub i64);
+
+impl Offset {
+    /// Returns what Kafka wants committed once this message is settled: the offset of the next.
+    pub fn next(self) -> NextOffset {
+        NextOffset(self.0 + 1)
+    }
+}
+
+/// The offset from which a group goes on: one more than the last settled message's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NextOffset(pub i64);
+
+/// A span of time in which this worker owns a partition. A partition that is taken away and given
+/// back is another assignment, so that what is left of the first can't be taken for the second's.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The partition of the input topic.
+    pub partition: i32,
+    /// Counts the assignments of this worker; no two are equal.
+    pub number: u64,
+    revoked: AtomicBool,
+}
+
+impl Assignment {
+    /// Returns an assignment that holds.
+    pub fn new(partition: i32, number: u64) -> Arc<Self> {
+        Arc::new(Assignment { partition, number, revoked: AtomicBool::new(false) })
+    }
+
+    /// Ends the assignment. Messages of it that are still on their way may be dropped anywhere: the
+    /// partition's next owner gets them again.
+    pub fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+
+    /// Returns whether the assignment has ended.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+}
+
+/// A message as the broker gave it.
+#[derive(Clone, Debug, Default)]
+pub struct RawMessage {
+    /// The key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// The headers, in order, duplicates included.
+    pub headers: Option<OwnedHeaders>,
+    /// Milliseconds since 1970, if the message has a timestamp.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl RawMessage {
+    /// Returns about how many bytes of memory the message takes; headers are estimated by their
+    /// names and values.
+    pub fn bytes(&self) -> usize {
+        use rdkafka::message::Headers;
+        let of = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+        let headers = self.headers.as_ref().map_or(0, |headers| {
+            (0..headers.count())
+                .map(|i| headers.get(i))
+                .map(|h| h.key.len() + h.value.map_or(0, <[u8]>::len))
+                .sum()
+        });
+        of(&self.key) + of(&self.value) + headers
+    }
+}
+
+/// Where a message came from, and the message itself: a rejection must reach the dead-letter topic
+/// byte for byte, from whatever stage.
+#[derive(Debug)]
+pub struct Origin {
+    /// The assignment under which it was received.
+    pub assignment: Arc<Assignment>,
+    /// Its offset in the partition.
+    pub offset: Offset,
+    /// Its number within the assignment, from 0, without gaps. Offsets have gaps.
+    pub sequence: u64,
+    /// When this worker received it.
+    pub received: Instant,
+    /// The message.
+    pub message: RawMessage,
+}
+
+/// Something on its way through the stages, with its origin.
+#[derive(Debug)]
+pub struct Tracked<T> {
+    /// Where it came from.
+    pub origin: Box<Origin>,
+    /// What it has become.
+    pub payload: T,
+}
+
+impl<T> Tracked<T> {
+    /// Changes the payload, and keeps the origin.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Tracked<U> {
+        Tracked { origin: self.origin, payload: change(self.payload) }
+    }
+}
+
+/// Why a message was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RejectReason {
+    /// The value isn't UTF-8.
+    NotUtf8,
+    /// The value isn't JSON.
+    NotJson,
+    /// The JSON has nothing at the caption's pointer.
+    CaptionMissing,
+    /// What is at the caption's pointer isn't a string.
+    CaptionNotText,
+    /// The caption has more bytes than `input.caption_bytes_max`.
+    CaptionTooLarge,
+    /// The caption has no text for the network: empty, blank, or nothing that the tokenizer keeps.
+    CaptionEmpty,
+    /// The tokenizer failed on the caption.
+    NotTokenized,
+    /// The id is missing, or neither a string nor a whole number, nor a key in UTF-8.
+    IdMissing,
+    /// The network failed on this caption and not on others.
+    NotEmbedded,
+    /// The vector has a number that isn't finite.
+    NotFinite,
+    /// The broker refuses the vector's record for what it is: too large, or an invalid timestamp.
+    RecordRefused,
+}
+
+impl RejectReason {
+    /// All reasons.
+    pub const ALL: [RejectReason; 11] = [
+        RejectReason::NotUtf8,
+        RejectReason::NotJson,
+        RejectReason::CaptionMissing,
+        RejectReason::CaptionNotText,
+        RejectReason::CaptionTooLarge,
+        RejectReason::CaptionEmpty,
+        RejectReason::NotTokenized,
+        RejectReason::IdMissing,
+        RejectReason::NotEmbedded,
+        RejectReason::NotFinite,
+        RejectReason::RecordRefused,
+    ];
+
+    /// Returns the reason as a metric label and in the dead letter's headers.
+    pub fn as_label(self) -> &'static str {
+        match self {
+            RejectReason::NotUtf8 => "not_utf8",
+            RejectReason::NotJson => "not_json",
+            RejectReason::CaptionMissing => "caption_missing",
+            RejectReason::CaptionNotText => "caption_not_text",
+            RejectReason::CaptionTooLarge => "caption_too_large",
+            RejectReason::CaptionEmpty => "caption_empty",
+            RejectReason::NotTokenized => "not_tokenized",
+            RejectReason::IdMissing => "id_missing",
+            RejectReason::NotEmbedded => "not_embedded",
+            RejectReason::NotFinite => "not_finite",
+            RejectReason::RecordRefused => "record_refused",
+        }
+    }
+}
+
+/// A message that can't become a vector, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kind of fault.
+    pub reason: RejectReason,
+    /// A sentence about this one, for people. It may quote the message; never log it above debug.
+    pub detail: String,
+}
+
+impl Rejection {
+    /// Returns a rejection with a sentence about it.
+    pub fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
+        Rejection { reason, detail: detail.into() }
+    }
+}
+
+/// How a message ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its vector is acknowledged by the broker.
+    Embedded,
+    /// It was a tombstone, and its tombstone is acknowledged.
+    Tombstone,
+    /// Its dead letter is acknowledged, or `on_reject = "skip"` let it go.
+    Rejected,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Outcome; 3] = [Outcome::Embedded, Outcome::Tombstone, Outcome::Rejected];
+
+    /// Returns the outcome as a metric label.
+    pub fn as_label(self) -> &'static str {
+        match self {
+            Outcome::Embedded => "embedded",
+            Outcome::Tombstone => "tombstone",
+            Outcome::Rejected => "rejected",
+        }
+    }
+}
+
+/// The end of a message: the only thing that goes back to the source.
+#[derive(Debug)]
+pub struct Settlement {
+    /// The assignment under which it was received.
+    pub assignment: Arc<Assignment>,
+    /// Its offset.
+    pub offset: Offset,
+    /// How it ended.
+    pub outcome: Outcome,
+}

@@ -1,0 +1,164 @@
+//! In: what a caption message looks like.
+
+use std::borrow::Cow;
+
+use super::pointer::{Found, Pointer};
+use crate::tracked::{RejectReason, Rejection};
+
+/// How captions lie in messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaptionFormat {
+    /// The value is JSON with the caption at this pointer.
+    Json {
+        /// Where the caption is.
+        pointer: Pointer,
+    },
+    /// The value is the caption, in UTF-8.
+    Text,
+}
+
+/// A caption as it came out of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caption {
+    /// The text.
+    pub text: String,
+    /// The id, where the output asks for one of the message's own.
+    pub id: Option<Id>,
+}
+
+/// The id of a caption.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Id {
+    /// A string.
+    Text(String),
+    /// A whole number.
+    Integer(i128),
+}
+
+/// Decodes message values.
+#[derive(Clone, Debug)]
+pub struct CaptionDecoder {
+    /// How captions lie in messages.
+    pub format: CaptionFormat,
+    /// Where in the JSON the id is, if it is taken from there.
+    pub id_pointer: Option<Pointer>,
+    /// Most bytes of a caption.
+    pub caption_bytes_max: usize,
+}
+
+impl CaptionDecoder {
+    /// Returns the caption in a message's value.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, with the reason.
+    pub fn decode(&self, value: &[u8]) -> Result<Caption, Rejection> {
+        let value = std::str::from_utf8(value).map_err(|e| {
+            let place = e.valid_up_to();
+            Rejection::new(RejectReason::NotUtf8, format!("the value isn't UTF-8 at byte {place}"))
+        })?;
+        let text = match &self.format {
+            CaptionFormat::Text => Cow::Borrowed(value),
+            CaptionFormat::Json { pointer } => find_text(value, pointer)?,
+        };
+        if text.len() > self.caption_bytes_max {
+            let detail = format!(
+                "the caption has {} bytes where input.caption_bytes_max is {}",
+                text.len(),
+                self.caption_bytes_max
+            );
+            return Err(Rejection::new(RejectReason::CaptionTooLarge, detail));
+        }
+        let id = self.id_pointer.as_ref().map(|pointer| find_id(value, pointer)).transpose()?;
+        Ok(Caption { text: text.into_owned(), id })
+    }
+}
+
+fn find<'a>(json: &'a str, pointer: &Pointer) -> Result<Option<Found<'a>>, Rejection> {
+    pointer
+        .find(json)
+        .map_err(|e| Rejection::new(RejectReason::NotJson, format!("the value isn't JSON: {e}")))
+}
+
+fn find_text<'a>(json: &'a str, pointer: &Pointer) -> Result<Cow<'a, str>, Rejection> {
+    let not_text = |what: &str| {
+        let detail = format!("{what} stands at {pointer} where the caption's text is due");
+        Err(Rejection::new(RejectReason::CaptionNotText, detail))
+    };
+    match find(json, pointer)? {
+        Some(Found::Text(text)) => Ok(text),
+        Some(Found::Integer(_)) => not_text("a number"),
+        Some(Found::Other(what)) => not_text(what),
+        None => Err(Rejection::new(
+            RejectReason::CaptionMissing,
+            format!("nothing stands at {pointer}"),
+        )),
+    }
+}
+
+fn find_id(json: &str, pointer: &Pointer) -> Result<Id, Rejection> {
+    let reject = |detail: String| Err(Rejection::new(RejectReason::IdMissing, detail));
+    match find(json, pointer)? {
+        Some(Found::Text(text)) => Ok(Id::Text(text.into_owned())),
+        Some(Found::Integer(number)) => Ok(Id::Integer(number)),
+        Some(Found::Other(what)) => reject(format!("{what} stands at {pointer} where the id is due")),
+        None => reject(format!("nothing stands at {pointer} where the id is due")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoder() -> CaptionDecoder {
+        CaptionDecoder {
+            format: CaptionFormat::Json { pointer: "/caption".parse().unwrap() },
+            id_pointer: None,
+            caption_bytes_max: 20,
+        }
+    }
+
+    #[track_caller]
+    fn rejected(decoder: &CaptionDecoder, value: &[u8]) -> RejectReason {
+        decoder.decode(value).unwrap_err().reason
+    }
+
+    #[test]
+    fn takes_the_caption_out_of_json() {
+        let caption = decoder().decode(r#"{"caption": "\u00c4lg"}"#.as_bytes()).unwrap();
+        assert_eq!(caption, Caption { text: "Älg".into(), id: None });
+    }
+
+    #[test]
+    fn each_fault_has_its_reason() {
+        let decoder = decoder();
+        assert_eq!(rejected(&decoder, b"\xff"), RejectReason::NotUtf8);
+        assert_eq!(rejected(&decoder, b""), RejectReason::NotJson);
+        assert_eq!(rejected(&decoder, b"{"), RejectReason::NotJson);
+        assert_eq!(rejected(&decoder, br#"{"caption": "\ud800"}"#), RejectReason::NotJson);
+        assert_eq!(rejected(&decoder, b"{}"), RejectReason::CaptionMissing);
+        assert_eq!(rejected(&decoder, br#"{"caption": 3}"#), RejectReason::CaptionNotText);
+        assert_eq!(rejected(&decoder, br#"{"caption": null}"#), RejectReason::CaptionNotText);
+        let long = format!(r#"{{"caption": "{}"}}"#, "x".repeat(21));
+        assert_eq!(rejected(&decoder, long.as_bytes()), RejectReason::CaptionTooLarge);
+    }
+
+    #[test]
+    fn takes_an_id_of_either_kind() {
+        let decoder = CaptionDecoder { id_pointer: Some("/id".parse().unwrap()), ..decoder() };
+        let id = |value: &str| decoder.decode(value.as_bytes()).unwrap().id.unwrap();
+        assert_eq!(id(r#"{"caption": "x", "id": "a"}"#), Id::Text("a".into()));
+        let large = u64::MAX;
+        assert_eq!(id(&format!(r#"{{"caption": "x", "id": {large}}}"#)), Id::Integer(large.into()));
+        assert_eq!(rejected(&decoder, br#"{"caption": "x"}"#), RejectReason::IdMissing);
+        assert_eq!(rejected(&decoder, br#"{"caption": "x", "id": []}"#), RejectReason::IdMissing);
+    }
+
+    #[test]
+    fn takes_plain_text_as_it_is() {
+        let decoder = CaptionDecoder { format: CaptionFormat::Text, ..decoder() };
+        assert_eq!(decoder.decode(b"{\"x\"}").unwrap().text, "{\"x\"}");
+        assert_eq!(rejected(&decoder, b"a\xc3"), RejectReason::NotUtf8);
+    }
+}

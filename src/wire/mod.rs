@@ -1,0 +1,5 @@
+//! The contracts with the outside: what a caption message looks like, and a vector record.
+
+pub mod caption;
+pub mod pointer;
+pub mod vector;
