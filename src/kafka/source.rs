@@ -166,7 +166,7 @@ impl Source {
     fn run_until_stopped(&mut self) -> Result<(), SourceError> {
         loop {
             self.health.polled();
-            let settled = self.settle()?;
+            let settled = self.settle();
             let received = self.poll()?;
             self.handle_events()?;
             match self.shutdown.wanted() {
@@ -191,30 +191,26 @@ impl Source {
 
     fn sleep(&mut self) -> Result<(), Closed> {
         select! {
-            recv(self.wake) -> _ => Ok(()),
-            recv(self.settlements) -> settlement => {
-                self.settle_one(&settlement.map_err(|_| Closed)?);
-                Ok(())
-            }
-            default(TICK) => Ok(()),
+            recv(self.wake) -> _ => {}
+            recv(self.settlements) -> settlement => match settlement {
+                Ok(settlement) => self.settle_one(&settlement),
+                // The sink has ended. In a stop that is its part; else it has failed.
+                Err(_) if self.stopping => self.settlements = crossbeam_channel::never(),
+                Err(_) => return Err(Closed),
+            },
+            default(TICK) => {}
         }
+        Ok(())
     }
 
     /// Enters what has been settled; returns whether anything was.
-    fn settle(&mut self) -> Result<bool, Closed> {
+    fn settle(&mut self) -> bool {
         let mut any = false;
-        loop {
-            match self.settlements.try_recv() {
-                Ok(settlement) => self.settle_one(&settlement),
-                Err(crossbeam_channel::TryRecvError::Empty) => return Ok(any),
-                // The sink has ended, and not because this stage did.
-                Err(crossbeam_channel::TryRecvError::Disconnected) if self.out.is_some() => {
-                    return Err(Closed);
-                }
-                Err(crossbeam_channel::TryRecvError::Disconnected) => return Ok(any),
-            }
+        while let Ok(settlement) = self.settlements.try_recv() {
+            self.settle_one(&settlement);
             any = true;
         }
+        any
     }
 
     fn settle_one(&mut self, settlement: &Settlement) {
@@ -463,9 +459,7 @@ impl Source {
     fn commit_before_leaving(&mut self) {
         let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
         // The sink may have gone first, with settlements in the channel.
-        while let Ok(settlement) = self.settlements.try_recv() {
-            self.settle_one(&settlement);
-        }
+        self.settle();
         if let Err(error) = self.commit() {
             tracing::warn!(%error, "failed to commit before leaving");
         }
@@ -490,15 +484,16 @@ impl Source {
                 Event::Assigned(_) | Event::Committed { .. } => None,
             }
         }));
-        if !self.stopping {
-            unanswered.extend(self.leaving.map(|leaving| leaving.partitions));
-        }
+        unanswered.extend(self.leaving.filter(|_| !self.stopping).map(|l| l.partitions));
         // A revocation that was noted and not answered would hold the group until its timeout.
         for partitions in &unanswered {
             if let Err(error) = give_up(&self.consumer, partitions) {
                 tracing::debug!(%error, "a late revocation was not answered");
             }
         }
+        // librdkafka waits for ever in its destructor for a list of partitions that is still alive
+        // (confluentinc/librdkafka#3796).
+        drop(unanswered);
         drop(self.consumer);
         tracing::info!("left the group");
     }

@@ -1,0 +1,163 @@
+//! The demo in numbers: what has been counted at a moment, and what happened between two.
+
+use std::time::Instant;
+
+use super::broker::{Feed, settled};
+use super::reader::{Latencies, Reader};
+use crate::batch::policy::CutReason;
+use crate::metrics::Metrics;
+
+/// Everything that has been counted until a moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The moment.
+    pub at: Instant,
+    /// Messages produced.
+    pub produced: u64,
+    /// Of them, those that the worker has settled.
+    pub settled: u64,
+    /// Of them, those that are in the worker.
+    pub in_flight: u64,
+    /// Vectors that the reader has.
+    pub vectors: u64,
+    /// Tombstones that the reader has.
+    pub tombstones: u64,
+    /// Dead letters that the reader has, by reason.
+    pub rejected: Vec<(String, u64)>,
+    /// From producing to reading.
+    pub latencies: Latencies,
+    /// Whether the producer waits for the worker.
+    pub held_back: bool,
+    batches: u64,
+    batch_captions: f64,
+    batch_tokens: f64,
+    cut: [u64; CutReason::ALL.len()],
+    busy_seconds: f64,
+}
+
+/// What happened between two moments.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The time between them.
+    pub seconds: f64,
+    /// Vectors read a second.
+    pub vectors_per_second: f64,
+    /// Within this time every second caption was through, in milliseconds.
+    pub p50_ms: Option<f64>,
+    /// Within this time all but one of a hundred were.
+    pub p99_ms: Option<f64>,
+    /// Batches cut.
+    pub batches: u64,
+    /// Captions of a batch, on average.
+    pub batch_captions: f64,
+    /// Tokens of a batch, on average.
+    pub batch_tokens: f64,
+    /// Why batches were cut, as shares of 1; those that happened, in the order of the policy.
+    pub cut: Vec<(&'static str, f64)>,
+    /// The share of the time that the embedder was at work.
+    pub busy: f64,
+}
+
+impl Snapshot {
+    /// Counts everything now.
+    pub fn take(feed: &Feed, reader: &Reader, metrics: &Metrics) -> Snapshot {
+        let tally = reader.tally();
+        let batch = &metrics.batch;
+        Snapshot {
+            at: Instant::now(),
+            settled: settled(&metrics.source),
+            produced: feed.produced(),
+            in_flight: metrics.source.in_flight.get().max(0) as u64,
+            vectors: tally.vectors,
+            tombstones: tally.tombstones,
+            rejected: tally.rejected.iter().map(|(reason, n)| (reason.clone(), *n)).collect(),
+            latencies: tally.latencies.clone(),
+            held_back: feed.held_back(),
+            batches: batch.captions.get_sample_count(),
+            batch_captions: batch.captions.get_sample_sum(),
+            batch_tokens: batch.tokens.get_sample_sum(),
+            cut: CutReason::ALL.map(|why| batch.cut.with_label_values(&[why.as_label()]).get()),
+            busy_seconds: metrics.embed.busy_seconds.get(),
+        }
+    }
+
+    /// Returns what happened since `earlier`.
+    pub fn since(&self, earlier: &Snapshot) -> Figures {
+        let seconds = (self.at - earlier.at).as_secs_f64();
+        let latencies = self.latencies.since(&earlier.latencies);
+        let batches = self.batches - earlier.batches;
+        let cut = CutReason::ALL.iter().zip(self.cut.iter().zip(earlier.cut));
+        Figures {
+            seconds,
+            vectors_per_second: ratio((self.vectors - earlier.vectors) as f64, seconds),
+            p50_ms: latencies.quantile(0.5),
+            p99_ms: latencies.quantile(0.99),
+            batches,
+            batch_captions: ratio(self.batch_captions - earlier.batch_captions, batches as f64),
+            batch_tokens: ratio(self.batch_tokens - earlier.batch_tokens, batches as f64),
+            cut: cut
+                .map(|(why, (now, then))| (why.as_label(), ratio((now - then) as f64, batches as f64)))
+                .filter(|(_, share)| *share > 0.0)
+                .collect(),
+            // A pass that began before and ended in the meantime is counted as a whole.
+            busy: ratio(self.busy_seconds - earlier.busy_seconds, seconds).min(1.0),
+        }
+    }
+}
+
+fn ratio(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+/// Returns a time as people read it.
+pub fn show_ms(milliseconds: Option<f64>) -> String {
+    match milliseconds {
+        None => "–".into(),
+        Some(ms) if ms < 10_000.0 => format!("{ms:.0} ms"),
+        Some(ms) => format!("{:.0} s", ms / 1e3),
+    }
+}
+
+/// Returns one block a value, the highest for the largest of them.
+pub fn sparkline(values: &[f64]) -> String {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    let block = |value: f64| {
+        let height = ratio(value, largest) * (BLOCKS.len() - 1) as f64;
+        BLOCKS[(height.round() as usize).min(BLOCKS.len() - 1)]
+    };
+    values.iter().map(|value| block(*value)).collect()
+}
+
+/// Returns a bar of `width` cells, of which a share is filled.
+pub fn bar(share: f64, width: usize) -> String {
+    let filled = ((share * width as f64).round() as usize).min(width);
+    "█".repeat(filled) + &"░".repeat(width - filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sparkline_scales_to_its_largest_value() {
+        assert_eq!(sparkline(&[]), "");
+        assert_eq!(sparkline(&[0.0, 0.0]), "▁▁");
+        assert_eq!(sparkline(&[0.0, 50.0, 100.0]), "▁▅█");
+        assert_eq!(sparkline(&[3.0, 3.0]), "██");
+    }
+
+    #[test]
+    fn the_bar_stays_in_its_width() {
+        assert_eq!(bar(0.0, 4), "░░░░");
+        assert_eq!(bar(0.5, 4), "██░░");
+        assert_eq!(bar(1.7, 4), "████");
+    }
+
+    #[test]
+    fn times_have_the_unit_that_fits() {
+        assert_eq!(show_ms(None), "–");
+        assert_eq!(show_ms(Some(8.4)), "8 ms");
+        assert_eq!(show_ms(Some(12_300.0)), "12 s");
+    }
+}

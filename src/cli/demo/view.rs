@@ -1,0 +1,347 @@
+//! What a person sees while the demo runs.
+//!
+//! On a terminal it is a panel of a few lines that is drawn over itself four times a second, with
+//! vectors passing by above it. A drawing is one write, so nothing flickers, and the cursor is never
+//! hidden, so whatever ends the process leaves the terminal as it was. Elsewhere it is a log line
+//! every two seconds.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use console::{StyledObject, Term, style, truncate_str};
+use indicatif::HumanCount;
+
+use super::figures::{Figures, Snapshot, bar, show_ms, sparkline};
+use super::reader::{PassingDeadLetter, PassingVector, Reader};
+use crate::cli::logging;
+use crate::config::Log;
+
+/// Between two log lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Between two snapshots of the history, two columns of the sparkline, and two vectors.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Columns of the sparkline.
+const SPARKLINE_SECONDS: usize = 30;
+
+/// The span of the other figures: short enough to follow, long enough to be calm.
+const WINDOW_SECONDS: usize = 5;
+
+/// A dead letter is shown in the place of each vector whose number this divides.
+const DEAD_LETTER_EVERY: u64 = 5;
+
+/// Cells of the embedder's bar.
+const BAR: usize = 12;
+
+/// What doesn't change while the demo runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The model's id.
+    pub model_id: String,
+    /// Whether its weights are random.
+    pub is_synthetic: bool,
+    /// Where the admin endpoints are.
+    pub admin: SocketAddr,
+    /// Most tokens of a batch.
+    pub batch_tokens_max: usize,
+    /// Most captions in the worker.
+    pub in_flight_max: usize,
+}
+
+/// How far the demo is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Captions are produced for as long.
+    Producing(Duration),
+    /// All are produced, and the worker goes on until all are settled.
+    Settling,
+    /// The worker settles what is in flight, and takes nothing more.
+    Draining,
+}
+
+/// The live view.
+pub struct View {
+    screen: Screen,
+    /// A snapshot a second, the oldest first.
+    history: VecDeque<Snapshot>,
+    shown: u64,
+}
+
+enum Screen {
+    Terminal { term: Term, lines: usize },
+    Log { last_line: Option<Instant> },
+}
+
+impl View {
+    /// Finds out what kind of view there can be, and starts the log.
+    pub fn start() -> View {
+        let term = Term::stderr();
+        let is_terminal = term.is_term() && !console::is_dumb();
+        // A log line within the panel would tear it; what matters comes back as an error. The
+        // embedded broker has no data to lose, and says so often.
+        let filter = if is_terminal { "error,librdkafka=off" } else { "info,librdkafka=error" };
+        logging::start(&Log { filter: filter.into(), ..Log::default() });
+        let screen = match is_terminal {
+            true => Screen::Terminal { term, lines: 0 },
+            false => Screen::Log { last_line: None },
+        };
+        View { screen, history: VecDeque::new(), shown: 0 }
+    }
+
+    /// Says a sentence, before the panel is there.
+    pub fn say(&self, sentence: &str) {
+        match &self.screen {
+            Screen::Terminal { .. } => eprintln!("{sentence}"),
+            Screen::Log { .. } => tracing::info!("{sentence}"),
+        }
+    }
+
+    /// Shows how things are. Call it often; it takes care of the pace.
+    pub fn show(&mut self, facts: &Facts, now: &Snapshot, reader: &Reader, phase: Phase) {
+        let second_is_over = self.history.back().is_none_or(|last| now.at - last.at >= SECOND);
+        if second_is_over {
+            self.history.push_back(now.clone());
+            self.history.truncate_front(SPARKLINE_SECONDS + 1);
+        }
+        let from = self.history.len().saturating_sub(WINDOW_SECONDS + 1);
+        let figures = now.since(&self.history[from]);
+        let per_second = self.vectors_per_second();
+        match &mut self.screen {
+            Screen::Log { last_line } => {
+                if last_line.is_none_or(|last| now.at - last >= LINE_INTERVAL) {
+                    *last_line = Some(now.at);
+                    log(now, &figures);
+                }
+            }
+            Screen::Terminal { term, lines } => {
+                let (rows, columns) = term.size();
+                // A full last column makes some terminals wrap.
+                let width = usize::from(columns).saturating_sub(1);
+                let mut passing = Vec::new();
+                if second_is_over {
+                    self.shown += 1;
+                    passing = passing_by(reader, self.shown.is_multiple_of(DEAD_LETTER_EVERY));
+                }
+                let mut panel = panel(facts, now, &figures, &per_second, phase, width);
+                panel.truncate(usize::from(rows).saturating_sub(1));
+                let drawing = draw(&passing, &panel, *lines, width);
+                *lines = panel.len();
+                // There is nobody to tell that the terminal is gone.
+                drop(term.write_str(&drawing));
+            }
+        }
+    }
+
+    /// Takes the panel away.
+    pub fn finish(&mut self) {
+        if let Screen::Terminal { term, lines } = &mut self.screen {
+            drop(term.write_str(&draw(&[], &[], *lines, 0)));
+            *lines = 0;
+        }
+    }
+
+    fn vectors_per_second(&self) -> Vec<f64> {
+        let pairs = self.history.iter().zip(self.history.iter().skip(1));
+        pairs.map(|(before, after)| after.since(before).vectors_per_second).collect()
+    }
+}
+
+/// Returns the bytes that put `passing` in the place of the last panel, and `panel` below.
+fn draw(passing: &[String], panel: &[String], lines_before: usize, width: usize) -> String {
+    let mut drawing = String::from("\r");
+    if lines_before > 0 {
+        drawing += &format!("\x1b[{lines_before}A");
+    }
+    for line in passing.iter().chain(panel) {
+        drawing += &truncate_str(line, width, "…");
+        drawing += "\x1b[K\n";
+    }
+    drawing + "\x1b[J"
+}
+
+fn panel(
+    facts: &Facts,
+    now: &Snapshot,
+    figures: &Figures,
+    per_second: &[f64],
+    phase: Phase,
+    width: usize,
+) -> Vec<String> {
+    let phase = match phase {
+        Phase::Producing(left) => format!("{} s left", left.as_secs_f64().ceil()),
+        Phase::Settling => "settling the rest".into(),
+        Phase::Draining => "draining".into(),
+    };
+    let model = match facts.is_synthetic {
+        true => format!("{}: random weights, vectors without meaning", facts.model_id),
+        false => facts.model_id.clone(),
+    };
+    let waits = if now.held_back { ", waits for the worker" } else { "" };
+    let cut = figures.cut.iter().map(|(why, share)| format!("{why} {:.0} %", share * 100.0));
+    let rejected = match now.rejected.is_empty() {
+        true => "none".into(),
+        false => counts(&now.rejected),
+    };
+    let line = |title: &str, text: String| format!("{} {text}", dim(format!("{title:<10}")));
+    vec![
+        dim("─".repeat(width)).to_string(),
+        line("model", model),
+        line(
+            "vectors",
+            format!(
+                "{} {}",
+                bold(format!("{:>5.0} a second", figures.vectors_per_second)),
+                green(sparkline(per_second)),
+            ),
+        ),
+        line(
+            "latency",
+            format!(
+                "{} median, {} for 99 %; produced to read back",
+                bold(show_ms(figures.p50_ms)),
+                bold(show_ms(figures.p99_ms)),
+            ),
+        ),
+        line(
+            "batch",
+            format!(
+                "{} captions, {:.0} of {} tokens; cut when {}",
+                bold(format!("{:.1}", figures.batch_captions)),
+                figures.batch_tokens,
+                facts.batch_tokens_max,
+                cut.collect::<Vec<_>>().join(", "),
+            ),
+        ),
+        line(
+            "embedder",
+            format!("{} {:.0} % busy", green(bar(figures.busy, BAR)), figures.busy * 100.0),
+        ),
+        line(
+            "in flight",
+            format!(
+                "{} of {}; {} wait in the topic",
+                bold(HumanCount(now.in_flight).to_string()),
+                facts.in_flight_max,
+                HumanCount(now.produced.saturating_sub(now.settled + now.in_flight)),
+            ),
+        ),
+        line("rejected", rejected),
+        line(
+            "so far",
+            format!(
+                "{} in{waits}; {} vectors, {} tombstones",
+                HumanCount(now.produced),
+                HumanCount(now.vectors),
+                now.tombstones
+            ),
+        ),
+        line("metrics", format!("http://{}/metrics", facts.admin)),
+        line(&phase, String::from("   Ctrl-C drains and ends")),
+    ]
+}
+
+/// Takes what passes by from the reader, as lines. The caption has a line of its own, for one that is
+/// written from right to left would turn what stands beside it around.
+fn passing_by(reader: &Reader, prefer_dead_letter: bool) -> Vec<String> {
+    let mut tally = reader.tally();
+    if prefer_dead_letter && let Some(PassingDeadLetter { reason, detail }) = tally.dead_letter.take()
+    {
+        return vec![format!("{}  {detail}", style(reason).yellow().for_stderr())];
+    }
+    tally.vector.take().as_ref().map_or_else(Vec::new, describe)
+}
+
+fn describe(vector: &PassingVector) -> Vec<String> {
+    let PassingVector { lang, caption, tokens, numbers } = vector;
+    // A line break in a caption would break the panel's arithmetic.
+    let caption: String = caption.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let first: Vec<String> = numbers.iter().take(4).map(|n| format!("{n:.4}")).collect();
+    let norm = numbers.iter().map(|n| f64::from(*n).powi(2)).sum::<f64>().sqrt();
+    let figures = format!(
+        "{:7} {tokens} tokens → [{}, …] {} numbers, ‖v‖ {norm:.2}",
+        "",
+        first.join(", "),
+        numbers.len(),
+    );
+    vec![format!("{} {caption}", bold(format!("{lang:<7}"))), dim(figures).to_string()]
+}
+
+fn log(now: &Snapshot, figures: &Figures) {
+    let whole = |number: f64| number.round() as u64;
+    tracing::info!(
+        produced = now.produced,
+        vectors = now.vectors,
+        rejected = now.rejected.iter().map(|(_, n)| n).sum::<u64>(),
+        tombstones = now.tombstones,
+        in_flight = now.in_flight,
+        vectors_per_second = whole(figures.vectors_per_second),
+        p50_ms = whole(figures.p50_ms.unwrap_or_default()),
+        p99_ms = whole(figures.p99_ms.unwrap_or_default()),
+        batch_captions = (figures.batch_captions * 10.0).round() / 10.0,
+        batch_tokens = whole(figures.batch_tokens),
+        busy_percent = whole(figures.busy * 100.0),
+        held_back = now.held_back,
+        "demo"
+    );
+}
+
+/// Returns counts by reason, with their names.
+pub fn counts(of: &[(String, u64)]) -> String {
+    of.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+fn bold(text: String) -> StyledObject<String> {
+    style(text).bold().for_stderr()
+}
+
+fn dim(text: String) -> StyledObject<String> {
+    style(text).dim().for_stderr()
+}
+
+fn green(text: String) -> StyledObject<String> {
+    style(text).green().for_stderr()
+}
+
+#[cfg(test)]
+mod tests {
+    use console::{measure_text_width, strip_ansi_codes};
+
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_to_the_width_and_not_within_a_wide_character() {
+        for width in 0..40 {
+            let drawing = draw(&["折りたたみ式の木製デスク".into()], &["─".repeat(50)], 0, width);
+            for line in drawing.lines() {
+                let line = strip_ansi_codes(line);
+                assert!(measure_text_width(line.trim_end()) <= width.max(1), "{width}: {line:?}");
+            }
+        }
+        let drawing = draw(&["折りたたみ".into()], &[], 0, 6);
+        assert_eq!(strip_ansi_codes(&drawing).trim(), "折り…");
+    }
+
+    #[test]
+    fn a_drawing_begins_where_the_last_one_did() {
+        assert_eq!(draw(&[], &["a".into()], 0, 9), "\ra\x1b[K\n\x1b[J");
+        assert_eq!(draw(&[], &["b".into()], 1, 9), "\r\x1b[1Ab\x1b[K\n\x1b[J");
+        assert_eq!(draw(&[], &[], 1, 9), "\r\x1b[1A\x1b[J");
+    }
+
+    #[test]
+    fn a_vector_is_described_in_two_lines() {
+        let vector = PassingVector {
+            lang: "en".into(),
+            caption: "two\nlines".into(),
+            tokens: "4".into(),
+            numbers: vec![3.0, -4.0, 0.0, 0.0, 0.0],
+        };
+        let lines = describe(&vector).join("\n");
+        assert_eq!(
+            strip_ansi_codes(&lines),
+            "en      two lines\n        4 tokens → [3.0000, -4.0000, 0.0000, 0.0000, …] 5 numbers, ‖v‖ 5.00"
+        );
+    }
+}

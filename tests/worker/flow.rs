@@ -1,0 +1,157 @@
+//! Captions in, vectors out, on a real Kafka.
+
+use std::collections::BTreeMap;
+
+use capvec::embed::hash::HashEmbedder;
+use capvec::model::package::Package;
+
+use crate::support::{Cluster, Outgoing, Worker, eventually, tiny_package, tokenizer_of};
+
+const CAPTIONS: [&str; 4] = [
+    "Älgen är skogens konung!",
+    "Wie leben Eisbären in der Antarktis?",
+    "Вы знали, что все белые медведи левши?",
+    "两只北极熊在雪地里",
+];
+
+#[test]
+fn a_vector_comes_with_all_that_its_caption_had() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("passes", 1);
+    let messages = [
+        Outgoing {
+            headers: vec![
+                ("traceparent", Some(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
+                ("twice", Some(b"1")),
+                ("twice", Some(b"\xff\xfe")),
+                ("null", None),
+                ("empty", Some(b"")),
+            ],
+            timestamp_ms: Some(1_600_000_000_123),
+            ..Outgoing::caption("key", CAPTIONS[0])
+        },
+        Outgoing { key: None, ..Outgoing::caption("", CAPTIONS[1]) },
+        Outgoing { key: Some(vec![0xff, 0x00]), ..Outgoing::caption("", CAPTIONS[2]) },
+        Outgoing { key: Some(Vec::new()), ..Outgoing::caption("", CAPTIONS[3]) },
+        Outgoing {
+            key: Some("gone".into()),
+            headers: vec![("why", Some(b"deleted"))],
+            timestamp_ms: Some(1_600_000_000_999),
+            ..Outgoing::default()
+        },
+        Outgoing::caption("long", &"x ".repeat(500)),
+    ];
+    cluster.send("passes", &messages);
+
+    let worker = Worker::start(&cluster, "passes", tiny_package(), &[]).ready();
+    let out = cluster.await_records("passes.out", messages.len());
+    worker.stop();
+
+    let tokenizer = tokenizer_of(tiny_package());
+    let manifest = Package::open(tiny_package()).unwrap().manifest;
+    let embedder = HashEmbedder::new(manifest.network.dim);
+    assert_eq!(out.len(), messages.len());
+    for (index, (message, record)) in messages.iter().zip(&out).enumerate() {
+        assert_eq!(record.key, message.key, "{index}");
+        if let Some(timestamp) = message.timestamp_ms {
+            assert_eq!(record.timestamp_ms, Some(timestamp), "{index}");
+        }
+        let sent: Vec<_> = message
+            .headers
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.map(<[u8]>::to_vec)))
+            .collect();
+        assert_eq!(record.headers[..sent.len()], sent, "{index}");
+        let Some(value) = &message.value else {
+            assert_eq!(record.value, None, "a tombstone stays one");
+            assert_eq!(record.headers.len(), sent.len());
+            continue;
+        };
+        let caption = serde_json::from_slice::<serde_json::Value>(value).unwrap();
+        let tokens = tokenizer.tokenize(caption["caption"].as_str().unwrap()).unwrap();
+        assert_eq!(record.vector(), embedder.vector(tokens.ids.iter().copied()), "{index}");
+        assert_eq!(record.header("capvec.model"), manifest.model_id);
+        assert_eq!(record.header("capvec.dim"), "640");
+        assert_eq!(record.header("capvec.dtype"), "float32");
+        assert_eq!(record.header("capvec.source"), format!("passes/0/{index}"));
+        assert_eq!(record.header("capvec.tokens"), tokens.ids.len().to_string());
+        assert_eq!(record.header("capvec.truncated"), tokens.truncated.to_string());
+    }
+    assert_eq!(out[5].header("capvec.truncated"), "true");
+    assert_eq!(out[5].header("capvec.tokens"), "128");
+}
+
+#[test]
+fn the_json_form_is_flat_and_complete() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("json", 2);
+    let value = |id: &str, caption: &str| {
+        format!(r#"{{"id": {id}, "nested": {{"text": ["", "{caption}"]}}}}"#).into_bytes()
+    };
+    let message = |id: &str, caption: &str| Outgoing {
+        key: Some("same".into()),
+        value: Some(value(id, caption)),
+        ..Outgoing::default()
+    };
+    cluster.send("json", &[message("17", CAPTIONS[0]), message("\"a\"", CAPTIONS[1])]);
+    let options = [
+        "input.pointer=/nested/text/1",
+        "output.format=json",
+        "output.id=/id",
+        "output.include_caption=true",
+    ];
+    let worker = Worker::start(&cluster, "json", tiny_package(), &options).ready();
+    let out = cluster.await_records("json.out", 2);
+    worker.stop();
+
+    let embedder = HashEmbedder::new(640);
+    let tokenizer = tokenizer_of(tiny_package());
+    let manifest = Package::open(tiny_package()).unwrap().manifest;
+    for (record, (id, caption)) in out.iter().zip([
+        (serde_json::json!(17), CAPTIONS[0]),
+        (serde_json::json!("a"), CAPTIONS[1]),
+    ]) {
+        let object: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(record.value.as_ref().unwrap()).unwrap();
+        let keys: Vec<_> = object.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["caption", "id", "model", "vector"]);
+        assert_eq!(object["id"], id);
+        assert_eq!(object["caption"], caption);
+        assert_eq!(object["model"], manifest.model_id.as_str());
+        let numbers = object["vector"].as_array().unwrap();
+        let vector: Vec<f32> = numbers.iter().map(|n| n.as_f64().unwrap() as f32).collect();
+        assert_eq!(vector, embedder.vector(tokenizer.tokenize(caption).unwrap().ids));
+    }
+}
+
+#[test]
+fn what_is_settled_is_committed_and_shown() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("committed", 3);
+    let messages: Vec<_> =
+        (0..300).map(|i| Outgoing::caption(&format!("k{i}"), &format!("caption {i}"))).collect();
+    cluster.send("committed", &messages);
+    let options = ["delivery.commit_interval=100ms", "tokenize.threads=3"];
+    let worker = Worker::start(&cluster, "committed", tiny_package(), &options).ready();
+    let ends = cluster.ends("committed");
+    eventually("all offsets are committed by the interval", || {
+        (cluster.committed("committed.group", "committed") == ends).then_some(())
+    });
+    assert_eq!(worker.metric("capvec_messages_consumed_total"), Some(300.0));
+    assert_eq!(worker.metric("capvec_captions_embedded_total"), Some(300.0));
+    assert_eq!(worker.metric("capvec_messages_settled_total{outcome=\"embedded\"}"), Some(300.0));
+    assert_eq!(worker.metric("capvec_end_to_end_seconds_count"), Some(300.0));
+    assert_eq!(worker.metric("capvec_assigned_partitions"), Some(3.0));
+    for partition in 0..3 {
+        let series = format!("capvec_consumer_lag_messages{{partition=\"{partition}\"}}");
+        eventually("the lag is shown, and none", || {
+            worker.metric(&series).filter(|lag| *lag == 0.0)
+        });
+    }
+    eventually("nothing is in flight", || {
+        worker.metric("capvec_in_flight_messages").filter(|n| *n == 0.0)
+    });
+    assert_eq!(worker.get("/livez").unwrap().0, 200);
+    worker.stop();
+    assert_eq!(cluster.records("committed.out").len(), 300, "none twice");
+}

@@ -1,0 +1,12 @@
+//! The worker's tests from outside: the real program, on a real Apache Kafka, and the library's stages
+//! on librdkafka's mock cluster. One binary, so that one Kafka serves all of it.
+
+mod support;
+
+mod cli;
+mod flow;
+mod group;
+mod in_process;
+mod parity;
+mod promises;
+mod rejection;

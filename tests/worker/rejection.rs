@@ -1,0 +1,120 @@
+//! Bad messages on a real Kafka: each reaches the dead-letter topic as it was, with its reason.
+
+use crate::support::{Cluster, Outgoing, Worker, eventually, tiny_package};
+
+/// Twenty kinds of bad message, each with the reason that it must be rejected for.
+fn bad_values() -> Vec<(Vec<u8>, &'static str)> {
+    let caption = |json: &str| format!(r#"{{"caption": {json}}}"#).into_bytes();
+    vec![
+        (b"".to_vec(), "not_json"),
+        (b"   ".to_vec(), "not_json"),
+        (b"not json".to_vec(), "not_json"),
+        (br#"{"caption": "cut o"#.to_vec(), "not_json"),
+        (br#"{"caption": "a"} trailing"#.to_vec(), "not_json"),
+        (br#"{"caption": "a",}"#.to_vec(), "not_json"),
+        (caption(r#""lone \ud800 surrogate""#), "not_json"),
+        (caption("\"raw \u{1} control\""), "not_json"),
+        (b"\xff\xfe\x00a".to_vec(), "not_utf8"),
+        (b"{\"caption\": \"half \xc3\"}".to_vec(), "not_utf8"),
+        (br#"{}"#.to_vec(), "caption_missing"),
+        (br#"{"Caption": "wrong case"}"#.to_vec(), "caption_missing"),
+        (br#"{"a": {"caption": "too deep"}}"#.to_vec(), "caption_missing"),
+        (br#"["caption"]"#.to_vec(), "caption_missing"),
+        (br#""just a string""#.to_vec(), "caption_missing"),
+        (caption("null"), "caption_not_text"),
+        (caption("42"), "caption_not_text"),
+        (caption("[\"a list\"]"), "caption_not_text"),
+        (caption("{\"text\": \"an object\"}"), "caption_not_text"),
+        (caption("\"\""), "caption_empty"),
+        (caption("\" \\t\\n \\u00a0\""), "caption_empty"),
+        (caption("\"\\u0000\\u200d\\u0007\""), "caption_empty"),
+        (caption(&format!("\"{}\"", "word ".repeat(200_000))), "caption_too_large"),
+        ("[".repeat(100_000).into_bytes(), "not_json"),
+    ]
+}
+
+#[test]
+fn each_bad_message_becomes_a_dead_letter_and_the_good_ones_come_through() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("bad", 1);
+    let mut messages = Vec::new();
+    let bad = bad_values();
+    for (index, (value, _)) in bad.iter().enumerate() {
+        messages.push(Outgoing::caption(&format!("good-{index}"), &format!("good {index}")));
+        messages.push(Outgoing {
+            key: Some(format!("bad-{index}").into_bytes()),
+            value: Some(value.clone()),
+            headers: vec![("own", Some(b"kept")), ("own", Some(b"twice"))],
+            timestamp_ms: Some(1_700_000_000_000 + index as i64),
+            ..Outgoing::default()
+        });
+    }
+    messages.push(Outgoing::caption("good-last", "the last"));
+    cluster.send("bad", &messages);
+
+    let worker = Worker::start(&cluster, "bad", tiny_package(), &[]).ready();
+    let dead = cluster.await_records("bad.dead", bad.len());
+    let good = cluster.await_records("bad.out", bad.len() + 1);
+    eventually("every message is settled", || {
+        worker.metric("capvec_in_flight_messages").filter(|n| *n == 0.0)
+    });
+    let counted = worker.metric("capvec_captions_rejected_total{reason=\"caption_empty\"}");
+    assert_eq!(counted, Some(3.0));
+    worker.stop();
+
+    assert_eq!(good.len(), bad.len() + 1);
+    for (index, record) in good.iter().take(bad.len()).enumerate() {
+        assert_eq!(record.key, Some(format!("good-{index}").into_bytes()), "in order");
+    }
+    assert_eq!(dead.len(), bad.len());
+    for letter in &dead {
+        let key = String::from_utf8(letter.key.clone().unwrap()).unwrap();
+        let index: usize = key.strip_prefix("bad-").unwrap().parse().unwrap();
+        let (value, reason) = &bad[index];
+        assert!(letter.value.as_ref() == Some(value), "{key}: byte for byte");
+        assert_eq!(letter.header("__connect.errors.exception.class.name"), *reason, "{key}");
+        assert_eq!(letter.header("__connect.errors.topic"), "bad");
+        assert_eq!(letter.header("__connect.errors.partition"), "0");
+        assert_eq!(letter.header("__connect.errors.offset"), (2 * index + 1).to_string());
+        assert_eq!(letter.header("__connect.errors.connector.name"), "bad.group");
+        assert!(!letter.header("__connect.errors.exception.message").is_empty());
+        assert_eq!(letter.timestamp_ms, Some(1_700_000_000_000 + index as i64));
+        let own: Vec<_> = letter.headers[..2].iter().map(|(_, v)| v.clone().unwrap()).collect();
+        assert_eq!(own, [b"kept".to_vec(), b"twice".to_vec()]);
+    }
+    let committed = cluster.committed("bad.group", "bad");
+    assert_eq!(committed[&0], messages.len() as i64, "dead letters are settled like vectors");
+}
+
+#[test]
+fn without_a_dead_letter_topic_the_worker_stops_at_a_bad_message() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("stops", 1);
+    let bad = Outgoing { value: Some(b"bad".to_vec()), ..Outgoing::default() };
+    let good = Outgoing::caption("k", "good");
+    cluster.send("stops", &[good.clone(), good.clone(), bad, good]);
+    let mut worker = Worker::start(&cluster, "stops", tiny_package(), &["reject.topic="]);
+    let status = worker.wait();
+    assert_eq!(status.code(), Some(1));
+    let log = worker.log();
+    assert!(log.contains("stops/0/2") && log.contains("reject.topic"), "{log}");
+    assert!(cluster.committed("stops.group", "stops")[&0] <= 2, "the bad message stays uncommitted");
+}
+
+#[test]
+fn bad_messages_are_skipped_where_it_is_told_to() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("skips", 1);
+    let bad = Outgoing { value: Some(b"bad".to_vec()), ..Outgoing::default() };
+    cluster.send("skips", &[bad.clone(), Outgoing::caption("k", "good"), bad]);
+    let options = ["reject.topic=", "reject.on_reject=skip"];
+    let worker = Worker::start(&cluster, "skips", tiny_package(), &options).ready();
+    cluster.await_records("skips.out", 1);
+    eventually("both are counted", || {
+        worker
+            .metric("capvec_messages_settled_total{outcome=\"rejected\"}")
+            .filter(|number| *number == 2.0)
+    });
+    worker.stop();
+    assert_eq!(cluster.committed("skips.group", "skips")[&0], 3);
+}

@@ -1,0 +1,428 @@
+//! What the tests share: topics, records, worker processes, packages, and waiting on conditions.
+
+// Each test module uses its part of this.
+#![allow(dead_code)]
+
+pub mod kafka;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use capvec::model::package::{Existing, Package, TOKENIZER};
+use capvec::model::synth::{Preset, synthesize};
+use capvec::tokenize::Tokenizer;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// How long a test waits for what must come: long, for a slow machine; a test that passes never
+/// waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The program.
+pub const CAPVEC: &str = env!("CARGO_BIN_EXE_capvec");
+
+/// Waits until the condition gives a value.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// A record as it lies in a topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Record {
+    /// Returns the text of a header that is there once.
+    #[track_caller]
+    pub fn header(&self, key: &str) -> &str {
+        let mut found = self.headers.iter().filter(|(k, _)| k == key);
+        let (_, value) = found.next().unwrap_or_else(|| panic!("no header {key}: {self:?}"));
+        assert!(found.next().is_none(), "two headers {key}");
+        std::str::from_utf8(value.as_deref().expect("the header has a value")).unwrap()
+    }
+
+    /// Returns the vector of a record in the native format.
+    #[track_caller]
+    pub fn vector(&self) -> Vec<f32> {
+        let value = self.value.as_deref().expect("a vector has a value");
+        value.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+}
+
+/// A message to send.
+#[derive(Clone, Debug, Default)]
+pub struct Outgoing {
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(&'static str, Option<&'static [u8]>)>,
+    pub timestamp_ms: Option<i64>,
+    pub partition: Option<i32>,
+}
+
+impl Outgoing {
+    pub fn caption(key: &str, caption: &str) -> Outgoing {
+        Outgoing {
+            key: Some(key.into()),
+            value: Some(serde_json::json!({ "caption": caption }).to_string().into()),
+            ..Outgoing::default()
+        }
+    }
+}
+
+/// A cluster, seen by a test.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub bootstrap: String,
+}
+
+impl Cluster {
+    /// The real Kafka that all tests share.
+    pub fn shared() -> Cluster {
+        Cluster { bootstrap: kafka::shared().bootstrap().into() }
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap);
+        config
+    }
+
+    /// Makes a topic and waits until it can be used.
+    pub fn create_topic(&self, topic: &str, partitions: i32) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let options = AdminOptions::new();
+        let created = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(admin.create_topics([&new], &options))
+            .unwrap();
+        created.into_iter().for_each(|result| drop(result.unwrap()));
+        eventually("the topic has leaders", || {
+            let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE).ok()?;
+            let found = metadata.topics().first()?;
+            let led = found.partitions().iter().filter(|p| p.leader() >= 0).count();
+            (led == partitions as usize).then_some(())
+        });
+    }
+
+    /// Makes the topics `name`, `name.out` and `name.dead`.
+    pub fn create_topics(&self, name: &str, partitions: i32) {
+        self.create_topic(name, partitions);
+        self.create_topic(&format!("{name}.out"), partitions);
+        self.create_topic(&format!("{name}.dead"), 1);
+    }
+
+    /// Sends messages and waits for their acknowledgements.
+    pub fn send(&self, topic: &str, messages: &[Outgoing]) {
+        let producer: BaseProducer = self
+            .client()
+            .set("partitioner", "murmur2_random")
+            .set("enable.idempotence", "true")
+            .set("message.max.bytes", "10000000")
+            .create()
+            .unwrap();
+        for message in messages {
+            let headers = message.headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+                all.insert(Header { key, value: *value })
+            });
+            let mut record = BaseRecord::<[u8], [u8]> {
+                topic,
+                partition: message.partition,
+                payload: message.value.as_deref(),
+                key: message.key.as_deref(),
+                timestamp: message.timestamp_ms,
+                headers: Some(headers),
+                delivery_opaque: (),
+            };
+            while let Err((_, back)) = producer.send(record) {
+                producer.poll(Duration::from_millis(10));
+                record = back;
+            }
+        }
+        producer.flush(PATIENCE).unwrap();
+    }
+
+    /// Returns the number of messages in a topic, by its partitions' ends.
+    pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
+        let consumer: BaseConsumer = self.client().create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let partitions = metadata.topics()[0].partitions().iter().map(|p| p.id());
+        partitions
+            .map(|p| (p, consumer.fetch_watermarks(topic, p, PATIENCE).unwrap().1))
+            .collect()
+    }
+
+    /// Returns everything in a topic, in the order of each partition.
+    pub fn records(&self, topic: &str) -> Vec<Record> {
+        let ends = self.ends(topic);
+        let consumer: BaseConsumer =
+            self.client().set("group.id", "reader").set("enable.auto.commit", "false").create().unwrap();
+        let mut from = TopicPartitionList::new();
+        for &partition in ends.keys() {
+            from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        }
+        consumer.assign(&from).unwrap();
+        let mut left: i64 = ends.values().sum();
+        let mut records = Vec::new();
+        while left > 0 {
+            let message = eventually("the next record", || consumer.poll(PATIENCE)).unwrap();
+            let headers = message.headers().map_or(Vec::new(), |headers| {
+                headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect()
+            });
+            records.push(Record {
+                partition: message.partition(),
+                offset: message.offset(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers,
+                timestamp_ms: message.timestamp().to_millis(),
+            });
+            left -= 1;
+        }
+        records.sort_by_key(|r| (r.partition, r.offset));
+        records
+    }
+
+    /// Waits until a topic has `number` records or more, and returns all.
+    #[track_caller]
+    pub fn await_records(&self, topic: &str, number: usize) -> Vec<Record> {
+        eventually(&format!("{number} records in {topic}"), || {
+            (self.ends(topic).values().sum::<i64>() >= number as i64).then_some(())
+        });
+        self.records(topic)
+    }
+
+    /// Returns the offsets that a group has committed, by partition; -1 where there is none.
+    pub fn committed(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        let consumer: BaseConsumer = self.client().set("group.id", group).create().unwrap();
+        let mut partitions = TopicPartitionList::new();
+        for partition in self.ends(topic).into_keys() {
+            partitions.add_partition(topic, partition);
+        }
+        let committed = consumer.committed_offsets(partitions, PATIENCE).unwrap();
+        let offsets = committed.elements().into_iter().map(|e| {
+            let offset = match e.offset() {
+                Offset::Offset(offset) => offset,
+                _ => -1,
+            };
+            (e.partition(), offset)
+        });
+        offsets.collect()
+    }
+}
+
+/// A synthetic package that all tests share.
+pub fn tiny_package() -> &'static Path {
+    static PACKAGE: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = PACKAGE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny");
+        synthesize(Preset::Tiny, 7, None, &path, Existing::Keep, &mut |_| ()).unwrap();
+        (folder, path)
+    });
+    path
+}
+
+/// The tokenizer of a package.
+pub fn tokenizer_of(package: &Path) -> Tokenizer {
+    let manifest = Package::open(package).unwrap().manifest;
+    Tokenizer::from_file(&package.join(TOKENIZER), manifest.max_tokens).unwrap()
+}
+
+/// A folder beside the checkout that not every machine has. A test that needs it says that it is
+/// skipped where it isn't there.
+pub fn beside(variable: &str, folder: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(folder),
+        PathBuf::from,
+    );
+    if path.is_dir() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is not there (or name another folder in {variable})", path.display());
+    None
+}
+
+/// A worker process.
+pub struct Worker {
+    child: Child,
+    admin: String,
+    log: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Worker {
+    /// Starts `capvec run` from `topic` to `topic.out`, rejections to `topic.dead`, with the hash
+    /// embedder; `options` come over that, as `section.key=value`.
+    pub fn start(cluster: &Cluster, topic: &str, package: &Path, options: &[&str]) -> Worker {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("capvec.toml");
+        let admin = free_address();
+        let text = format!(
+            r#"
+            [kafka]
+            brokers = "{bootstrap}"
+            group = "{topic}.group"
+            [input]
+            topic = "{topic}"
+            [output]
+            topic = "{topic}.out"
+            [reject]
+            topic = "{topic}.dead"
+            [model]
+            package = "{package}"
+            [embed]
+            embedder = "hash"
+            threads = 1
+            [admin]
+            listen = "{admin}"
+            [log]
+            format = "text"
+            filter = "debug"
+            "#,
+            bootstrap = cluster.bootstrap,
+            package = package.display(),
+        );
+        std::fs::write(&config, text).unwrap();
+        let log = folder.path().join("log");
+        let log_file = std::fs::File::create(&log).unwrap();
+        let mut command = Command::new(CAPVEC);
+        command.arg("run").arg("--config").arg(&config);
+        for option in options {
+            command.args(["--set", option]);
+        }
+        let child = command.stdin(Stdio::null()).stderr(log_file).spawn().unwrap();
+        Worker { child, admin, log, _folder: folder }
+    }
+
+    /// Waits until `/readyz` says so.
+    #[track_caller]
+    pub fn ready(mut self) -> Worker {
+        eventually("the worker is ready", || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the worker ended with {status}:\n{}", self.log());
+            }
+            self.get("/readyz").filter(|(status, _)| *status == 200)
+        });
+        self
+    }
+
+    /// Asks an admin endpoint; `None` where nobody answers.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        http_get(&self.admin, path)
+    }
+
+    /// Returns the value of a metric's series, written as in the text format.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics")?;
+        let line = text.lines().find(|line| {
+            line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' '))
+        })?;
+        line.rsplit_once(' ')?.1.parse().ok()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let status =
+            Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits until the worker has ended.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the worker ends", || self.child.try_wait().unwrap())
+    }
+
+    /// Stops the worker as Kubernetes does; it must end well.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.wait();
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Returns what the worker has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!("the worker's last lines:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
+
+/// Returns an address that nobody listens at.
+pub fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// One HTTP GET.
+pub fn http_get(address: &str, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    let body = answer.split_once("\r\n\r\n")?.1.to_owned();
+    Some((status, body))
+}
+
+/// Runs the program and returns its output.
+#[track_caller]
+pub fn capvec(args: &[&str]) -> std::process::Output {
+    Command::new(CAPVEC).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs the program, which must succeed, and returns its standard output.
+#[track_caller]
+pub fn capvec_ok(args: &[&str]) -> String {
+    let output = capvec(args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "capvec {args:?}: {}\n{error}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs the program, which must fail, and returns its exit code and standard error.
+#[track_caller]
+pub fn capvec_fails(args: &[&str]) -> (i32, String) {
+    let output = capvec(args);
+    assert!(!output.status.success(), "capvec {args:?} succeeded");
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
