@@ -132,11 +132,14 @@ impl Broker {
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_range(CAPTIONS, 0, PARTITIONS - 1);
         let committed = consumer.committed_offsets(partitions, REQUEST_TIMEOUT)?;
-        let offsets = committed.elements().into_iter().map(|element| match element.offset() {
-            // A partition begins at 0, so the next offset is the number of messages before it.
-            Offset::Offset(next) => next as u64,
-            _ => 0,
-        });
+        let offsets = committed
+            .elements()
+            .into_iter()
+            .map(|element| match element.offset() {
+                // A partition begins at 0, so the next offset is the number of messages before it.
+                Offset::Offset(next) => next as u64,
+                _ => 0,
+            });
         Ok(offsets.sum())
     }
 }
@@ -158,10 +161,12 @@ impl Feed {
             .set("linger.ms", "0")
             .set("partitioner", "murmur2_random")
             .create_with_context(Acknowledgements(Arc::clone(&shared)))?;
-        let thread = std::thread::Builder::new().name("demo-feed".into()).spawn({
-            let shared = Arc::clone(&shared);
-            move || feed(&producer, rate, &worker, &shared)
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("demo-feed".into())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || feed(&producer, rate, &worker, &shared)
+            })?;
         Ok(Feed { thread, shared })
     }
 
@@ -175,19 +180,27 @@ impl Feed {
         self.shared.held_back.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the producer has ended, which before its stop is a failure.
+    /// Returns whether the producer has ended: all is acknowledged, or, before its stop, it failed.
     pub fn has_ended(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Stops producing and waits for the last acknowledgement; returns how many messages there were.
+    /// Asks the producer to stop.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+    }
+
+    /// Stops, waits for the last acknowledgement, and returns how many messages there were.
     ///
     /// # Errors
     ///
     /// When the broker hasn't taken one.
-    pub fn stop(self) -> anyhow::Result<u64> {
-        self.shared.stop.store(true, Ordering::Release);
-        self.thread.join().expect("the producer doesn't panic").context("the producer failed")?;
+    pub fn finish(self) -> anyhow::Result<u64> {
+        self.stop();
+        self.thread
+            .join()
+            .expect("the producer doesn't panic")
+            .context("the producer failed")?;
         Ok(self.shared.acknowledged.load(Ordering::Acquire))
     }
 }
@@ -215,7 +228,11 @@ fn feed(
         } else if now < due {
             std::thread::sleep((due - now).min(TICK));
         } else {
-            send(producer, number, &captions[number as usize % captions.len()])?;
+            send(
+                producer,
+                number,
+                &captions[number as usize % captions.len()],
+            )?;
             number += 1;
             due += interval;
         }
@@ -241,8 +258,14 @@ fn send(
         Kind::Tombstone => None,
     };
     let headers = OwnedHeaders::new()
-        .insert(Header { key: HEADER_NUMBER, value: Some(&number.to_string()) })
-        .insert(Header { key: HEADER_LANG, value: Some(caption.lang) });
+        .insert(Header {
+            key: HEADER_NUMBER,
+            value: Some(&number.to_string()),
+        })
+        .insert(Header {
+            key: HEADER_LANG,
+            value: Some(caption.lang),
+        });
     let mut record = BaseRecord::to(CAPTIONS).key(caption.id).headers(headers);
     record.payload = value.as_deref();
     producer.send(record).map_err(|(error, _)| error)?;
@@ -263,7 +286,12 @@ fn kind(number: u64) -> Kind {
 
 /// Returns how many messages the worker has settled.
 pub fn settled(worker: &SourceMetrics) -> u64 {
-    let settled = |outcome: Outcome| worker.settled.with_label_values(&[outcome.as_label()]).get();
+    let settled = |outcome: Outcome| {
+        worker
+            .settled
+            .with_label_values(&[outcome.as_label()])
+            .get()
+    };
     Outcome::ALL.map(settled).iter().sum()
 }
 
@@ -304,7 +332,10 @@ mod tests {
         for caption in &captions {
             let decoded = config.decoder().decode(caption.line.as_bytes()).unwrap();
             assert!(!decoded.text.trim().is_empty(), "{}", caption.line);
-            assert_eq!(decoded.id, Some(crate::wire::caption::Id::Text(caption.id.into())));
+            assert_eq!(
+                decoded.id,
+                Some(crate::wire::caption::Id::Text(caption.id.into()))
+            );
         }
         let ids: BTreeSet<_> = captions.iter().map(|caption| caption.id).collect();
         assert_eq!(ids.len(), captions.len());
@@ -316,7 +347,10 @@ mod tests {
     fn one_message_in_two_hundred_is_bad() {
         let kinds: Vec<Kind> = (0..6_000).map(kind).collect();
         let count = |wanted: &[Kind]| kinds.iter().filter(|kind| wanted.contains(kind)).count();
-        assert_eq!(count(&[Kind::NotJson, Kind::CaptionMissing, Kind::CaptionNotText]), 30);
+        assert_eq!(
+            count(&[Kind::NotJson, Kind::CaptionMissing, Kind::CaptionNotText]),
+            30
+        );
         assert_eq!(count(&[Kind::Tombstone]), 20);
         // The shortest demo shows one of each.
         assert!(kinds[..120].contains(&Kind::NotJson) && kinds[..120].contains(&Kind::Tombstone));

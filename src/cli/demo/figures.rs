@@ -70,7 +70,11 @@ impl Snapshot {
             in_flight: metrics.source.in_flight.get().max(0) as u64,
             vectors: tally.vectors,
             tombstones: tally.tombstones,
-            rejected: tally.rejected.iter().map(|(reason, n)| (reason.clone(), *n)).collect(),
+            rejected: tally
+                .rejected
+                .iter()
+                .map(|(reason, n)| (reason.clone(), *n))
+                .collect(),
             latencies: tally.latencies.clone(),
             held_back: feed.held_back(),
             batches: batch.captions.get_sample_count(),
@@ -96,7 +100,9 @@ impl Snapshot {
             batch_captions: ratio(self.batch_captions - earlier.batch_captions, batches as f64),
             batch_tokens: ratio(self.batch_tokens - earlier.batch_tokens, batches as f64),
             cut: cut
-                .map(|(why, (now, then))| (why.as_label(), ratio((now - then) as f64, batches as f64)))
+                .map(|(why, (now, then))| {
+                    (why.as_label(), ratio((now - then) as f64, batches as f64))
+                })
                 .filter(|(_, share)| *share > 0.0)
                 .collect(),
             // A pass that began before and ended in the meantime is counted as a whole.

@@ -9,6 +9,7 @@ mod figures;
 mod reader;
 mod view;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -90,7 +91,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         None => {
             let package = folder.path().join("model");
             synthesize(Preset::Tiny, 0, None, &package, Existing::Keep, &mut |_| ())?;
-            view.say("no --model: making a tiny one with random weights, whose vectors mean nothing");
+            view.say(
+                "no --model: making a tiny one with random weights, whose vectors mean nothing",
+            );
             package
         }
     };
@@ -110,37 +113,211 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let reader = Reader::start(&broker)?;
     let feed = Feed::start(&broker, args.rate, metrics.source.clone())?;
     let first = Snapshot::take(&feed, &reader, &metrics);
-    let mut show = |feed: &Feed, phase| {
-        let now = Snapshot::take(feed, &reader, &metrics);
+    let mut show = |phase| {
+        let now = Snapshot::take(&feed, &reader, &metrics);
         view.show(&facts, &now, &reader, phase);
         now
     };
 
     let until = Instant::now() + Duration::from_secs(args.seconds);
     while shutdown.wanted() == Wanted::Run && !feed.has_ended() && Instant::now() < until {
-        show(&feed, Phase::Producing(until.saturating_duration_since(Instant::now())));
-        sleep(TICK.min(until.saturating_duration_since(Instant::now())));
+        let left = until.saturating_duration_since(Instant::now());
+        show(Phase::Producing(left));
+        sleep(TICK.min(left));
     }
     let interrupted = shutdown.wanted() != Wanted::Run;
     feed.stop();
     await_progress(|| {
-        let now = show(&feed, Phase::Settling);
-        let is_over = now.settled >= now.produced && feed.has_ended();
-        (shutdown.wanted() != Wanted::Run || is_over, now.settled)
+        let now = show(Phase::Settling);
+        let is_settled = feed.has_ended() && now.settled >= now.produced;
+        (is_settled || shutdown.wanted() != Wanted::Run, now.settled)
     });
     let last = Snapshot::take(&feed, &reader, &metrics);
     shutdown.drain();
-    let ended = end(worker, || drop(show(&feed, Phase::Draining)));
+    let ended = await_end(worker, || drop(show(Phase::Draining)));
     view.finish();
     ended?;
 
-    let ending = Ending { produced: feed.finish()?, committed: broker.committed()?, interrupted };
+    let ending = Ending {
+        produced: feed.finish()?,
+        committed: broker.committed()?,
+        interrupted,
+    };
     await_progress(|| {
-        let total = reader.tally().total();
-        (total >= ending.committed, total)
+        let read = reader.tally().total();
+        (read >= ending.committed, read)
     });
-    summarize(&facts, &ending, &last, &first, &reader.tally());
-    let checked = ending.check(&reader.tally());
-    reader.stop()?;
-    checked
+    let tally = reader.stop()?;
+    let summary = summary(&facts, &ending, &last, &first, &tally);
+    std::io::stdout().write_all(summary.as_bytes())?;
+    ending.check(&tally)
+}
+
+fn config(args: &DemoArgs, broker: &Broker, package: &Path) -> Config {
+    let mut config = Config::default();
+    config.kafka.brokers = broker.bootstrap();
+    config.kafka.group = broker::GROUP.into();
+    let (property, value) = broker::FETCH_WAIT;
+    config
+        .kafka
+        .librdkafka
+        .0
+        .insert(property.into(), value.into());
+    config.input.topic = broker::CAPTIONS.into();
+    config.model.package = package.into();
+    config.embed.onnxruntime = args.onnxruntime.clone().unwrap_or_default();
+    config.output.topic = broker::VECTORS.into();
+    config.output.format = OutputFormat::Json;
+    config.output.id = "/id".into();
+    config.output.include_caption = true;
+    config.reject.topic = broker::REJECTED.into();
+    config.delivery.commit_interval = Duration::from_millis(200);
+    config.admin.listen = args.admin;
+    config
+}
+
+/// Waits until the worker has all partitions, so that the first captions don't wait for the group.
+fn await_assignment(metrics: &Metrics, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let deadline = Instant::now() + ASSIGNMENT_TIMEOUT;
+    while metrics.source.partitions.get() < i64::from(broker::PARTITIONS) {
+        // A stage that has failed, or Ctrl-C: both have their place further on.
+        if shutdown.wanted() != Wanted::Run {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "no partitions after {ASSIGNMENT_TIMEOUT:?}"
+        );
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Waits until `look` says that it is done, or the number beside it hasn't moved for a long time.
+fn await_progress(mut look: impl FnMut() -> (bool, u64)) {
+    let (mut last, mut moved) = (0, Instant::now());
+    loop {
+        let (is_done, progress) = look();
+        if progress != last {
+            (last, moved) = (progress, Instant::now());
+        }
+        if is_done || moved.elapsed() > STALL {
+            return;
+        }
+        sleep(TICK);
+    }
+}
+
+/// Waits for the worker, and calls `meanwhile` now and then.
+fn await_end(worker: Worker, mut meanwhile: impl FnMut()) -> anyhow::Result<()> {
+    let waiting = std::thread::Builder::new()
+        .name("demo-end".into())
+        .spawn(|| worker.wait())?;
+    while !waiting.is_finished() {
+        meanwhile();
+        sleep(TICK);
+    }
+    waiting
+        .join()
+        .expect("waiting doesn't panic")
+        .context("the worker failed")
+}
+
+impl Ending {
+    /// Compares what went in with what came out.
+    fn check(&self, tally: &Tally) -> anyhow::Result<()> {
+        let Ending {
+            produced,
+            committed,
+            interrupted,
+        } = *self;
+        let read = tally.total();
+        if read < committed {
+            bail!(
+                "{} messages are lost: the worker has committed {committed} of {produced}, and \
+                 {read} came out",
+                committed - read
+            );
+        }
+        if committed < produced && !interrupted {
+            bail!(
+                "the worker has settled {committed} of {produced} messages, and nothing more for \
+                 {STALL:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn summary(
+    facts: &Facts,
+    ending: &Ending,
+    last: &Snapshot,
+    first: &Snapshot,
+    tally: &Tally,
+) -> String {
+    let figures = last.since(first);
+    let rejected: Vec<_> = tally
+        .rejected
+        .iter()
+        .map(|(reason, n)| (reason.clone(), *n))
+        .collect();
+    let left = ending.produced.saturating_sub(ending.committed);
+    let mut lines = vec![
+        format!(
+            "{:>9}  messages in, within {:.1} s",
+            HumanCount(ending.produced),
+            figures.seconds
+        ),
+        format!(
+            "{:>9}  vectors out, {:.0} a second; half of them within {}, 99 % within {}",
+            HumanCount(tally.vectors),
+            figures.vectors_per_second,
+            show_ms(figures.p50_ms),
+            show_ms(figures.p99_ms),
+        ),
+        format!(
+            "{:>9}  rejected: {}",
+            HumanCount(tally.rejected()),
+            counts(&rejected)
+        ),
+        format!("{:>9}  tombstones", HumanCount(tally.tombstones)),
+        format!(
+            "{:>9}  batches, of {:.1} captions and {:.0} tokens on average; the embedder was {:.0} % \
+             busy",
+            HumanCount(figures.batches),
+            figures.batch_captions,
+            figures.batch_tokens,
+            figures.busy * 100.0,
+        ),
+    ];
+    if left > 0 {
+        let next = "not embedded yet: the next worker of the group would go on there";
+        lines.push(format!("{:>9}  {next}", HumanCount(left)));
+    }
+    if tally.duplicates > 0 {
+        lines.push(format!(
+            "{:>9}  came out again",
+            HumanCount(tally.duplicates)
+        ));
+    }
+    lines.push(String::new());
+    if ending.check(tally).is_ok() {
+        lines.push(format!(
+            "Vectors, rejected and tombstones are {}: every message that the worker took is \
+             accounted for.",
+            HumanCount(tally.total())
+        ));
+    }
+    lines.push(match facts.is_synthetic {
+        true => format!(
+            "{} has random weights: its vectors have the shape of real ones, and no meaning. For \
+             real ones:\n  capvec model import DIR --head FILE --out PACKAGE && capvec demo --model \
+             PACKAGE",
+            facts.model_id
+        ),
+        false => "With a cluster of your own: capvec run --config config/capvec.toml".into(),
+    });
+    lines.push("README.md has the rest.".into());
+    lines.join("\n") + "\n"
 }

@@ -100,8 +100,11 @@ impl Reader {
     ///
     /// When the consumer or the thread can't be made.
     pub fn start(broker: &Broker) -> anyhow::Result<Reader> {
-        let consumer: BaseConsumer =
-            broker.client().set(FETCH_WAIT.0, FETCH_WAIT.1).set("group.id", "demo-reader").create()?;
+        let consumer: BaseConsumer = broker
+            .client()
+            .set(FETCH_WAIT.0, FETCH_WAIT.1)
+            .set("group.id", "demo-reader")
+            .create()?;
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_range(VECTORS, 0, PARTITIONS - 1);
         partitions.add_partition(REJECTED, 0);
@@ -110,18 +113,24 @@ impl Reader {
 
         let tally = Arc::new(Mutex::new(Tally::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name("demo-reader".into()).spawn({
-            let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
-            move || {
-                while !stop.load(Ordering::Acquire) {
-                    if let Some(message) = consumer.poll(TICK) {
-                        lock(&tally).enter(&message?)?;
+        let thread = std::thread::Builder::new()
+            .name("demo-reader".into())
+            .spawn({
+                let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
+                move || {
+                    while !stop.load(Ordering::Acquire) {
+                        if let Some(message) = consumer.poll(TICK) {
+                            lock(&tally).enter(&message?)?;
+                        }
                     }
+                    Ok(())
                 }
-                Ok(())
-            }
-        })?;
-        Ok(Reader { thread, tally, stop })
+            })?;
+        Ok(Reader {
+            thread,
+            tally,
+            stop,
+        })
     }
 
     /// Returns what has come so far; reading waits until it is given back.
@@ -129,14 +138,18 @@ impl Reader {
         lock(&self.tally)
     }
 
-    /// Stops reading.
+    /// Stops reading, and returns what has come.
     ///
     /// # Errors
     ///
     /// When reading failed.
-    pub fn stop(self) -> anyhow::Result<()> {
+    pub fn stop(self) -> anyhow::Result<Tally> {
         self.stop.store(true, Ordering::Release);
-        self.thread.join().expect("the reader doesn't panic").context("the reader failed")
+        self.thread
+            .join()
+            .expect("the reader doesn't panic")
+            .context("the reader failed")?;
+        Ok(std::mem::take(&mut lock(&self.tally)))
     }
 }
 
@@ -182,8 +195,11 @@ impl Tally {
         self.vectors += 1;
         // The worker gives the vector the timestamp of its caption.
         if let Some(timestamp_ms) = record.timestamp().to_millis() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.latencies.enter(now.as_secs_f64() * 1e3 - timestamp_ms as f64);
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            self.latencies
+                .enter(now.as_secs_f64() * 1e3 - timestamp_ms as f64);
         }
         // Reading 640 numbers takes a while: only those that are shown.
         if self.vector.is_none() {
@@ -216,7 +232,9 @@ fn header(record: &BorrowedMessage<'_>, key: &str) -> Option<String> {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Latencies { counts: vec![0; BUCKETS] }
+        Latencies {
+            counts: vec![0; BUCKETS],
+        }
     }
 }
 
@@ -244,7 +262,9 @@ impl Latencies {
     /// Returns what came after `earlier`.
     pub fn since(&self, earlier: &Latencies) -> Latencies {
         let pairs = self.counts.iter().zip(&earlier.counts);
-        Latencies { counts: pairs.map(|(now, then)| now - then).collect() }
+        Latencies {
+            counts: pairs.map(|(now, then)| now - then).collect(),
+        }
     }
 }
 
@@ -255,7 +275,10 @@ mod tests {
     #[track_caller]
     fn assert_about(found: Option<f64>, wanted: f64) {
         let found = found.expect("there are messages");
-        assert!((wanted..=wanted * GROWTH).contains(&found), "{found} where {wanted} is due");
+        assert!(
+            (wanted..=wanted * GROWTH).contains(&found),
+            "{found} where {wanted} is due"
+        );
     }
 
     #[test]

@@ -81,13 +81,24 @@ impl View {
         let is_terminal = term.is_term() && !console::is_dumb();
         // A log line within the panel would tear it; what matters comes back as an error. The
         // embedded broker has no data to lose, and says so often.
-        let filter = if is_terminal { "error,librdkafka=off" } else { "info,librdkafka=error" };
-        logging::start(&Log { filter: filter.into(), ..Log::default() });
+        let filter = if is_terminal {
+            "error,librdkafka=off"
+        } else {
+            "info,librdkafka=error"
+        };
+        logging::start(&Log {
+            filter: filter.into(),
+            ..Log::default()
+        });
         let screen = match is_terminal {
             true => Screen::Terminal { term, lines: 0 },
             false => Screen::Log { last_line: None },
         };
-        View { screen, history: VecDeque::new(), shown: 0 }
+        View {
+            screen,
+            history: VecDeque::new(),
+            shown: 0,
+        }
     }
 
     /// Says a sentence, before the panel is there.
@@ -100,10 +111,15 @@ impl View {
 
     /// Shows how things are. Call it often; it takes care of the pace.
     pub fn show(&mut self, facts: &Facts, now: &Snapshot, reader: &Reader, phase: Phase) {
-        let second_is_over = self.history.back().is_none_or(|last| now.at - last.at >= SECOND);
+        let second_is_over = self
+            .history
+            .back()
+            .is_none_or(|last| now.at - last.at >= SECOND);
         if second_is_over {
             self.history.push_back(now.clone());
-            self.history.truncate_front(SPARKLINE_SECONDS + 1);
+            if self.history.len() > SPARKLINE_SECONDS + 1 {
+                self.history.pop_front();
+            }
         }
         let from = self.history.len().saturating_sub(WINDOW_SECONDS + 1);
         let figures = now.since(&self.history[from]);
@@ -144,7 +160,9 @@ impl View {
 
     fn vectors_per_second(&self) -> Vec<f64> {
         let pairs = self.history.iter().zip(self.history.iter().skip(1));
-        pairs.map(|(before, after)| after.since(before).vectors_per_second).collect()
+        pairs
+            .map(|(before, after)| after.since(before).vectors_per_second)
+            .collect()
     }
 }
 
@@ -175,11 +193,21 @@ fn panel(
         Phase::Draining => "draining".into(),
     };
     let model = match facts.is_synthetic {
-        true => format!("{}: random weights, vectors without meaning", facts.model_id),
+        true => format!(
+            "{}: random weights, vectors without meaning",
+            facts.model_id
+        ),
         false => facts.model_id.clone(),
     };
-    let waits = if now.held_back { ", waits for the worker" } else { "" };
-    let cut = figures.cut.iter().map(|(why, share)| format!("{why} {:.0} %", share * 100.0));
+    let waits = if now.held_back {
+        ", waits for the worker"
+    } else {
+        ""
+    };
+    let cut = figures
+        .cut
+        .iter()
+        .map(|(why, share)| format!("{why} {:.0} %", share * 100.0));
     let rejected = match now.rejected.is_empty() {
         true => "none".into(),
         false => counts(&now.rejected),
@@ -216,7 +244,11 @@ fn panel(
         ),
         line(
             "embedder",
-            format!("{} {:.0} % busy", green(bar(figures.busy, BAR)), figures.busy * 100.0),
+            format!(
+                "{} {:.0} % busy",
+                green(bar(figures.busy, BAR)),
+                figures.busy * 100.0
+            ),
         ),
         line(
             "in flight",
@@ -246,7 +278,8 @@ fn panel(
 /// written from right to left would turn what stands beside it around.
 fn passing_by(reader: &Reader, prefer_dead_letter: bool) -> Vec<String> {
     let mut tally = reader.tally();
-    if prefer_dead_letter && let Some(PassingDeadLetter { reason, detail }) = tally.dead_letter.take()
+    if prefer_dead_letter
+        && let Some(PassingDeadLetter { reason, detail }) = tally.dead_letter.take()
     {
         return vec![format!("{}  {detail}", style(reason).yellow().for_stderr())];
     }
@@ -254,18 +287,33 @@ fn passing_by(reader: &Reader, prefer_dead_letter: bool) -> Vec<String> {
 }
 
 fn describe(vector: &PassingVector) -> Vec<String> {
-    let PassingVector { lang, caption, tokens, numbers } = vector;
+    let PassingVector {
+        lang,
+        caption,
+        tokens,
+        numbers,
+    } = vector;
     // A line break in a caption would break the panel's arithmetic.
-    let caption: String = caption.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let caption: String = caption
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let first: Vec<String> = numbers.iter().take(4).map(|n| format!("{n:.4}")).collect();
-    let norm = numbers.iter().map(|n| f64::from(*n).powi(2)).sum::<f64>().sqrt();
+    let norm = numbers
+        .iter()
+        .map(|n| f64::from(*n).powi(2))
+        .sum::<f64>()
+        .sqrt();
     let figures = format!(
         "{:7} {tokens} tokens → [{}, …] {} numbers, ‖v‖ {norm:.2}",
         "",
         first.join(", "),
         numbers.len(),
     );
-    vec![format!("{} {caption}", bold(format!("{lang:<7}"))), dim(figures).to_string()]
+    vec![
+        format!("{} {caption}", bold(format!("{lang:<7}"))),
+        dim(figures).to_string(),
+    ]
 }
 
 fn log(now: &Snapshot, figures: &Figures) {
@@ -289,7 +337,10 @@ fn log(now: &Snapshot, figures: &Figures) {
 
 /// Returns counts by reason, with their names.
 pub fn counts(of: &[(String, u64)]) -> String {
-    of.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+    of.iter()
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn bold(text: String) -> StyledObject<String> {
@@ -313,10 +364,18 @@ mod tests {
     #[test]
     fn lines_are_cut_to_the_width_and_not_within_a_wide_character() {
         for width in 0..40 {
-            let drawing = draw(&["折りたたみ式の木製デスク".into()], &["─".repeat(50)], 0, width);
+            let drawing = draw(
+                &["折りたたみ式の木製デスク".into()],
+                &["─".repeat(50)],
+                0,
+                width,
+            );
             for line in drawing.lines() {
                 let line = strip_ansi_codes(line);
-                assert!(measure_text_width(line.trim_end()) <= width.max(1), "{width}: {line:?}");
+                assert!(
+                    measure_text_width(line.trim_end()) <= width.max(1),
+                    "{width}: {line:?}"
+                );
             }
         }
         let drawing = draw(&["折りたたみ".into()], &[], 0, 6);
