@@ -1,5 +1,236 @@
-//! stub
-#![allow(missing_docs)]
-#[derive(Debug, clap::Args)]
-pub struct CheckArgs {}
-pub fn run(_: &CheckArgs) -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+//! `capvec check`: finds what would go wrong before the worker runs, one line a check.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::{ConfigArgs, EXIT_USAGE};
+use crate::config::{Config, EmbedderKind};
+use crate::embed::onnx::OnnxEmbedder;
+use crate::kafka::topics::look_up;
+use crate::kafka::{admin_properties, consumer_properties, producer_properties};
+use crate::model::package::{Package, TOKENIZER};
+use crate::tokenize::Tokenizer;
+
+/// How long the brokers may take to answer a check.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Larger records aren't sent to find out whether a topic may be written.
+const PROBE_BYTES_MAX: usize = 16 << 20;
+
+/// Arguments of `capvec check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Checks the configuration alone: no brokers, no topics, no model.
+    #[arg(long)]
+    offline: bool,
+}
+
+/// Runs the checks; the exit code is 0 where all are well, 64 for a bad configuration, else 1.
+pub fn run(args: &CheckArgs) -> ExitCode {
+    let config = match args.config.load() {
+        Ok(config) => {
+            println!("ok      configuration");
+            config
+        }
+        Err(error) => {
+            println!("FAILED  configuration: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if args.offline {
+        return ExitCode::SUCCESS;
+    }
+
+    let mut checks = Checks { failed: false };
+    let package = checks.check("model package", || {
+        let package = Package::open(&config.model.package)?;
+        package.verify(|_| ())?;
+        let said = format!("{}, every file as its sha256", package.manifest.model_id);
+        Ok((said, package))
+    });
+    if let Some(package) = package {
+        checks.check("tokenizer", || {
+            let path = package.path.join(TOKENIZER);
+            let tokenizer = Tokenizer::from_file(&path, package.manifest.max_tokens)?;
+            let tokens = tokenizer.tokenize("Älgen är skogens konung!")?.ids.len();
+            Ok((format!("loads; a sentence is {tokens} tokens"), ()))
+        });
+        if config.embed.embedder == EmbedderKind::Onnx {
+            checks.check("embedder", || {
+                let threads = config.embed.threads();
+                let loaded = OnnxEmbedder::load(&package, config.embed.onnxruntime(), threads)?;
+                let seconds = loaded.load_time().as_secs_f64();
+                Ok((format!("loads and runs in ONNX Runtime, {seconds:.1} s"), ()))
+            });
+        }
+    }
+    kafka_checks(&config, &mut checks);
+    if checks.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn kafka_checks(config: &Config, checks: &mut Checks) {
+    let brokers = checks.check("brokers", || {
+        let client: BaseConsumer<Quiet> =
+            admin_properties(config).create_with_context(Quiet)?;
+        let metadata = client.fetch_metadata(None, PATIENCE).with_context(|| {
+            format!("no answer from {} within {PATIENCE:?}", config.kafka.brokers)
+        })?;
+        Ok((format!("{} answer at {}", metadata.brokers().len(), config.kafka.brokers), ()))
+    });
+    if brokers.is_none() {
+        // Each of the others would wait in vain for the same.
+        println!("skipped input, group, output, dead letters: no brokers");
+        return;
+    }
+    checks.check("input topic", || readable(config));
+    checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
+    match config.dead_letter_topic() {
+        Some(topic) => drop(
+            checks.check("dead-letter topic", || writable(config, topic, "reject.topic")),
+        ),
+        None => println!("ok      dead-letter topic: none; reject.on_reject decides"),
+    }
+}
+
+/// Reads one message, or finds that there is none, and asks for the group's offsets.
+fn readable(config: &Config) -> anyhow::Result<(String, ())> {
+    let consumer: BaseConsumer<Quiet> =
+        consumer_properties(config).create_with_context(Quiet)?;
+    let topic = &config.input.topic;
+    let brokers = &config.kafka.brokers;
+    let partitions = look_up(consumer.client(), brokers, topic, "input.topic", PATIENCE)?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(topic, 0, partitions as i32 - 1);
+    consumer
+        .committed_offsets(list.clone(), PATIENCE)
+        .with_context(|| format!("the group {:?} can't be read", config.kafka.group))?;
+    // Assigned by hand, this joins no group and takes nothing from a worker that runs.
+    list.set_all_offsets(Offset::Beginning)?;
+    consumer.assign(&list)?;
+    let read = consumer.poll(Duration::from_secs(3)).transpose();
+    consumer.unassign()?;
+    let said = match read.with_context(|| format!("{topic:?} can't be read"))? {
+        Some(_) => "a message was read",
+        None => "nothing to read yet",
+    };
+    Ok((format!("{topic}, {partitions} partitions, {said}"), ()))
+}
+
+/// Finds out whether a topic may be written, and leaves no record in it: the broker looks at the
+/// right to write before it looks at the record, and this one is a byte over the topic's limit.
+fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Result<(String, ())> {
+    let admin: AdminClient<Quiet> = admin_properties(config).create_with_context(Quiet)?;
+    let brokers = &config.kafka.brokers;
+    let partitions = look_up(admin.inner(), brokers, topic, option, PATIENCE)?;
+    let there = format!("{topic}, {partitions} partitions");
+    let limit = match record_limit(&admin, topic) {
+        Ok(limit) if limit <= PROBE_BYTES_MAX => limit,
+        Ok(limit) => {
+            let said = format!("{there}; writing isn't tried, its max.message.bytes is {limit}");
+            return Ok((said, ()));
+        }
+        Err(reason) => return Ok((format!("{there}; writing isn't tried: {reason}"), ())),
+    };
+
+    let (sender, answers) = crossbeam_channel::bounded(1);
+    let mut properties = producer_properties(config);
+    properties
+        .set("message.timeout.ms", PATIENCE.as_millis().to_string())
+        .set("message.max.bytes", (2 * PROBE_BYTES_MAX).to_string())
+        .set("compression.type", "none");
+    let producer: BaseProducer<Answer> = properties.create_with_context(Answer(sender))?;
+    let value = vec![0u8; limit + 1];
+    if let Err((error, _)) = producer.send(BaseRecord::to(topic).key("capvec-check").payload(&value))
+    {
+        bail!("{topic:?} can't be written: {error}");
+    }
+    producer.flush(2 * PATIENCE).with_context(|| format!("{topic:?} doesn't answer"))?;
+    match answers.try_recv() {
+        Ok(Some(RDKafkaErrorCode::MessageSizeTooLarge)) => Ok((format!("{there}, may be written"), ())),
+        Ok(Some(code)) => bail!("{topic:?} can't be written: {code}"),
+        Ok(None) => bail!("{topic:?} took a record over its own limit; remove the key capvec-check"),
+        Err(_) => bail!("{topic:?} doesn't answer within {PATIENCE:?}"),
+    }
+}
+
+/// Returns the most bytes that a topic takes at a time.
+fn record_limit(admin: &AdminClient<Quiet>, topic: &str) -> Result<usize, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|e| format!("no runtime: {e}"))?;
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let described = runtime
+        .block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
+        .map_err(|e| format!("the topic's limits can't be read: {e}"))?;
+    let resource = described.into_iter().next().ok_or("the brokers say nothing of the topic")?;
+    let resource = resource.map_err(|code| format!("the topic's limits can't be read: {code}"))?;
+    resource
+        .get("max.message.bytes")
+        .and_then(|entry| entry.value.as_ref()?.parse().ok())
+        .ok_or_else(|| "the brokers don't say max.message.bytes".into())
+}
+
+struct Checks {
+    failed: bool,
+}
+
+impl Checks {
+    /// Runs a check and prints its line; returns what it gave where it went well.
+    fn check<T>(
+        &mut self,
+        what: &str,
+        check: impl FnOnce() -> anyhow::Result<(String, T)>,
+    ) -> Option<T> {
+        match check() {
+            Ok((said, value)) => {
+                println!("ok      {what}: {said}");
+                Some(value)
+            }
+            Err(error) => {
+                self.failed = true;
+                println!("FAILED  {what}: {error:#}");
+                None
+            }
+        }
+    }
+}
+
+/// Keeps librdkafka's log out of the lines.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
+    fn error(&self, _error: KafkaError, _reason: &str) {}
+}
+
+impl ConsumerContext for Quiet {}
+
+/// Receives what became of the record: `None` where it was taken.
+struct Answer(crossbeam_channel::Sender<Option<RDKafkaErrorCode>>);
+
+impl ClientContext for Answer {
+    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
+    fn error(&self, _error: KafkaError, _reason: &str) {}
+}
+
+impl ProducerContext for Answer {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let code = result.as_ref().err().and_then(|(error, _)| error.rdkafka_error_code());
+        // One record, one answer; a flush that gave up has nobody who listens.
+        let _ = self.0.try_send(code);
+    }
+}

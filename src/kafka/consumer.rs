@@ -27,13 +27,6 @@ pub enum Event {
         /// Whether they are another's already, so that nothing can be committed for them.
         lost: bool,
     },
-    /// A commit has ended.
-    Committed {
-        /// How.
-        result: KafkaResult<()>,
-        /// The partitions that it was for.
-        partitions: Vec<i32>,
-    },
 }
 
 /// Receives librdkafka's callbacks.
@@ -135,11 +128,6 @@ impl ConsumerContext for SourceContext {
                 lost: consumer.assignment_lost(),
             },
         });
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let partitions = offsets.elements().iter().map(|e| e.partition()).collect();
-        lock(&self.events).push(Event::Committed { result, partitions });
     }
 }
 

@@ -1,5 +1,6 @@
 //! Kafka: the properties of the two clients, and the bridge from librdkafka's log and statistics.
 
+pub mod committer;
 pub mod consumer;
 pub mod dead_letter;
 pub mod offsets;

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
-use rdkafka::consumer::{CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use thiserror::Error;
 
+use super::committer::{Committed, Committer};
 use super::consumer::{Event, SourceConsumer, SourceContext, give_up, take};
 use super::offsets::{OffsetLedger, WentBack};
 use crate::admin::Health;
@@ -74,7 +75,8 @@ struct LastCommit {
 
 /// The source stage.
 pub struct Source {
-    consumer: SourceConsumer,
+    consumer: Arc<SourceConsumer>,
+    committer: Committer,
     wake: Receiver<()>,
     ledger: OffsetLedger,
     out: Option<QueueSender<Tracked<()>>>,
@@ -90,7 +92,6 @@ pub struct Source {
     assignments: u64,
     paused_since: Option<Instant>,
     last_commit: Instant,
-    commits_in_flight: usize,
     leaving: Option<Leaving>,
     /// Revocations that a stop has overtaken; they are answered when the group is left.
     unanswered: Vec<TopicPartitionList>,
@@ -102,7 +103,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// When librdkafka refuses the configuration.
+    /// When librdkafka refuses the configuration, or the system a thread.
     pub fn new(
         config: &Config,
         out: QueueSender<Tracked<()>>,
@@ -110,7 +111,7 @@ impl Source {
         shutdown: Shutdown,
         health: Arc<Health>,
         metrics: SourceMetrics,
-    ) -> KafkaResult<Source> {
+    ) -> anyhow::Result<Source> {
         let context = SourceContext::new(&config.input.topic);
         let mut consumer: SourceConsumer =
             super::consumer_properties(config).create_with_context(context)?;
@@ -120,6 +121,8 @@ impl Source {
             let _ = sender.try_send(());
         });
         consumer.subscribe(&[&config.input.topic])?;
+        let consumer = Arc::new(consumer);
+        let committer = Committer::start(Arc::clone(&consumer), &config.input.topic)?;
 
         let messages_max = config.delivery.in_flight_captions_max.get();
         let bytes_max = config.delivery.in_flight_bytes_max.get();
@@ -127,6 +130,7 @@ impl Source {
         metrics.in_flight_bytes_limit.set(bytes_max as i64);
         Ok(Source {
             consumer,
+            committer,
             wake,
             ledger: OffsetLedger::default(),
             out: Some(out),
@@ -142,7 +146,6 @@ impl Source {
             assignments: 0,
             paused_since: None,
             last_commit: Instant::now(),
-            commits_in_flight: 0,
             leaving: None,
             unanswered: Vec::new(),
             stopping: false,
@@ -169,6 +172,7 @@ impl Source {
             let settled = self.settle();
             let received = self.poll()?;
             self.handle_events()?;
+            self.note_commits();
             match self.shutdown.wanted() {
                 Wanted::Run => {}
                 Wanted::Drain => self.begin_stop(),
@@ -290,7 +294,6 @@ impl Source {
             match event {
                 Event::Assigned(partitions) => self.assigned(&partitions)?,
                 Event::Revoked { partitions, lost } => self.revoked(partitions, lost),
-                Event::Committed { result, partitions } => self.committed(result, &partitions),
             }
         }
         Ok(())
@@ -364,7 +367,7 @@ impl Source {
         };
         let is_leaving = |(id, _): &(i32, _)| leaving.ids.contains(id);
         let uncommitted = self.ledger.committable().iter().any(is_leaving);
-        if (uncommitted || self.commits_in_flight > 0) && now < commit.until {
+        if (uncommitted || self.committer.is_busy()) && now < commit.until {
             let due = commit.tried.is_none_or(|tried| now - tried >= COMMIT_RETRY);
             if uncommitted && due {
                 commit.tried = Some(now);
@@ -424,32 +427,29 @@ impl Source {
         Ok(())
     }
 
-    /// Sends off what may be committed; the answer comes as an event.
+    /// Sends off what may be committed, unless a commit is under way.
     fn commit(&mut self) -> Result<(), SourceError> {
+        if self.committer.is_busy() {
+            return Ok(());
+        }
         self.last_commit = Instant::now();
         let committable = self.ledger.committable();
         if committable.is_empty() {
             return Ok(());
         }
-        let mut offsets = TopicPartitionList::with_capacity(committable.len());
-        for (partition, next) in committable {
-            offsets
-                .add_partition_offset(&self.topic, partition, KafkaOffset::Offset(next.0))
-                .map_err(SourceError::Consumer)?;
+        for &(partition, next) in &committable {
             self.ledger.committed(partition, next);
         }
-        self.consumer.commit(&offsets, CommitMode::Async).map_err(SourceError::Consumer)?;
-        self.commits_in_flight += 1;
-        Ok(())
+        self.committer.commit(committable).map_err(SourceError::Consumer)
     }
 
-    fn committed(&mut self, result: KafkaResult<()>, partitions: &[i32]) {
-        self.commits_in_flight = self.commits_in_flight.saturating_sub(1);
+    fn note_commits(&mut self) {
+        let Some(Committed { result, offsets }) = self.committer.ended() else { return };
         let label = if result.is_ok() { "ok" } else { "failed" };
         self.metrics.commits.with_label_values(&[label]).inc();
         if let Err(error) = result {
-            tracing::warn!(%error, ?partitions, "a commit failed; it is tried again");
-            for &partition in partitions {
+            tracing::warn!(%error, ?offsets, "a commit failed; it is made again");
+            for (partition, _) in offsets {
                 self.ledger.commit_failed(partition);
             }
         }
@@ -460,17 +460,17 @@ impl Source {
         let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
         // The sink may have gone first, with settlements in the channel.
         self.settle();
-        if let Err(error) = self.commit() {
-            tracing::warn!(%error, "failed to commit before leaving");
-        }
-        while self.commits_in_flight > 0 && Instant::now() < deadline {
+        loop {
+            self.note_commits();
+            if let Err(error) = self.commit() {
+                tracing::warn!(%error, "failed to commit before leaving");
+                return;
+            }
+            if !self.committer.is_busy() || Instant::now() > deadline {
+                return;
+            }
             // Messages that come now are dropped, and come again.
             drop(self.consumer.poll(TICK));
-            for event in self.consumer.context().take_events() {
-                if let Event::Committed { result, partitions } = event {
-                    self.committed(result, &partitions);
-                }
-            }
         }
     }
 
@@ -481,7 +481,7 @@ impl Source {
         unanswered.extend(self.consumer.context().take_events().into_iter().filter_map(|event| {
             match event {
                 Event::Revoked { partitions, .. } => Some(partitions),
-                Event::Assigned(_) | Event::Committed { .. } => None,
+                Event::Assigned(_) => None,
             }
         }));
         unanswered.extend(self.leaving.filter(|_| !self.stopping).map(|l| l.partitions));
@@ -494,6 +494,11 @@ impl Source {
         // librdkafka waits for ever in its destructor for a list of partitions that is still alive
         // (confluentinc/librdkafka#3796).
         drop(unanswered);
+        if !self.committer.stop() {
+            // Its thread holds the consumer until librdkafka answers; the process ends before.
+            tracing::warn!("left without a word to the group: a commit is unanswered");
+            return;
+        }
         drop(self.consumer);
         tracing::info!("left the group");
     }

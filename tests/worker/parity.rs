@@ -1,1 +1,114 @@
-//! stub
+//! The vectors are PyTorch's: the reference checkpoints against the golden outputs that were computed
+//! from them in float64.
+
+use std::path::Path;
+
+use crate::support::{beside, capvec_ok};
+
+/// The reader of the one form of .npy that the goldens have: version 1.0, `<f4`, two dimensions.
+fn read_npy(path: &Path) -> (Vec<f32>, usize) {
+    let bytes = std::fs::read(path).unwrap();
+    let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let header = std::str::from_utf8(&bytes[10..10 + length]).unwrap();
+    assert!(header.contains("'descr': '<f4'") && header.contains("'fortran_order': False"));
+    let shape = header.split_once("'shape': (").unwrap().1.split_once(')').unwrap().0;
+    let columns = shape.split_once(',').unwrap().1.trim().parse().unwrap();
+    let numbers = bytes[10 + length..].chunks_exact(4);
+    (numbers.map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(), columns)
+}
+
+fn relative_error(found: &[f32], golden: &[f32]) -> f64 {
+    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|n| n * n).sum::<f64>().sqrt();
+    let pairs = found.iter().zip(golden).map(|(f, g)| f64::from(*f) - f64::from(*g));
+    norm(&mut pairs.into_iter()) / norm(&mut golden.iter().map(|g| f64::from(*g)))
+}
+
+fn check(model: &str) {
+    let Some(reference) = beside("CAPVEC_REFERENCE", "reference") else { return };
+    let checkpoint = reference.join(model);
+    let captions = reference.join("captions.jsonl");
+    let folder = tempfile::tempdir().unwrap();
+    let package = folder.path().join("package");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (package, captions) = (text(&package), text(&captions));
+    let head = text(&checkpoint.join("Linear Weights.pkl"));
+    capvec_ok(&["model", "import", &text(&checkpoint), "--head", &head, "--out", &package]);
+    capvec_ok(&["model", "verify", &package]);
+
+    let printed = capvec_ok(&["tokenize", "--model", &package, "--pointer", "/caption", &captions]);
+    let golden = std::fs::read_to_string(checkpoint.join("golden_tokens.jsonl")).unwrap();
+    assert_eq!(golden.lines().count(), 104);
+    for (number, (found, golden)) in printed.lines().zip(golden.lines()).enumerate() {
+        let found: serde_json::Value = serde_json::from_str(found).unwrap();
+        let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+        assert_eq!(found, golden["input_ids"], "caption {number}: {}", golden["caption"]);
+    }
+    assert_eq!(printed.lines().count(), 104);
+
+    let (golden, dim) = read_npy(&checkpoint.join("golden_embeddings.npy"));
+    assert_eq!((golden.len(), dim), (104 * 640, 640));
+    let mut alone = Vec::new();
+    for batch in ["1", "2", "7", "1024"] {
+        let out = text(&folder.path().join(format!("{batch}.npy")));
+        capvec_ok(&[
+            "embed", "--model", &package, "--pointer", "/caption", &captions, "--format", "npy",
+            "--out", &out, "--batch-captions", batch, "--batch-tokens", "100000",
+        ]);
+        let (found, _) = read_npy(Path::new(&out));
+        assert_eq!(found.len(), golden.len());
+        if batch == "1" {
+            alone.clone_from(&found);
+        }
+        for row in 0..104 {
+            let range = row * dim..(row + 1) * dim;
+            let error = relative_error(&found[range.clone()], &golden[range.clone()]);
+            assert!(error <= 1e-5, "caption {row} in batches of {batch}: {error:e}");
+            let apart = relative_error(&found[range.clone()], &alone[range]);
+            assert!(apart <= 1e-5, "caption {row}, batches of {batch} and alone: {apart:e}");
+        }
+    }
+}
+
+#[test]
+fn m_bert_mini_is_pytorch() {
+    check("m-bert-mini");
+}
+
+#[test]
+fn m_distil_mini_is_pytorch() {
+    check("m-distil-mini");
+}
+
+#[test]
+fn the_token_ids_of_20_000_captions_are_hugging_faces() {
+    let (Some(reference), Some(captions)) =
+        (beside("CAPVEC_REFERENCE", "reference"), beside("CAPVEC_CAPTIONS", "captions"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let unpack = |name: &str| {
+        let output = std::process::Command::new("gzip")
+            .arg("-dc")
+            .arg(captions.join(format!("{name}.gz")))
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let path = folder.path().join(name);
+        std::fs::write(&path, output.stdout).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let package = folder.path().join("package").to_str().unwrap().to_owned();
+    let vocab = reference.join("vocab.txt").to_str().unwrap().to_owned();
+    capvec_ok(&["model", "synth", "--preset", "tiny", "--vocab", &vocab, "--out", &package]);
+    let input = unpack("multi30k.jsonl");
+    let printed = capvec_ok(&["tokenize", "--model", &package, "--pointer", "/caption", &input]);
+    let golden = std::fs::read_to_string(unpack("multi30k.tokens.txt")).unwrap();
+    assert_eq!(golden.lines().count(), 20_000);
+    assert_eq!(printed.lines().count(), 20_000);
+    for (number, (found, golden)) in printed.lines().zip(golden.lines()).enumerate() {
+        let ids: Vec<u32> = serde_json::from_str(found).unwrap();
+        let golden: Vec<u32> = golden.split(' ').map(|id| id.parse().unwrap()).collect();
+        assert_eq!(ids, golden, "caption {number}");
+    }
+}

@@ -237,6 +237,7 @@ fn feed(
             due += interval;
         }
     }
+    shared.held_back.store(false, Ordering::Relaxed);
     producer.flush(REQUEST_TIMEOUT)?;
     let acknowledged = shared.acknowledged.load(Ordering::Acquire);
     if acknowledged != number {

@@ -7,6 +7,9 @@ use super::reader::{Latencies, Reader};
 use crate::batch::policy::CutReason;
 use crate::metrics::Metrics;
 
+/// Smaller shares are not listed.
+const SHARE_MIN: f64 = 0.005;
+
 /// Everything that has been counted until a moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -52,7 +55,8 @@ pub struct Figures {
     pub batch_captions: f64,
     /// Tokens of a batch, on average.
     pub batch_tokens: f64,
-    /// Why batches were cut, as shares of 1; those that happened, in the order of the policy.
+    /// Why batches were cut, as shares of 1, in the order of the policy; not those below half a
+    /// percent.
     pub cut: Vec<(&'static str, f64)>,
     /// The share of the time that the embedder was at work.
     pub busy: f64,
@@ -103,7 +107,7 @@ impl Snapshot {
                 .map(|(why, (now, then))| {
                     (why.as_label(), ratio((now - then) as f64, batches as f64))
                 })
-                .filter(|(_, share)| *share > 0.0)
+                .filter(|(_, share)| *share >= SHARE_MIN)
                 .collect(),
             // A pass that began before and ended in the meantime is counted as a whole.
             busy: ratio(self.busy_seconds - earlier.busy_seconds, seconds).min(1.0),

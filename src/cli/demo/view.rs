@@ -17,6 +17,9 @@ use super::reader::{PassingDeadLetter, PassingVector, Reader};
 use crate::cli::logging;
 use crate::config::Log;
 
+/// Between two drawings.
+const DRAW_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Between two log lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -66,13 +69,26 @@ pub struct View {
     screen: Screen,
     /// A snapshot a second, the oldest first.
     history: VecDeque<Snapshot>,
-    shown: u64,
 }
 
 enum Screen {
-    Terminal { term: Term, lines: usize },
+    Terminal(Canvas),
     Log { last_line: Option<Instant> },
 }
+
+/// The terminal, and what is on it.
+struct Canvas {
+    term: Term,
+    /// Lines of the panel that is there.
+    lines: usize,
+    drawn: Option<Instant>,
+    /// When something passed by last.
+    passed: Option<Instant>,
+    /// How much has passed by.
+    passages: u64,
+}
+
+// === impl View ===
 
 impl View {
     /// Finds out what kind of view there can be, and starts the log.
@@ -91,31 +107,32 @@ impl View {
             ..Log::default()
         });
         let screen = match is_terminal {
-            true => Screen::Terminal { term, lines: 0 },
+            true => Screen::Terminal(Canvas {
+                term,
+                lines: 0,
+                drawn: None,
+                passed: None,
+                passages: 0,
+            }),
             false => Screen::Log { last_line: None },
         };
         View {
             screen,
             history: VecDeque::new(),
-            shown: 0,
         }
     }
 
     /// Says a sentence, before the panel is there.
     pub fn say(&self, sentence: &str) {
         match &self.screen {
-            Screen::Terminal { .. } => eprintln!("{sentence}"),
+            Screen::Terminal(_) => eprintln!("{sentence}"),
             Screen::Log { .. } => tracing::info!("{sentence}"),
         }
     }
 
     /// Shows how things are. Call it often; it takes care of the pace.
     pub fn show(&mut self, facts: &Facts, now: &Snapshot, reader: &Reader, phase: Phase) {
-        let second_is_over = self
-            .history
-            .back()
-            .is_none_or(|last| now.at - last.at >= SECOND);
-        if second_is_over {
+        if is_over(self.history.back().map(|last| last.at), SECOND, now.at) {
             self.history.push_back(now.clone());
             if self.history.len() > SPARKLINE_SECONDS + 1 {
                 self.history.pop_front();
@@ -123,51 +140,69 @@ impl View {
         }
         let from = self.history.len().saturating_sub(WINDOW_SECONDS + 1);
         let figures = now.since(&self.history[from]);
-        let per_second = self.vectors_per_second();
         match &mut self.screen {
             Screen::Log { last_line } => {
-                if last_line.is_none_or(|last| now.at - last >= LINE_INTERVAL) {
+                if is_over(*last_line, LINE_INTERVAL, now.at) {
                     *last_line = Some(now.at);
                     log(now, &figures);
                 }
             }
-            Screen::Terminal { term, lines } => {
-                let (rows, columns) = term.size();
-                // A full last column makes some terminals wrap.
-                let width = usize::from(columns).saturating_sub(1);
-                let mut passing = Vec::new();
-                if second_is_over {
-                    self.shown += 1;
-                    passing = passing_by(reader, self.shown.is_multiple_of(DEAD_LETTER_EVERY));
+            Screen::Terminal(canvas) => {
+                if is_over(canvas.drawn, DRAW_INTERVAL, now.at) {
+                    let pairs = self.history.iter().zip(self.history.iter().skip(1));
+                    let per_second: Vec<f64> = pairs
+                        .map(|(then, next)| next.since(then).vectors_per_second)
+                        .collect();
+                    canvas.draw(now.at, reader, |width| {
+                        panel(facts, now, &figures, &per_second, phase, width)
+                    });
                 }
-                let mut panel = panel(facts, now, &figures, &per_second, phase, width);
-                panel.truncate(usize::from(rows).saturating_sub(1));
-                let drawing = draw(&passing, &panel, *lines, width);
-                *lines = panel.len();
-                // There is nobody to tell that the terminal is gone.
-                drop(term.write_str(&drawing));
             }
         }
     }
 
     /// Takes the panel away.
     pub fn finish(&mut self) {
-        if let Screen::Terminal { term, lines } = &mut self.screen {
-            drop(term.write_str(&draw(&[], &[], *lines, 0)));
-            *lines = 0;
+        if let Screen::Terminal(canvas) = &mut self.screen {
+            canvas.write(&[], &[], 0);
         }
     }
+}
 
-    fn vectors_per_second(&self) -> Vec<f64> {
-        let pairs = self.history.iter().zip(self.history.iter().skip(1));
-        pairs
-            .map(|(before, after)| after.since(before).vectors_per_second)
-            .collect()
+fn is_over(since: Option<Instant>, interval: Duration, now: Instant) -> bool {
+    since.is_none_or(|since| now - since >= interval)
+}
+
+// === impl Canvas ===
+
+impl Canvas {
+    fn draw(&mut self, now: Instant, reader: &Reader, panel: impl FnOnce(usize) -> Vec<String>) {
+        self.drawn = Some(now);
+        let (rows, columns) = self.term.size();
+        // A full last column makes some terminals wrap.
+        let width = usize::from(columns).saturating_sub(1);
+        let mut panel = panel(width);
+        // What doesn't fit scrolls away, and can't be drawn over.
+        panel.truncate(usize::from(rows).saturating_sub(1));
+        let mut passing = Vec::new();
+        if is_over(self.passed, SECOND, now) {
+            self.passages += 1;
+            passing = passing_by(reader, self.passages.is_multiple_of(DEAD_LETTER_EVERY));
+            self.passed = Some(now).filter(|_| !passing.is_empty());
+        }
+        self.write(&passing, &panel, width);
+    }
+
+    fn write(&mut self, passing: &[String], panel: &[String], width: usize) {
+        let drawing = drawing(passing, panel, self.lines, width);
+        self.lines = panel.len();
+        // A terminal that is gone has nobody to tell.
+        drop(self.term.write_str(&drawing));
     }
 }
 
 /// Returns the bytes that put `passing` in the place of the last panel, and `panel` below.
-fn draw(passing: &[String], panel: &[String], lines_before: usize, width: usize) -> String {
+fn drawing(passing: &[String], panel: &[String], lines_before: usize, width: usize) -> String {
     let mut drawing = String::from("\r");
     if lines_before > 0 {
         drawing += &format!("\x1b[{lines_before}A");
@@ -187,10 +222,13 @@ fn panel(
     phase: Phase,
     width: usize,
 ) -> Vec<String> {
-    let phase = match phase {
-        Phase::Producing(left) => format!("{} s left", left.as_secs_f64().ceil()),
-        Phase::Settling => "settling the rest".into(),
-        Phase::Draining => "draining".into(),
+    let (phase, hint) = match phase {
+        Phase::Producing(left) => (
+            format!("{} s left", left.as_secs_f64().ceil()),
+            "Ctrl-C drains and ends",
+        ),
+        Phase::Settling => ("settling".into(), "all is produced; Ctrl-C leaves the rest"),
+        Phase::Draining => ("draining".into(), "a second Ctrl-C ends at once"),
     };
     let model = match facts.is_synthetic {
         true => format!(
@@ -270,7 +308,7 @@ fn panel(
             ),
         ),
         line("metrics", format!("http://{}/metrics", facts.admin)),
-        line(&phase, String::from("   Ctrl-C drains and ends")),
+        line(&phase, hint.into()),
     ]
 }
 
@@ -298,14 +336,14 @@ fn describe(vector: &PassingVector) -> Vec<String> {
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
-    let first: Vec<String> = numbers.iter().take(4).map(|n| format!("{n:.4}")).collect();
+    let first: Vec<String> = numbers.iter().take(4).map(|n| format!("{n:.3}")).collect();
     let norm = numbers
         .iter()
         .map(|n| f64::from(*n).powi(2))
         .sum::<f64>()
         .sqrt();
     let figures = format!(
-        "{:7} {tokens} tokens → [{}, …] {} numbers, ‖v‖ {norm:.2}",
+        "{:7} {tokens} tokens → [{}, …] {} numbers, ‖v‖ {norm:.1}",
         "",
         first.join(", "),
         numbers.len(),
@@ -364,7 +402,7 @@ mod tests {
     #[test]
     fn lines_are_cut_to_the_width_and_not_within_a_wide_character() {
         for width in 0..40 {
-            let drawing = draw(
+            let drawing = drawing(
                 &["折りたたみ式の木製デスク".into()],
                 &["─".repeat(50)],
                 0,
@@ -378,15 +416,18 @@ mod tests {
                 );
             }
         }
-        let drawing = draw(&["折りたたみ".into()], &[], 0, 6);
+        let drawing = drawing(&["折りたたみ".into()], &[], 0, 6);
         assert_eq!(strip_ansi_codes(&drawing).trim(), "折り…");
     }
 
     #[test]
     fn a_drawing_begins_where_the_last_one_did() {
-        assert_eq!(draw(&[], &["a".into()], 0, 9), "\ra\x1b[K\n\x1b[J");
-        assert_eq!(draw(&[], &["b".into()], 1, 9), "\r\x1b[1Ab\x1b[K\n\x1b[J");
-        assert_eq!(draw(&[], &[], 1, 9), "\r\x1b[1A\x1b[J");
+        assert_eq!(drawing(&[], &["a".into()], 0, 9), "\ra\x1b[K\n\x1b[J");
+        assert_eq!(
+            drawing(&[], &["b".into()], 1, 9),
+            "\r\x1b[1Ab\x1b[K\n\x1b[J"
+        );
+        assert_eq!(drawing(&[], &[], 1, 9), "\r\x1b[1A\x1b[J");
     }
 
     #[test]
@@ -400,7 +441,7 @@ mod tests {
         let lines = describe(&vector).join("\n");
         assert_eq!(
             strip_ansi_codes(&lines),
-            "en      two lines\n        4 tokens → [3.0000, -4.0000, 0.0000, 0.0000, …] 5 numbers, ‖v‖ 5.00"
+            "en      two lines\n        4 tokens → [3.000, -4.000, 0.000, 0.000, …] 5 numbers, ‖v‖ 5.0"
         );
     }
 }

@@ -5,6 +5,7 @@
 //! lie before the directory, so the sum of what stored entries claim is at most the file's length.
 //! Format: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>.
 
+use std::error::Error;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -135,8 +136,9 @@ impl Archive {
             // How the zip crate reports damage to what was packed, and a wrong checksum.
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other => {
                 let reason = format!(
-                    "{source}; the file is damaged, or was saved without checksums: download or \
-                     save it again"
+                    "{}; the file is damaged, or was saved without checksums: download or save \
+                     it again",
+                    lowercase(&source)
                 );
                 self.input.damaged(self.place(index), reason)
             }
@@ -191,7 +193,7 @@ fn checked_entry(
 }
 
 /// Returns the zip crate's sentence in our style.
-fn lowercase(error: &ZipError) -> String {
+fn lowercase(error: &dyn Error) -> String {
     let text = error.to_string();
     let mut chars = text.chars();
     match chars.next() {
@@ -202,3 +204,6 @@ fn lowercase(error: &ZipError) -> String {
         _ => text,
     }
 }
+
+#[cfg(test)]
+mod tests;

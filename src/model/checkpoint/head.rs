@@ -255,3 +255,6 @@ fn assemble(
         bias,
     })
 }
+
+#[cfg(test)]
+mod tests;

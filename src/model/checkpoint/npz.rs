@@ -131,7 +131,7 @@ pub(super) fn read(
         if !raw.is_empty() {
             return Err(input.damaged(name(), "bytes follow its numbers"));
         }
-        Ok(info.into_rows(numbers))
+        Ok(info.to_rows(numbers))
     })
 }
 
@@ -260,3 +260,6 @@ fn parse_sizes(text: &str) -> Option<Vec<usize>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

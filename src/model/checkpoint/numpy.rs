@@ -185,7 +185,7 @@ impl ArrayInfo {
     }
 
     /// Brings the numbers, decoded in the order in which they lie, into row-major order.
-    pub fn into_rows(&self, numbers: Vec<f32>) -> Vec<f32> {
+    pub fn to_rows(&self, numbers: Vec<f32>) -> Vec<f32> {
         match *self.shape.as_slice() {
             [rows, columns] if self.column_major => transposed(&numbers, columns, rows),
             _ => numbers,
@@ -225,6 +225,6 @@ impl PickledArray<'_> {
         self.info
             .float
             .decode(self.info.byte_order, &bytes, &mut numbers);
-        Ok(self.info.into_rows(numbers))
+        Ok(self.info.to_rows(numbers))
     }
 }

@@ -93,3 +93,6 @@ fn dtype(dtype: tensor::Dtype) -> Dtype {
         _ => Dtype::Other("of a rare kind"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -310,3 +310,6 @@ fn is_contiguous(shape: &[usize], strides: &[usize]) -> bool {
             fits
         })
 }
+
+#[cfg(test)]
+mod tests;

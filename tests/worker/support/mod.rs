@@ -359,12 +359,13 @@ impl Worker {
         eventually("the worker ends", || self.child.try_wait().unwrap())
     }
 
-    /// Stops the worker as Kubernetes does; it must end well.
+    /// Stops the worker as Kubernetes does; it must end well. Returns its log.
     #[track_caller]
-    pub fn stop(mut self) {
+    pub fn stop(mut self) -> String {
         self.signal("TERM");
         let status = self.wait();
         assert!(status.success(), "{status}\n{}", self.log());
+        self.log()
     }
 
     /// Returns what the worker has logged.
