@@ -1,7 +1,7 @@
 //! `capvec check`: finds what would go wrong before the worker runs, one line a check.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -113,9 +113,20 @@ fn readable(config: &Config) -> anyhow::Result<(String, ())> {
     let partitions = look_up(consumer.client(), brokers, topic, "input.topic", PATIENCE)?;
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions as i32 - 1);
-    consumer
-        .committed_offsets(list.clone(), PATIENCE)
-        .with_context(|| format!("the group {:?} can't be read", config.kafka.group))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match consumer.committed_offsets(list.clone(), PATIENCE) {
+            Ok(_) => break,
+            // Of a group that is asked for the first time, the coordinator is still being found.
+            Err(error) if Instant::now() < deadline && is_transient(&error) => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(error) => {
+                let what = format!("the group {:?} can't be read", config.kafka.group);
+                return Err(error).context(what);
+            }
+        }
+    }
     // Assigned by hand, this joins no group and takes nothing from a worker that runs.
     list.set_all_offsets(Offset::Beginning)?;
     consumer.assign(&list)?;
@@ -126,6 +137,17 @@ fn readable(config: &Config) -> anyhow::Result<(String, ())> {
         None => "nothing to read yet",
     };
     Ok((format!("{topic}, {partitions} partitions, {said}"), ()))
+}
+
+fn is_transient(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+        )
+    )
 }
 
 /// Finds out whether a topic may be written, and leaves no record in it: the broker looks at the

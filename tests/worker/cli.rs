@@ -1,1 +1,164 @@
-//! stub
+//! The command line: what it prints, what it refuses, and how it says so.
+
+use std::path::Path;
+
+use crate::support::{
+    CAPVEC, Cluster, capvec, capvec_fails, capvec_ok, free_address, tiny_package,
+};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn embed_takes_lines_and_json_lines_and_writes_three_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    std::fs::write(file("lines"), "Älgen är skogens konung!\r\n\nWie leben Eisbären?\n").unwrap();
+    std::fs::write(
+        file("json"),
+        "{\"c\": \"Älgen är skogens konung!\"}\n{\"c\": \"\"}\n{\"c\": \"Wie leben Eisbären?\"}\n",
+    )
+    .unwrap();
+    let embed = |input: &str, format: &str, more: &[&str]| {
+        let out = file(&format!("{input}.{format}"));
+        let input = file(input);
+        let package = text(tiny_package());
+        let mut args =
+            vec!["embed", "--model", package, text(&input), "--format", format, "--out", text(&out)];
+        args.extend(more);
+        capvec_ok(&args);
+        std::fs::read(out).unwrap()
+    };
+    let raw = embed("lines", "f32", &[]);
+    assert_eq!(raw.len(), 3 * 640 * 4, "an empty caption is a row too");
+    assert_eq!(embed("json", "f32", &["--pointer", "/c"]), raw, "the same captions");
+
+    let npy = embed("lines", "npy", &[]);
+    assert_eq!(&npy[..6], b"\x93NUMPY");
+    assert!(String::from_utf8_lossy(&npy[..128]).contains("'shape': (3, 640)"));
+    assert_eq!(npy[128..], raw);
+
+    let jsonl = embed("lines", "jsonl", &[]);
+    let mut numbers = Vec::new();
+    for line in std::str::from_utf8(&jsonl).unwrap().lines() {
+        let vector: Vec<f32> = serde_json::from_str(line).unwrap();
+        assert_eq!(vector.len(), 640);
+        numbers.extend(vector.iter().flat_map(|n| n.to_le_bytes()));
+    }
+    assert_eq!(numbers, raw, "the shortest form reads back as the same number");
+}
+
+#[test]
+fn a_line_without_a_caption_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("captions.jsonl");
+    std::fs::write(&input, "{\"caption\": \"good\"}\n{\"caption\": 3}\n").unwrap();
+    let out = folder.path().join("out");
+    let (code, error) = capvec_fails(&[
+        "embed", "--model", text(tiny_package()), "--pointer", "/caption", text(&input),
+        "--out", text(&out),
+    ]);
+    assert_eq!(code, 1);
+    assert!(error.contains("captions.jsonl, line 2") && error.contains("a number"), "{error}");
+    assert!(!out.exists(), "half a result is none");
+}
+
+#[test]
+fn a_missing_library_says_how_to_get_it() {
+    let output = std::process::Command::new(CAPVEC)
+        .args(["embed", "--model", text(tiny_package()), "/dev/null", "--out", "/dev/null"])
+        .env("CAPVEC_CACHE", "/nowhere")
+        .env_remove("ORT_DYLIB_PATH")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    for part in ["/nowhere", "scripts/onnxruntime", "ORT_DYLIB_PATH", "--onnxruntime"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_package_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, error) = capvec_fails(&["model", "inspect", text(folder.path())]);
+    assert!(error.contains("not a model package") && error.contains("capvec model import"), "{error}");
+}
+
+#[test]
+fn a_family_that_is_not_known_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"model_type": "xlm-roberta"}"#).unwrap();
+    let out = folder.path().join("out");
+    let dir = text(folder.path());
+    let (_, error) =
+        capvec_fails(&["model", "import", dir, "--head", "head.pkl", "--out", text(&out)]);
+    assert!(error.contains("xlm-roberta") && error.contains("distilbert"), "{error}");
+}
+
+#[test]
+fn inspect_speaks_to_people_and_to_programs() {
+    let package = text(tiny_package());
+    let people = capvec_ok(&["model", "inspect", package]);
+    assert!(people.contains("640 numbers") && people.contains("synthetic-tiny@"), "{people}");
+    let json = capvec_ok(&["model", "inspect", package, "--json"]);
+    let manifest: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(manifest["network"]["dim"], 640);
+    assert_eq!(manifest["graph"]["output"], "embedding");
+    let verified = capvec_ok(&["model", "verify", package]);
+    assert_eq!(verified.lines().filter(|line| line.starts_with("ok")).count(), 3);
+}
+
+#[test]
+fn check_tells_every_fault_of_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("capvec.toml");
+    std::fs::write(&config, "[kafka]\nbroker = \"x\"\n[batch]\ntokens_max = -1\n").unwrap();
+    let output = capvec(&["check", "--offline", "--config", text(&config)]);
+    assert_eq!(output.status.code(), Some(64));
+    let said = String::from_utf8(output.stdout).unwrap();
+    for fault in ["kafka.broker: no such option; is it brokers?", "kafka.brokers: is required",
+        "batch.tokens_max: ", "input.topic: is required", "model.package: is required"] {
+        assert!(said.contains(fault), "{fault}\n{said}");
+    }
+    let output = capvec(&["run", "--config", text(&config)]);
+    assert_eq!(output.status.code(), Some(64), "run refuses it too");
+}
+
+fn check(cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
+    let brokers = format!("kafka.brokers={cluster}");
+    let package = format!("model.package={}", tiny_package().display());
+    let mut args = vec!["check", "--set", &brokers, "--set", &package, "--set", "kafka.group=check"];
+    for set in sets {
+        args.extend(["--set", set]);
+    }
+    let output = capvec(&args);
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn check_looks_at_the_brokers_the_topics_and_the_model() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("check", 2);
+    let sets =
+        ["input.topic=check", "output.topic=check.out", "reject.topic=check.dead"];
+    let (code, said) = check(&cluster.bootstrap, &sets);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 8, "{said}");
+    assert_eq!(said.matches("may be written").count(), 2, "{said}");
+    assert_eq!(cluster.records("check.out"), [], "no trace is left");
+    assert_eq!(cluster.records("check.dead"), []);
+
+    let sets = ["input.topic=nowhere", "output.topic=check.out"];
+    let (code, said) = check(&cluster.bootstrap, &sets);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("FAILED  input topic") && said.contains("\"nowhere\""), "{said}");
+}
+
+#[test]
+fn check_says_when_no_broker_answers() {
+    let (code, said) = check(&free_address(), &["input.topic=a", "output.topic=b"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("FAILED  brokers") && said.contains("skipped"), "{said}");
+}

@@ -1,1 +1,167 @@
-//! stub
+//! The library's pipeline in this process, on librdkafka's mock cluster: what is hard to bring about
+//! on a real broker.
+
+use std::time::{Duration, Instant};
+
+use capvec::config::{Config, EmbedderKind};
+use capvec::pipeline::{self, Worker};
+use capvec::shutdown::Shutdown;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use crate::support::{Cluster, Outgoing, eventually, http_get, tiny_package};
+
+type Mock = MockCluster<'static, DefaultProducerContext>;
+
+fn mock() -> (Mock, Cluster) {
+    let mock = MockCluster::new(1).unwrap();
+    for topic in ["in", "out", "dead"] {
+        mock.create_topic(topic, 2, 1).unwrap();
+    }
+    let cluster = Cluster { bootstrap: mock.bootstrap_servers() };
+    (mock, cluster)
+}
+
+fn config(cluster: &Cluster) -> Config {
+    let mut config = Config::default();
+    config.kafka.brokers = cluster.bootstrap.clone();
+    config.kafka.group = "group".into();
+    config.input.topic = "in".into();
+    config.output.topic = "out".into();
+    config.reject.topic = "dead".into();
+    config.model.package = tiny_package().into();
+    config.embed.embedder = EmbedderKind::Hash;
+    config.admin.listen = ([127, 0, 0, 1], 0).into();
+    config
+}
+
+fn captions(number: usize) -> Vec<Outgoing> {
+    (0..number).map(|i| Outgoing::caption(&format!("k{i}"), &format!("caption {i}"))).collect()
+}
+
+fn metric(worker: &Worker, series: &str) -> f64 {
+    let text = worker.metrics().render();
+    let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|r| r.starts_with(' ')));
+    line.unwrap_or_else(|| panic!("no {series}")).rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn a_limit_in_flight_pauses_fetching_and_nothing_is_lost() {
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.delivery.in_flight_captions_max = 8.try_into().unwrap();
+    config.batch.captions_max = 4.try_into().unwrap();
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    cluster.send("in", &captions(500));
+    cluster.await_records("out", 500);
+    assert!(metric(&worker, "capvec_source_paused_seconds_total") > 0.0, "it was paused");
+    shutdown.drain();
+    worker.wait().unwrap();
+    assert_eq!(cluster.ends("out").values().sum::<i64>(), 500);
+}
+
+#[test]
+fn a_limit_in_bytes_pauses_fetching_too() {
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.delivery.in_flight_bytes_max = 100.try_into().unwrap();
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    cluster.send("in", &captions(100));
+    cluster.await_records("out", 100);
+    assert!(metric(&worker, "capvec_source_paused_seconds_total") > 0.0, "it was paused");
+    shutdown.drain();
+    worker.wait().unwrap();
+}
+
+#[test]
+fn a_broker_that_refuses_for_a_while_is_waited_for() {
+    let (mock, cluster) = mock();
+    cluster.send("in", &captions(10));
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 5];
+    mock.request_errors(RDKafkaApiKey::Produce, &refusals);
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config(&cluster), &shutdown).unwrap();
+    assert_eq!(cluster.await_records("out", 10).len(), 10);
+    eventually("the retries are counted", || {
+        (metric(&worker, "capvec_producer_retries_total") >= 5.0).then_some(())
+    });
+    shutdown.drain();
+    worker.wait().unwrap();
+}
+
+#[test]
+fn a_broker_that_forbids_stops_the_worker_and_no_offset_moves() {
+    let (mock, cluster) = mock();
+    cluster.send("in", &captions(10));
+    let forbidden = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 50];
+    mock.request_errors(RDKafkaApiKey::Produce, &forbidden);
+    let worker = pipeline::start(&config(&cluster), &Shutdown::default()).unwrap();
+    let error = format!("{:#}", worker.wait().unwrap_err());
+    assert!(error.contains("sink") && error.contains("\"out\"") || error.contains("out can't"), "{error}");
+    let committed = cluster.committed("group", "in");
+    assert!(committed.values().all(|offset| *offset <= 0), "{committed:?}");
+}
+
+#[test]
+fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    // librdkafka's own limit stands for the topic's: a vector has 2,560 bytes.
+    config.kafka.librdkafka.0.insert("message.max.bytes".into(), "2000".into());
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    cluster.send("in", &captions(5));
+    let dead = cluster.await_records("dead", 5);
+    for letter in dead {
+        assert_eq!(letter.header("__connect.errors.exception.class.name"), "record_refused");
+    }
+    assert_eq!(metric(&worker, "capvec_captions_rejected_total{reason=\"record_refused\"}"), 5.0);
+    shutdown.drain();
+    worker.wait().unwrap();
+}
+
+#[test]
+fn a_missing_topic_is_named_at_the_start() {
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.kafka.brokers = Cluster::shared().bootstrap;
+    config.output.topic = "missing".into();
+    let error = match pipeline::start(&config, &Shutdown::default()) {
+        Ok(_) => panic!("it started"),
+        Err(error) => format!("{error:#}"),
+    };
+    assert!(error.contains("\"missing\"") && error.contains("output.topic"), "{error}");
+}
+
+#[test]
+fn brokers_that_do_not_answer_are_given_up_in_time() {
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.kafka.brokers = crate::support::free_address();
+    config.kafka.startup_timeout = Duration::from_secs(1);
+    let started = Instant::now();
+    let error = match pipeline::start(&config, &Shutdown::default()) {
+        Ok(_) => panic!("it started"),
+        Err(error) => format!("{error:#}"),
+    };
+    assert!(error.contains("no answer") && error.contains(&config.kafka.brokers), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn it_is_ready_once_assigned_and_not_while_stopping() {
+    let (_mock, cluster) = mock();
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config(&cluster), &shutdown).unwrap();
+    let admin = worker.admin().to_string();
+    eventually("it is ready", || http_get(&admin, "/readyz").filter(|(status, _)| *status == 200));
+    assert_eq!(http_get(&admin, "/livez").unwrap(), (200, "ok\n".into()));
+    let (_, metrics) = http_get(&admin, "/metrics").unwrap();
+    assert!(metrics.contains("capvec_build_info{version="), "{metrics}");
+    shutdown.drain();
+    worker.wait().unwrap();
+    assert_eq!(http_get(&admin, "/readyz").unwrap(), (503, "stopping\n".into()));
+}

@@ -47,7 +47,7 @@ pub const FETCH_WAIT: (&str, &str) = ("fetch.wait.max.ms", "5");
 
 /// Messages that the producer may be ahead of the worker. What the broker keeps is enough for many
 /// times as many, and a worker with a slow model still comes to an end soon.
-const AHEAD_MAX: u64 = 2_000;
+const AHEAD_MAX: u64 = 1_000;
 
 /// The longest that the producer sleeps: how late it may notice its stop.
 const TICK: Duration = Duration::from_millis(20);

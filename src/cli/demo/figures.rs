@@ -123,7 +123,8 @@ fn ratio(part: f64, whole: f64) -> f64 {
 pub fn show_ms(milliseconds: Option<f64>) -> String {
     match milliseconds {
         None => "–".into(),
-        Some(ms) if ms < 10_000.0 => format!("{ms:.0} ms"),
+        Some(ms) if ms < 1_000.0 => format!("{ms:.0} ms"),
+        Some(ms) if ms < 10_000.0 => format!("{:.1} s", ms / 1e3),
         Some(ms) => format!("{:.0} s", ms / 1e3),
     }
 }
@@ -168,6 +169,7 @@ mod tests {
     fn times_have_the_unit_that_fits() {
         assert_eq!(show_ms(None), "–");
         assert_eq!(show_ms(Some(8.4)), "8 ms");
+        assert_eq!(show_ms(Some(1_230.0)), "1.2 s");
         assert_eq!(show_ms(Some(12_300.0)), "12 s");
     }
 }

@@ -126,7 +126,6 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         show(Phase::Producing(left));
         sleep(TICK.min(left));
     }
-    let interrupted = shutdown.wanted() != Wanted::Run;
     feed.stop();
     await_progress(|| {
         let now = show(Phase::Settling);
@@ -134,6 +133,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         (is_settled || shutdown.wanted() != Wanted::Run, now.settled)
     });
     let last = Snapshot::take(&feed, &reader, &metrics);
+    let interrupted = shutdown.wanted() != Wanted::Run;
     shutdown.drain();
     let ended = await_end(worker, || drop(show(Phase::Draining)));
     view.finish();

@@ -231,10 +231,7 @@ fn panel(
         Phase::Draining => ("draining".into(), "a second Ctrl-C ends at once"),
     };
     let model = match facts.is_synthetic {
-        true => format!(
-            "{}: random weights, vectors without meaning",
-            facts.model_id
-        ),
+        true => format!("{} (random weights, no meaning)", facts.model_id),
         false => facts.model_id.clone(),
     };
     let waits = if now.held_back {
@@ -409,9 +406,10 @@ mod tests {
                 width,
             );
             for line in drawing.lines() {
-                let line = strip_ansi_codes(line);
+                // The carriage return at the beginning isn't of the line.
+                let line = strip_ansi_codes(line.trim());
                 assert!(
-                    measure_text_width(line.trim_end()) <= width.max(1),
+                    measure_text_width(&line) <= width.max(1),
                     "{width}: {line:?}"
                 );
             }
