@@ -187,7 +187,8 @@ pub struct SinkMetrics {
     pub held_back: IntGauge,
     /// Times that the producer's queue was full.
     pub queue_full: IntCounter,
-    /// Requests that the producer sent again.
+    /// Requests that the producer sent again after a connection failed. librdkafka tells of no
+    /// others: a batch that a broker refuses for the moment goes back into its queue uncounted.
     pub retries: IntCounter,
     /// Bytes of the vectors' values.
     pub bytes: IntCounter,
@@ -361,7 +362,7 @@ impl Metrics {
                 retries: counter(
                     &r,
                     "producer_retries_total",
-                    "Requests that the producer sent again",
+                    "Requests that the producer sent again after a connection failed",
                 ),
                 bytes: counter(&r, "produced_bytes_total", "Bytes of the values produced"),
             },

@@ -5,7 +5,7 @@ use std::io::{Cursor, Write};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-/// Heads that numpy wrote, see `testdata/make.py`, with the weight's shape in the file.
+/// Heads that numpy wrote, see `testdata/make.py`.
 pub(super) const HEADS: [(&str, &[u8]); 25] = [
     (
         "numpy1 protocol 2 rows",

@@ -6,6 +6,7 @@
 use std::fmt::{self, Display, Write};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ impl Input {
     /// Reads some bytes from an offset on; none when it is at or past the end.
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
         match &self.backing {
-            Backing::File(file) => read_file_at(file, out, offset),
+            Backing::File(file) => file.read_at(out, offset),
             Backing::Memory(bytes) => {
                 let rest = usize::try_from(offset)
                     .ok()
@@ -203,16 +204,6 @@ impl Input {
         };
         self.refused("byte 0", reason)
     }
-}
-
-#[cfg(unix)]
-fn read_file_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::read_at(file, out, offset)
-}
-
-#[cfg(windows)]
-fn read_file_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::windows::fs::FileExt::seek_read(file, out, offset)
 }
 
 // === impl Cursor ===

@@ -125,7 +125,7 @@ enum Data {
     /// In a zip entry, behind so many of its bytes.
     Entry { index: usize, skip: u64 },
     /// Somewhere that isn't read, for this reason.
-    Refused(String),
+    Refused(&'static str),
 }
 
 /// An opened weights file: the names, shapes and places of its tensors. No numbers are held.
@@ -218,7 +218,7 @@ impl Checkpoint {
                 let reason = format!("its numbers are {dtype}, and only floats can be read");
                 return Err(self.input.refused(place(), reason));
             }
-            (_, Data::Refused(reason)) => return Err(self.input.refused(place(), reason.as_str())),
+            (_, Data::Refused(reason)) => return Err(self.input.refused(place(), *reason)),
             (Dtype::Float(float), _) => float,
         };
         // The index was checked: the product doesn't overflow, and the bytes lie in the file.
@@ -238,6 +238,7 @@ impl Checkpoint {
             (Data::Entry { index, skip }, Some(archive)) => {
                 archive.with_entry(*index, |reader| {
                     let read_error = |source| archive.read_error(*index, source);
+                    // Read and not sought: the checksum is that of the whole entry.
                     let skipped = io::copy(&mut reader.by_ref().take(*skip), &mut io::sink());
                     skipped.map_err(read_error)?;
                     number::stream(reader, float, self.byte_order, count, sink).map_err(

@@ -14,7 +14,7 @@ use super::ReadError;
 use super::archive::{Archive, EntryReader};
 use super::input::{Input, Quoted};
 use super::number::{ByteOrder, Dtype};
-use super::numpy::{ArrayInfo, parse_dtype};
+use super::numpy::{ArrayInfo, NUMPY_RANK_MAX, parse_dtype};
 
 /// How an `.npy` file begins.
 pub(super) const NPY_MAGIC: &[u8] = b"\x93NUMPY";
@@ -250,6 +250,9 @@ fn parse_sizes(text: &str) -> Option<Vec<usize>> {
         return Some(Vec::new());
     }
     let text = text.strip_suffix(',').unwrap_or(text);
+    if text.split(',').count() > NUMPY_RANK_MAX {
+        return None;
+    }
     text.split(',')
         // Digits only: `parse` alone would take a plus sign. Python 2 wrote an L behind them.
         .map(|size| size.trim().trim_end_matches('L'))

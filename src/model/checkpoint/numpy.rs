@@ -13,8 +13,9 @@ use super::elements;
 use super::number::{ByteOrder, Dtype, Float};
 use super::pickle::{Id, Node, Pickle};
 
-/// The most dimensions that numpy allows.
-const NUMPY_RANK_MAX: usize = 64;
+/// The most dimensions that numpy allows. The limit also keeps a small `.npz` file from giving a long
+/// shape to each of many arrays.
+pub(super) const NUMPY_RANK_MAX: usize = 64;
 
 /// An array's description, the same in pickles and `.npy` files.
 #[derive(Clone, Debug, PartialEq)]
@@ -196,6 +197,10 @@ impl ArrayInfo {
 /// Returns a row-major matrix of this shape with rows and columns exchanged.
 pub(super) fn transposed(numbers: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     debug_assert_eq!(Some(numbers.len()), rows.checked_mul(columns));
+    // An empty matrix may have any number of columns, too many to go through.
+    if numbers.is_empty() {
+        return Vec::new();
+    }
     let mut out = Vec::with_capacity(numbers.len());
     for column in 0..columns {
         out.extend(numbers.iter().skip(column).step_by(columns));

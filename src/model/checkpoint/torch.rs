@@ -215,7 +215,7 @@ impl Reader<'_> {
             .storage(storage)
             .ok_or_else(|| malformed("its storage isn't understood"))?;
         let Dtype::Float(float) = dtype else {
-            let data = Data::Refused("it holds no floats".into());
+            let data = Data::Refused("it holds no floats");
             return Ok(TensorInfo { shape, dtype, data });
         };
 
@@ -235,10 +235,8 @@ impl Reader<'_> {
             return Err(malformed(&reason));
         }
         if !is_contiguous(&shape, &strides) {
-            let reason = format!(
-                "its rows aren't contiguous (shape {shape:?}, strides {strides:?}); save the \
-                 checkpoint again with tensor.contiguous()"
-            );
+            let reason = "its numbers aren't contiguous in row-major order; save the checkpoint again \
+                          with tensor.contiguous()";
             return Ok(TensorInfo {
                 shape,
                 dtype,

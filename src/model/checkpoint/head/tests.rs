@@ -190,6 +190,31 @@ fn a_forged_shape_is_refused_before_anything_is_allocated() {
 }
 
 #[test]
+fn an_empty_matrix_of_endless_columns_is_refused_at_once() {
+    // Column-major, which is turned round number by number.
+    let pickle = |shape: &[i64]| {
+        PickleWriter::new()
+            .raw(b"(")
+            .global("numpy._core.numeric", "_frombuffer")
+            .raw(b"q\x00(C\x00")
+            .global("numpy", "dtype")
+            .text("f4")
+            .raw(b"\x85Rq\x01")
+            .ints(shape)
+            .text("F")
+            .raw(b"tRh\x00(C\x04\0\0\0\0h\x01")
+            .ints(&[1])
+            .text("C")
+            .raw(b"tRt")
+            .end()
+    };
+    refuses(&pickle(&[i64::MAX, 0]), "don't fit");
+    refuses(&pickle(&[0, i64::MAX]), "don't fit");
+    refuses(&pickle(&[1, 0]), "they are empty");
+    refuses(&pickle(&[0, 1]), "they are empty");
+}
+
+#[test]
 fn an_array_that_holds_itself_is_no_array() {
     // A list of itself twice, and an array whose state is the array.
     refuses(b"\x80\x02]q\x00(h\x00h\x00e.", "no numpy array");

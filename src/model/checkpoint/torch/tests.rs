@@ -159,7 +159,7 @@ fn integers_and_strided_tensors_are_listed_and_refused_by_name() {
     );
     let error = file.read("turned").unwrap_err().to_string();
     assert!(
-        error.contains("tensor `turned`: its rows aren't contiguous"),
+        error.contains("tensor `turned`: its numbers aren't contiguous"),
         "{error}"
     );
     assert_eq!(file.read("w").unwrap(), WEIGHT);
