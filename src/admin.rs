@@ -138,10 +138,13 @@ pub fn serve(
 fn router(metrics: Metrics, health: Arc<Health>) -> Router {
     let live = Arc::clone(&health);
     Router::new()
-        .route("/metrics", get(move || async move {
-            let kind = "text/plain; version=0.0.4; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], metrics.render())
-        }))
+        .route(
+            "/metrics",
+            get(move || async move {
+                let kind = "text/plain; version=0.0.4; charset=utf-8";
+                ([(header::CONTENT_TYPE, kind)], metrics.render())
+            }),
+        )
         .route("/livez", get(move || async move { answer(live.sick()) }))
         .route("/readyz", get(move || async move { answer(health.not_ready()) }))
 }

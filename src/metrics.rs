@@ -217,7 +217,8 @@ impl Metrics {
             // From the tokenizer's microseconds to a batch of a slow CPU or a wait for a broker.
             buckets(10e-6, 60.0),
         );
-        let build = int_gauge_vec(&r, "build_info", "Always 1; the build is in the labels", "version");
+        let build =
+            int_gauge_vec(&r, "build_info", "Always 1; the build is in the labels", "version");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let model = IntGaugeVec::new(
             opts("model_info", "Always 1; the model is in the labels"),
@@ -236,7 +237,11 @@ impl Metrics {
             },
             source: SourceMetrics {
                 messages: counter(&r, "messages_consumed_total", "Messages received"),
-                bytes: counter(&r, "consumed_bytes_total", "Bytes of keys, values and headers received"),
+                bytes: counter(
+                    &r,
+                    "consumed_bytes_total",
+                    "Bytes of keys, values and headers received",
+                ),
                 settled: counters(
                     &r,
                     "messages_settled_total",
@@ -274,7 +279,13 @@ impl Metrics {
                     "partition",
                 ),
                 partitions: gauge(&r, "assigned_partitions", "Partitions that this worker owns"),
-                commits: counters(&r, "commits_total", "Offset commits", "result", ["ok", "failed"]),
+                commits: counters(
+                    &r,
+                    "commits_total",
+                    "Offset commits",
+                    "result",
+                    ["ok", "failed"],
+                ),
                 rebalances: counters(
                     &r,
                     "rebalances_total",

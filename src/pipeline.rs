@@ -79,15 +79,9 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
         shutdown.clone(),
         &metrics,
     )?;
-    let source = Source::new(
-        config,
-        to_tokenize,
-        settled,
-        shutdown.clone(),
-        health,
-        metrics.source.clone(),
-    )
-    .context("the consumer can't be made")?;
+    let source =
+        Source::new(config, to_tokenize, settled, shutdown.clone(), health, metrics.source.clone())
+            .context("the consumer can't be made")?;
 
     let mut stages = Stages { shutdown: shutdown.clone(), handles: Vec::new() };
     stages.spawn("source", move || Ok(source.run()?))?;
@@ -177,15 +171,16 @@ impl Stages {
         run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
     ) -> anyhow::Result<()> {
         let shutdown = self.shutdown.clone();
-        let handle = std::thread::Builder::new().name(format!("capvec-{name}")).spawn(move || {
-            // Also on a panic: the others must not wait for a stage that is no more.
-            let guard = AbortOnDrop(shutdown);
-            let result = run();
-            if result.is_ok() {
-                std::mem::forget(guard);
-            }
-            result
-        })?;
+        let handle =
+            std::thread::Builder::new().name(format!("capvec-{name}")).spawn(move || {
+                // Also on a panic: the others must not wait for a stage that is no more.
+                let guard = AbortOnDrop(shutdown);
+                let result = run();
+                if result.is_ok() {
+                    std::mem::forget(guard);
+                }
+                result
+            })?;
         self.handles.push((name.into(), handle));
         Ok(())
     }

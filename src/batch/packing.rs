@@ -164,8 +164,8 @@ mod tests {
                 let row = slot / batch.width;
                 prop_assert_eq!(*row_of[caption].get_or_insert(row), row);
             }
-            for slot in 0..used.len() {
-                prop_assert_eq!(used[slot], batch.slot_captions[slot] != 0);
+            for (used, caption) in used.iter().zip(&batch.slot_captions) {
+                prop_assert_eq!(*used, *caption != 0);
             }
             // First fit and best fit leave no two rows that would go into one.
             let mut fill = vec![0usize; batch.rows()];

@@ -82,8 +82,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 
 fn kafka_checks(config: &Config, checks: &mut Checks) {
     let brokers = checks.check("brokers", || {
-        let client: BaseConsumer<Quiet> =
-            admin_properties(config).create_with_context(Quiet)?;
+        let client: BaseConsumer<Quiet> = admin_properties(config).create_with_context(Quiet)?;
         let metadata = client.fetch_metadata(None, PATIENCE).with_context(|| {
             format!("no answer from {} within {PATIENCE:?}", config.kafka.brokers)
         })?;
@@ -97,17 +96,16 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
     checks.check("input topic", || readable(config));
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
     match config.dead_letter_topic() {
-        Some(topic) => drop(
-            checks.check("dead-letter topic", || writable(config, topic, "reject.topic")),
-        ),
+        Some(topic) => {
+            checks.check("dead-letter topic", || writable(config, topic, "reject.topic"));
+        }
         None => println!("ok      dead-letter topic: none; reject.on_reject decides"),
     }
 }
 
 /// Reads one message, or finds that there is none, and asks for the group's offsets.
 fn readable(config: &Config) -> anyhow::Result<(String, ())> {
-    let consumer: BaseConsumer<Quiet> =
-        consumer_properties(config).create_with_context(Quiet)?;
+    let consumer: BaseConsumer<Quiet> = consumer_properties(config).create_with_context(Quiet)?;
     let topic = &config.input.topic;
     let brokers = &config.kafka.brokers;
     let partitions = look_up(consumer.client(), brokers, topic, "input.topic", PATIENCE)?;
@@ -174,15 +172,20 @@ fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Resul
         .set("compression.type", "none");
     let producer: BaseProducer<Answer> = properties.create_with_context(Answer(sender))?;
     let value = vec![0u8; limit + 1];
-    if let Err((error, _)) = producer.send(BaseRecord::to(topic).key("capvec-check").payload(&value))
+    if let Err((error, _)) =
+        producer.send(BaseRecord::to(topic).key("capvec-check").payload(&value))
     {
         bail!("{topic:?} can't be written: {error}");
     }
     producer.flush(2 * PATIENCE).with_context(|| format!("{topic:?} doesn't answer"))?;
     match answers.try_recv() {
-        Ok(Some(RDKafkaErrorCode::MessageSizeTooLarge)) => Ok((format!("{there}, may be written"), ())),
+        Ok(Some(RDKafkaErrorCode::MessageSizeTooLarge)) => {
+            Ok((format!("{there}, may be written"), ()))
+        }
         Ok(Some(code)) => bail!("{topic:?} can't be written: {code}"),
-        Ok(None) => bail!("{topic:?} took a record over its own limit; remove the key capvec-check"),
+        Ok(None) => {
+            bail!("{topic:?} took a record over its own limit; remove the key capvec-check")
+        }
         Err(_) => bail!("{topic:?} doesn't answer within {PATIENCE:?}"),
     }
 }

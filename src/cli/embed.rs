@@ -152,7 +152,13 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
 
     if to_stdout {
         let out = BufWriter::new(io::stdout().lock());
-        embed_all(captions, &tokenizer, &mut embedder, limits, &mut Vectors::new(out, args.format))?;
+        embed_all(
+            captions,
+            &tokenizer,
+            &mut embedder,
+            limits,
+            &mut Vectors::new(out, args.format),
+        )?;
         return Ok(());
     }
     // Written beside its place and moved there when whole, as packages are.
@@ -242,7 +248,8 @@ fn embed_batches<W: Write>(
             }
         }
         let lengths = pending.iter().map(|caption| caption.ids.len());
-        let Decision::Cut { captions, .. } = limits.decide(lengths, Duration::ZERO, arrivals) else {
+        let Decision::Cut { captions, .. } = limits.decide(lengths, Duration::ZERO, arrivals)
+        else {
             unreachable!("captions are pending, and nothing may be waited for");
         };
         let batch: Vec<_> = pending.drain(..captions).collect();

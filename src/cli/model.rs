@@ -172,7 +172,8 @@ fn describe(manifest: &Manifest) -> String {
             "captions    cut at {} tokens of the network's {}",
             manifest.max_tokens, network.positions
         ),
-        format!("vectors     {} numbers, {:?} pooling", network.dim, manifest.pooling).to_lowercase(),
+        format!("vectors     {} numbers, {:?} pooling", network.dim, manifest.pooling)
+            .to_lowercase(),
         format!("graph       {}, opset {}", manifest.graph.form, manifest.opset),
     ];
     for (title, files) in [("made from", &manifest.sources), ("files", &manifest.files)] {

@@ -50,7 +50,8 @@ pub enum ConfigError {
 
 fn lines(faults: &[Fault]) -> String {
     let number = faults.len();
-    let mut text = format!("the configuration has {number} fault{}:", if number == 1 { "" } else { "s" });
+    let mut text =
+        format!("the configuration has {number} fault{}:", if number == 1 { "" } else { "s" });
     for fault in faults {
         text.push_str(&format!("\n  {fault}"));
     }
@@ -92,8 +93,7 @@ fn load_with(
             .map_err(|e| ConfigError::Syntax(format!("--set {path}: {e}")))?;
     }
     let merged = builder.build().map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    let given: Value =
-        merged.try_deserialize().map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    let given: Value = merged.try_deserialize().map_err(|e| ConfigError::Syntax(e.to_string()))?;
     from_tree(given)
 }
 
@@ -149,9 +149,10 @@ fn merge(
 
 /// Returns the value if a configuration with it and nothing else can be read.
 fn try_option(path: &[String], value: Value) -> Result<Value, String> {
-    let tree = path.iter().rev().fold(value.clone(), |inner, key| {
-        Value::Object(Map::from_iter([(key.clone(), inner)]))
-    });
+    let tree = path
+        .iter()
+        .rev()
+        .fold(value.clone(), |inner, key| Value::Object(Map::from_iter([(key.clone(), inner)])));
     match serde_json::from_value::<Config>(tree) {
         Ok(_) => Ok(value),
         Err(e) => Err(e.to_string()),
@@ -309,7 +310,8 @@ mod tests {
     #[test]
     fn the_documented_file_is_the_defaults() {
         let text = include_str!("../../config/capvec.toml");
-        let given: Value = serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap();
+        let given: Value =
+            serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap();
         let documented: Config = serde_json::from_value(given.clone()).unwrap();
         assert_eq!(documented, Config::default());
         // Every option stands in the file, and each has its comment.

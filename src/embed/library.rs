@@ -75,9 +75,8 @@ pub fn find(named: Option<&Path>) -> Result<PathBuf, LibraryError> {
     }
 
     let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(FILE_NAME)));
-    let cached = cache_folder().map(|cache| {
-        cache.join("onnxruntime").join(format!("{VERSION}-cpu")).join(FILE_NAME)
-    });
+    let cached = cache_folder()
+        .map(|cache| cache.join("onnxruntime").join(format!("{VERSION}-cpu")).join(FILE_NAME));
     let looked: Vec<PathBuf> = beside.into_iter().chain(cached).collect();
     match looked.iter().find(|path| path.is_file()) {
         Some(found) => Ok(found.clone()),

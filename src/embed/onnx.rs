@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ort::session::{Session, SessionInputValue};
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 use thiserror::Error;
 
@@ -109,8 +109,7 @@ impl Embedder for OnnxEmbedder {
 
     fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
         let (captions, tokens) = (batch.captions(), batch.tokens());
-        let failed =
-            |e: ort::Error| EmbedError::Run { captions, tokens, reason: e.to_string() };
+        let failed = |e: ort::Error| EmbedError::Run { captions, tokens, reason: e.to_string() };
         let outputs = self.session.run(inputs(batch).map_err(failed)?).map_err(failed)?;
         let (shape, numbers) = outputs[OUTPUT].try_extract_tensor::<f32>().map_err(failed)?;
         if shape[..] != [captions as i64, self.dim as i64] {

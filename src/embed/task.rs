@@ -203,11 +203,10 @@ mod tests {
         Tracked { origin: Box::new(origin), payload }
     }
 
-    /// Returns the sequence numbers embedded and rejected, with reasons.
-    fn run(
-        tokens: &[u32],
-        dead: bool,
-    ) -> (Result<(), EmbedTaskError>, Vec<u64>, Vec<(u64, RejectReason)>) {
+    /// What came of a batch: the result, the sequence numbers embedded, and those rejected.
+    type Outcome = (Result<(), EmbedTaskError>, Vec<u64>, Vec<(u64, RejectReason)>);
+
+    fn run(tokens: &[u32], dead: bool) -> Outcome {
         let metrics = Metrics::new();
         let (out, finished) = queue::bounded("test", 100, &metrics.queues);
         let (requests, _free) = crossbeam_channel::bounded(1);

@@ -123,10 +123,9 @@ impl ConsumerContext for SourceContext {
         }
         lock(&self.events).push(match assigned {
             true => Event::Assigned(partitions.clone()),
-            false => Event::Revoked {
-                partitions: partitions.clone(),
-                lost: consumer.assignment_lost(),
-            },
+            false => {
+                Event::Revoked { partitions: partitions.clone(), lost: consumer.assignment_lost() }
+            }
         });
     }
 }

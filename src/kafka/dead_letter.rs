@@ -54,9 +54,9 @@ pub fn headers(author: &Author, origin: &Origin, rejection: &Rejection) -> Owned
         (HEADER_MESSAGE, &rejection.detail),
     ];
     let own = origin.message.headers.clone().unwrap_or_default();
-    reasons.into_iter().fold(own, |headers, (key, value)| {
-        headers.insert(Header { key, value: Some(value) })
-    })
+    reasons
+        .into_iter()
+        .fold(own, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
 }
 
 /// Returns Connect's name for the stage, and capvec's for the part of the program.

@@ -256,11 +256,20 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Open { partition: i32, gap: i64 },
+        Open {
+            partition: i32,
+            gap: i64,
+        },
         /// Settles one of the messages on their way, old assignments' too.
-        Settle { which: usize },
-        Revoke { partition: i32 },
-        Assign { partition: i32 },
+        Settle {
+            which: usize,
+        },
+        Revoke {
+            partition: i32,
+        },
+        Assign {
+            partition: i32,
+        },
         Commit,
     }
 
@@ -278,8 +287,12 @@ mod tests {
     /// from the beginning.
     #[derive(Default)]
     struct Naive {
-        assignments: BTreeMap<i32, (u64, Vec<(i64, bool)>, Option<i64>)>,
+        assignments: BTreeMap<i32, NaiveBooks>,
     }
+
+    /// The assignment's number, its messages by offset with whether they are settled, and what is
+    /// committed.
+    type NaiveBooks = (u64, Vec<(i64, bool)>, Option<i64>);
 
     impl Naive {
         fn committable(&self) -> Vec<(i32, NextOffset)> {

@@ -67,7 +67,9 @@ pub enum SinkError {
     #[error("the producer can't be made: {0}")]
     Client(#[source] KafkaError),
     /// The broker refuses a record, and not for what it is.
-    #[error("{topic} can't be written: {source}; offsets stay, redelivery brings the captions again")]
+    #[error(
+        "{topic} can't be written: {source}; offsets stay, redelivery brings the captions again"
+    )]
     Produce {
         /// The topic.
         topic: String,
@@ -187,7 +189,12 @@ fn settlement(origin: &Origin, outcome: Outcome) -> Settlement {
 
 /// What leaves in the order of its partition.
 enum Ordered {
-    Vector { caption: Tracked<PreparedCaption>, vectors: Arc<Vec<f32>>, row: usize, embedded: Instant },
+    Vector {
+        caption: Tracked<PreparedCaption>,
+        vectors: Arc<Vec<f32>>,
+        row: usize,
+        embedded: Instant,
+    },
     Tombstone(Tracked<()>),
 }
 

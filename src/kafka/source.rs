@@ -406,7 +406,9 @@ impl Source {
     fn apply_backpressure(&mut self) -> Result<(), SourceError> {
         let in_flight = self.ledger.in_flight();
         match self.paused_since {
-            None if in_flight.messages >= self.messages_max || in_flight.bytes >= self.bytes_max => {
+            None if in_flight.messages >= self.messages_max
+                || in_flight.bytes >= self.bytes_max =>
+            {
                 self.paused_since = Some(Instant::now());
                 self.metrics.paused.set(1);
                 self.consumer.pause(&self.owned()).map_err(SourceError::Consumer)?;
@@ -516,7 +518,9 @@ impl Source {
         self.metrics.in_flight.set(in_flight.messages as i64);
         self.metrics.in_flight_bytes.set(in_flight.bytes as i64);
         let oldest = self.ledger.oldest();
-        self.metrics.oldest_unsettled_seconds.set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
+        self.metrics
+            .oldest_unsettled_seconds
+            .set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
         self.health.oldest_unsettled(oldest);
         for (partition, of) in self.consumer.context().take_ends() {
             if self.ledger.assignment(partition).is_none() {

@@ -144,7 +144,8 @@ pub fn import(
     let (tokenizer_json, tokenizer_files) = read_tokenizer(request.checkpoint, &network)?;
 
     progress(Progress { doing: "digesting the sources", done_bytes: 0, total_bytes: 0 });
-    let mut sources = vec![digest(&request.checkpoint.join("config.json"))?, digest(&weights_path)?];
+    let mut sources =
+        vec![digest(&request.checkpoint.join("config.json"))?, digest(&weights_path)?];
     for file in tokenizer_files {
         sources.push(digest(&file)?);
     }
@@ -159,12 +160,10 @@ pub fn import(
     let mut done_bytes = 0;
     write(request.out, request.existing, draft, |weight, sink| {
         progress(Progress { doing: &weight.name, done_bytes, total_bytes });
-        fill(weight, &checkpoint, prefix, &head, sink).map_err(
-            |fault| match fault {
-                Fault::Read(e) => ImportError::Read(e),
-                Fault::Write(source) => ImportError::Io { path: request.out.into(), source },
-            },
-        )?;
+        fill(weight, &checkpoint, prefix, &head, sink).map_err(|fault| match fault {
+            Fault::Read(e) => ImportError::Read(e),
+            Fault::Write(source) => ImportError::Io { path: request.out.into(), source },
+        })?;
         done_bytes += 4 * weight.elements() as u64;
         Ok(())
     })

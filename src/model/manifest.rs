@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn the_model_id_follows_what_decides_the_vectors() {
-        let source = |sha256: &str| FileDigest { name: "w".into(), bytes: 1, sha256: sha256.into() };
+        let source =
+            |sha256: &str| FileDigest { name: "w".into(), bytes: 1, sha256: sha256.into() };
         let id = |source: FileDigest, max_tokens| {
             model_id("m", &[source], max_tokens, Pooling::Mean, Precision::Fp32)
         };

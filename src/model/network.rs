@@ -234,8 +234,6 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn m_bert_base_69_has_178_million_parameters() {
         let network = crate::model::synth::Preset::MBertBase69.network();

@@ -142,8 +142,10 @@ impl Package {
             let path = self.file(file)?;
             let found = FileDigest::of_file(&path, &file.name).map_err(io_error(&path))?;
             if found.sha256 != file.sha256 {
-                let reason =
-                    format!("its sha256 is {} where the manifest says {}", found.sha256, file.sha256);
+                let reason = format!(
+                    "its sha256 is {} where the manifest says {}",
+                    found.sha256, file.sha256
+                );
                 return Err(PackageError::Damaged { path, reason });
             }
             checked(file);

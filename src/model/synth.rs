@@ -166,21 +166,21 @@ fn cased() -> TokenizerConfig {
 /// continuations of a word.
 fn synthetic_vocabulary() -> String {
     let ranges = [
-        0x21..=0x7e,       // ASCII
-        0xa1..=0x24f,      // Latin with marks
-        0x370..=0x3ff,     // Greek
-        0x400..=0x4ff,     // Cyrillic
-        0x531..=0x586,     // Armenian
-        0x5d0..=0x5ea,     // Hebrew
-        0x621..=0x6d2,     // Arabic
-        0x901..=0x97f,     // Devanagari
-        0x981..=0x9fe,     // Bengali
-        0xa01..=0xd7f,     // Gurmukhi to Malayalam
-        0xe01..=0xe5b,     // Thai
-        0x10a0..=0x10ff,   // Georgian
-        0x1e00..=0x1eff,   // Latin with more marks
-        0x2010..=0x2027,   // punctuation
-        0x3041..=0x30ff,   // Japanese syllables
+        0x21..=0x7e,        // ASCII
+        0xa1..=0x24f,       // Latin with marks
+        0x370..=0x3ff,      // Greek
+        0x400..=0x4ff,      // Cyrillic
+        0x531..=0x586,      // Armenian
+        0x5d0..=0x5ea,      // Hebrew
+        0x621..=0x6d2,      // Arabic
+        0x901..=0x97f,      // Devanagari
+        0x981..=0x9fe,      // Bengali
+        0xa01..=0xd7f,      // Gurmukhi to Malayalam
+        0xe01..=0xe5b,      // Thai
+        0x10a0..=0x10ff,    // Georgian
+        0x1e00..=0x1eff,    // Latin with more marks
+        0x2010..=0x2027,    // punctuation
+        0x3041..=0x30ff,    // Japanese syllables
         0x4e00u32..=0x9fff, // Chinese characters
     ];
     let mut vocabulary = String::from("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n");

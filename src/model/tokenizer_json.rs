@@ -160,7 +160,10 @@ mod tests {
     #[test]
     fn a_doubled_token_is_named_with_both_lines() {
         let error = from_vocabulary(&format!("{VOCAB}hello\n"), &TokenizerConfig::default());
-        assert_eq!(error.unwrap_err().to_string(), "line 8: the token \"hello\" stands on line 6 already");
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "line 8: the token \"hello\" stands on line 6 already"
+        );
     }
 
     #[test]

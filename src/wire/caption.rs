@@ -102,7 +102,9 @@ fn find_id(json: &str, pointer: &Pointer) -> Result<Id, Rejection> {
     match find(json, pointer)? {
         Some(Found::Text(text)) => Ok(Id::Text(text.into_owned())),
         Some(Found::Integer(number)) => Ok(Id::Integer(number)),
-        Some(Found::Other(what)) => reject(format!("{what} stands at {pointer} where the id is due")),
+        Some(Found::Other(what)) => {
+            reject(format!("{what} stands at {pointer} where the id is due"))
+        }
         None => reject(format!("nothing stands at {pointer} where the id is due")),
     }
 }

@@ -23,7 +23,9 @@ impl FromStr for Pointer {
             return Ok(Pointer { tokens: Vec::new() });
         }
         let Some(rest) = text.strip_prefix('/') else {
-            return Err(format!("{text:?} is no JSON pointer: one begins with a slash, as /caption"));
+            return Err(format!(
+                "{text:?} is no JSON pointer: one begins with a slash, as /caption"
+            ));
         };
         let mut tokens = Vec::new();
         for token in rest.split('/') {

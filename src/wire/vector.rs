@@ -102,7 +102,10 @@ mod tests {
     fn the_caption_is_left_out_unless_asked_for() {
         let mut bytes = Vec::new();
         let id = Id::Integer(7);
-        write_json(&JsonVector { id: &id, caption: None, vector: &[0.1, -2.0], model: "m@1" }, &mut bytes);
+        write_json(
+            &JsonVector { id: &id, caption: None, vector: &[0.1, -2.0], model: "m@1" },
+            &mut bytes,
+        );
         assert_eq!(bytes, br#"{"id":7,"vector":[0.1,-2.0],"model":"m@1"}"#);
     }
 }

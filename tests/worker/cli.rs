@@ -24,8 +24,16 @@ fn embed_takes_lines_and_json_lines_and_writes_three_formats() {
         let out = file(&format!("{input}.{format}"));
         let input = file(input);
         let package = text(tiny_package());
-        let mut args =
-            vec!["embed", "--model", package, text(&input), "--format", format, "--out", text(&out)];
+        let mut args = vec![
+            "embed",
+            "--model",
+            package,
+            text(&input),
+            "--format",
+            format,
+            "--out",
+            text(&out),
+        ];
         args.extend(more);
         capvec_ok(&args);
         std::fs::read(out).unwrap()
@@ -56,8 +64,14 @@ fn a_line_without_a_caption_is_named() {
     std::fs::write(&input, "{\"caption\": \"good\"}\n{\"caption\": 3}\n").unwrap();
     let out = folder.path().join("out");
     let (code, error) = capvec_fails(&[
-        "embed", "--model", text(tiny_package()), "--pointer", "/caption", text(&input),
-        "--out", text(&out),
+        "embed",
+        "--model",
+        text(tiny_package()),
+        "--pointer",
+        "/caption",
+        text(&input),
+        "--out",
+        text(&out),
     ]);
     assert_eq!(code, 1);
     assert!(error.contains("captions.jsonl, line 2") && error.contains("a number"), "{error}");
@@ -83,7 +97,10 @@ fn a_missing_library_says_how_to_get_it() {
 fn what_is_no_package_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (_, error) = capvec_fails(&["model", "inspect", text(folder.path())]);
-    assert!(error.contains("not a model package") && error.contains("capvec model import"), "{error}");
+    assert!(
+        error.contains("not a model package") && error.contains("capvec model import"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -118,8 +135,13 @@ fn check_tells_every_fault_of_a_configuration() {
     let output = capvec(&["check", "--offline", "--config", text(&config)]);
     assert_eq!(output.status.code(), Some(64));
     let said = String::from_utf8(output.stdout).unwrap();
-    for fault in ["kafka.broker: no such option; is it brokers?", "kafka.brokers: is required",
-        "batch.tokens_max: ", "input.topic: is required", "model.package: is required"] {
+    for fault in [
+        "kafka.broker: no such option; is it brokers?",
+        "kafka.brokers: is required",
+        "batch.tokens_max: ",
+        "input.topic: is required",
+        "model.package: is required",
+    ] {
         assert!(said.contains(fault), "{fault}\n{said}");
     }
     let output = capvec(&["run", "--config", text(&config)]);
@@ -129,7 +151,8 @@ fn check_tells_every_fault_of_a_configuration() {
 fn check(cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
     let brokers = format!("kafka.brokers={cluster}");
     let package = format!("model.package={}", tiny_package().display());
-    let mut args = vec!["check", "--set", &brokers, "--set", &package, "--set", "kafka.group=check"];
+    let mut args =
+        vec!["check", "--set", &brokers, "--set", &package, "--set", "kafka.group=check"];
     for set in sets {
         args.extend(["--set", set]);
     }
@@ -141,8 +164,7 @@ fn check(cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
 fn check_looks_at_the_brokers_the_topics_and_the_model() {
     let cluster = Cluster::shared();
     cluster.create_topics("check", 2);
-    let sets =
-        ["input.topic=check", "output.topic=check.out", "reject.topic=check.dead"];
+    let sets = ["input.topic=check", "output.topic=check.out", "reject.topic=check.dead"];
     let (code, said) = check(&cluster.bootstrap, &sets);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 8, "{said}");

@@ -107,10 +107,10 @@ fn the_json_form_is_flat_and_complete() {
     let embedder = HashEmbedder::new(640);
     let tokenizer = tokenizer_of(tiny_package());
     let manifest = Package::open(tiny_package()).unwrap().manifest;
-    for (record, (id, caption)) in out.iter().zip([
-        (serde_json::json!(17), CAPTIONS[0]),
-        (serde_json::json!("a"), CAPTIONS[1]),
-    ]) {
+    for (record, (id, caption)) in out
+        .iter()
+        .zip([(serde_json::json!(17), CAPTIONS[0]), (serde_json::json!("a"), CAPTIONS[1])])
+    {
         let object: BTreeMap<String, serde_json::Value> =
             serde_json::from_slice(record.value.as_ref().unwrap()).unwrap();
         let keys: Vec<_> = object.keys().map(String::as_str).collect();

@@ -74,7 +74,8 @@ fn two_workers_then_one_then_two_lose_nothing_and_repeat_nothing() {
         })
         .collect();
     let (_folder, package) = package();
-    let options = ["embed.embedder=onnx", "delivery.in_flight_captions_max=512", "batch.captions_max=512"];
+    let options =
+        ["embed.embedder=onnx", "delivery.in_flight_captions_max=512", "batch.captions_max=512"];
     let start = || Worker::start(&cluster, "group", &package, &options);
 
     let (first, second) = (start().ready(), start().ready());

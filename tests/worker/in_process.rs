@@ -100,7 +100,10 @@ fn a_broker_that_forbids_stops_the_worker_and_no_offset_moves() {
     mock.request_errors(RDKafkaApiKey::Produce, &forbidden);
     let worker = pipeline::start(&config(&cluster), &Shutdown::default()).unwrap();
     let error = format!("{:#}", worker.wait().unwrap_err());
-    assert!(error.contains("sink") && error.contains("\"out\"") || error.contains("out can't"), "{error}");
+    assert!(
+        error.contains("sink") && error.contains("\"out\"") || error.contains("out can't"),
+        "{error}"
+    );
     let committed = cluster.committed("group", "in");
     assert!(committed.values().all(|offset| *offset <= 0), "{committed:?}");
 }

@@ -51,8 +51,20 @@ fn check(model: &str) {
     for batch in ["1", "2", "7", "1024"] {
         let out = text(&folder.path().join(format!("{batch}.npy")));
         capvec_ok(&[
-            "embed", "--model", &package, "--pointer", "/caption", &captions, "--format", "npy",
-            "--out", &out, "--batch-captions", batch, "--batch-tokens", "100000",
+            "embed",
+            "--model",
+            &package,
+            "--pointer",
+            "/caption",
+            &captions,
+            "--format",
+            "npy",
+            "--out",
+            &out,
+            "--batch-captions",
+            batch,
+            "--batch-tokens",
+            "100000",
         ]);
         let (found, _) = read_npy(Path::new(&out));
         assert_eq!(found.len(), golden.len());

@@ -98,7 +98,10 @@ fn without_a_dead_letter_topic_the_worker_stops_at_a_bad_message() {
     assert_eq!(status.code(), Some(1));
     let log = worker.log();
     assert!(log.contains("stops/0/2") && log.contains("reject.topic"), "{log}");
-    assert!(cluster.committed("stops.group", "stops")[&0] <= 2, "the bad message stays uncommitted");
+    assert!(
+        cluster.committed("stops.group", "stops")[&0] <= 2,
+        "the bad message stays uncommitted"
+    );
 }
 
 #[test]

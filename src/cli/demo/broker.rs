@@ -132,14 +132,11 @@ impl Broker {
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_range(CAPTIONS, 0, PARTITIONS - 1);
         let committed = consumer.committed_offsets(partitions, REQUEST_TIMEOUT)?;
-        let offsets = committed
-            .elements()
-            .into_iter()
-            .map(|element| match element.offset() {
-                // A partition begins at 0, so the next offset is the number of messages before it.
-                Offset::Offset(next) => next as u64,
-                _ => 0,
-            });
+        let offsets = committed.elements().into_iter().map(|element| match element.offset() {
+            // A partition begins at 0, so the next offset is the number of messages before it.
+            Offset::Offset(next) => next as u64,
+            _ => 0,
+        });
         Ok(offsets.sum())
     }
 }
@@ -161,12 +158,10 @@ impl Feed {
             .set("linger.ms", "0")
             .set("partitioner", "murmur2_random")
             .create_with_context(Acknowledgements(Arc::clone(&shared)))?;
-        let thread = std::thread::Builder::new()
-            .name("demo-feed".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || feed(&producer, rate, &worker, &shared)
-            })?;
+        let thread = std::thread::Builder::new().name("demo-feed".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || feed(&producer, rate, &worker, &shared)
+        })?;
         Ok(Feed { thread, shared })
     }
 
@@ -197,10 +192,7 @@ impl Feed {
     /// When the broker hasn't taken one.
     pub fn finish(self) -> anyhow::Result<u64> {
         self.stop();
-        self.thread
-            .join()
-            .expect("the producer doesn't panic")
-            .context("the producer failed")?;
+        self.thread.join().expect("the producer doesn't panic").context("the producer failed")?;
         Ok(self.shared.acknowledged.load(Ordering::Acquire))
     }
 }
@@ -228,11 +220,7 @@ fn feed(
         } else if now < due {
             std::thread::sleep((due - now).min(TICK));
         } else {
-            send(
-                producer,
-                number,
-                &captions[number as usize % captions.len()],
-            )?;
+            send(producer, number, &captions[number as usize % captions.len()])?;
             number += 1;
             due += interval;
         }
@@ -259,14 +247,8 @@ fn send(
         Kind::Tombstone => None,
     };
     let headers = OwnedHeaders::new()
-        .insert(Header {
-            key: HEADER_NUMBER,
-            value: Some(&number.to_string()),
-        })
-        .insert(Header {
-            key: HEADER_LANG,
-            value: Some(caption.lang),
-        });
+        .insert(Header { key: HEADER_NUMBER, value: Some(&number.to_string()) })
+        .insert(Header { key: HEADER_LANG, value: Some(caption.lang) });
     let mut record = BaseRecord::to(CAPTIONS).key(caption.id).headers(headers);
     record.payload = value.as_deref();
     producer.send(record).map_err(|(error, _)| error)?;
@@ -287,12 +269,7 @@ fn kind(number: u64) -> Kind {
 
 /// Returns how many messages the worker has settled.
 pub fn settled(worker: &SourceMetrics) -> u64 {
-    let settled = |outcome: Outcome| {
-        worker
-            .settled
-            .with_label_values(&[outcome.as_label()])
-            .get()
-    };
+    let settled = |outcome: Outcome| worker.settled.with_label_values(&[outcome.as_label()]).get();
     Outcome::ALL.map(settled).iter().sum()
 }
 
@@ -333,10 +310,7 @@ mod tests {
         for caption in &captions {
             let decoded = config.decoder().decode(caption.line.as_bytes()).unwrap();
             assert!(!decoded.text.trim().is_empty(), "{}", caption.line);
-            assert_eq!(
-                decoded.id,
-                Some(crate::wire::caption::Id::Text(caption.id.into()))
-            );
+            assert_eq!(decoded.id, Some(crate::wire::caption::Id::Text(caption.id.into())));
         }
         let ids: BTreeSet<_> = captions.iter().map(|caption| caption.id).collect();
         assert_eq!(ids.len(), captions.len());
@@ -348,10 +322,7 @@ mod tests {
     fn one_message_in_two_hundred_is_bad() {
         let kinds: Vec<Kind> = (0..6_000).map(kind).collect();
         let count = |wanted: &[Kind]| kinds.iter().filter(|kind| wanted.contains(kind)).count();
-        assert_eq!(
-            count(&[Kind::NotJson, Kind::CaptionMissing, Kind::CaptionNotText]),
-            30
-        );
+        assert_eq!(count(&[Kind::NotJson, Kind::CaptionMissing, Kind::CaptionNotText]), 30);
         assert_eq!(count(&[Kind::Tombstone]), 20);
         // The shortest demo shows one of each.
         assert!(kinds[..120].contains(&Kind::NotJson) && kinds[..120].contains(&Kind::Tombstone));

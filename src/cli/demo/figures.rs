@@ -74,11 +74,7 @@ impl Snapshot {
             in_flight: metrics.source.in_flight.get().max(0) as u64,
             vectors: tally.vectors,
             tombstones: tally.tombstones,
-            rejected: tally
-                .rejected
-                .iter()
-                .map(|(reason, n)| (reason.clone(), *n))
-                .collect(),
+            rejected: tally.rejected.iter().map(|(reason, n)| (reason.clone(), *n)).collect(),
             latencies: tally.latencies.clone(),
             held_back: feed.held_back(),
             batches: batch.captions.get_sample_count(),

@@ -139,11 +139,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     view.finish();
     ended?;
 
-    let ending = Ending {
-        produced: feed.finish()?,
-        committed: broker.committed()?,
-        interrupted,
-    };
+    let ending = Ending { produced: feed.finish()?, committed: broker.committed()?, interrupted };
     await_progress(|| {
         let read = reader.tally().total();
         (read >= ending.committed, read)
@@ -159,11 +155,7 @@ fn config(args: &DemoArgs, broker: &Broker, package: &Path) -> Config {
     config.kafka.brokers = broker.bootstrap();
     config.kafka.group = broker::GROUP.into();
     let (property, value) = broker::FETCH_WAIT;
-    config
-        .kafka
-        .librdkafka
-        .0
-        .insert(property.into(), value.into());
+    config.kafka.librdkafka.0.insert(property.into(), value.into());
     config.input.topic = broker::CAPTIONS.into();
     config.model.package = package.into();
     config.embed.onnxruntime = args.onnxruntime.clone().unwrap_or_default();
@@ -185,10 +177,7 @@ fn await_assignment(metrics: &Metrics, shutdown: &Shutdown) -> anyhow::Result<()
         if shutdown.wanted() != Wanted::Run {
             return Ok(());
         }
-        ensure!(
-            Instant::now() < deadline,
-            "no partitions after {ASSIGNMENT_TIMEOUT:?}"
-        );
+        ensure!(Instant::now() < deadline, "no partitions after {ASSIGNMENT_TIMEOUT:?}");
         sleep(Duration::from_millis(20));
     }
     Ok(())
@@ -211,27 +200,18 @@ fn await_progress(mut look: impl FnMut() -> (bool, u64)) {
 
 /// Waits for the worker, and calls `meanwhile` now and then.
 fn await_end(worker: Worker, mut meanwhile: impl FnMut()) -> anyhow::Result<()> {
-    let waiting = std::thread::Builder::new()
-        .name("demo-end".into())
-        .spawn(|| worker.wait())?;
+    let waiting = std::thread::Builder::new().name("demo-end".into()).spawn(|| worker.wait())?;
     while !waiting.is_finished() {
         meanwhile();
         sleep(TICK);
     }
-    waiting
-        .join()
-        .expect("waiting doesn't panic")
-        .context("the worker failed")
+    waiting.join().expect("waiting doesn't panic").context("the worker failed")
 }
 
 impl Ending {
     /// Compares what went in with what came out.
     fn check(&self, tally: &Tally) -> anyhow::Result<()> {
-        let Ending {
-            produced,
-            committed,
-            interrupted,
-        } = *self;
+        let Ending { produced, committed, interrupted } = *self;
         let read = tally.total();
         if read < committed {
             bail!(
@@ -262,26 +242,13 @@ fn summary(
         return "Stopped before the first caption.\n".into();
     }
     let figures = last.since(first);
-    let rejected: Vec<_> = tally
-        .rejected
-        .iter()
-        .map(|(reason, n)| (reason.clone(), *n))
-        .collect();
+    let rejected: Vec<_> = tally.rejected.iter().map(|(reason, n)| (reason.clone(), *n)).collect();
     let left = ending.produced.saturating_sub(ending.committed);
     let line = |number: u64, what: String| format!("{:>9}  {what}", HumanCount(number).to_string());
     let mut lines = vec![
-        line(
-            ending.produced,
-            format!("messages in, in {:.1} s", figures.seconds),
-        ),
-        line(
-            tally.vectors,
-            format!("vectors out, {:.0} a second", figures.vectors_per_second),
-        ),
-        line(
-            tally.rejected(),
-            format!("rejected ({})", counts(&rejected)),
-        ),
+        line(ending.produced, format!("messages in, in {:.1} s", figures.seconds)),
+        line(tally.vectors, format!("vectors out, {:.0} a second", figures.vectors_per_second)),
+        line(tally.rejected(), format!("rejected ({})", counts(&rejected))),
         line(tally.tombstones, "tombstones".into()),
         format!(
             "{:>9}  median latency, {} for 99 %; produced to read back",
@@ -299,29 +266,18 @@ fn summary(
         ),
     ];
     if left > 0 {
-        lines.push(line(
-            left,
-            "left in the topic, for the next worker of the group".into(),
-        ));
+        lines.push(line(left, "left in the topic, for the next worker of the group".into()));
     }
     if tally.duplicates > 0 {
-        lines.push(line(
-            tally.duplicates,
-            "came out again, as at-least-once delivery may".into(),
-        ));
+        lines.push(line(tally.duplicates, "came out again, as at-least-once delivery may".into()));
     }
     lines.push(String::new());
     if ending.check(tally).is_ok() {
         let all = HumanCount(tally.total());
-        lines.push(format!(
-            "All {all} messages that the worker has settled came out, each once."
-        ));
+        lines.push(format!("All {all} messages that the worker has settled came out, each once."));
     }
     if facts.is_synthetic {
-        lines.push(format!(
-            "The weights of {} are random: its vectors",
-            facts.model_id
-        ));
+        lines.push(format!("The weights of {} are random: its vectors", facts.model_id));
         lines.push("have the shape of real ones, and no meaning. For real ones:".into());
         lines.push("  capvec model import DIR --head FILE --out PACKAGE".into());
         lines.push("  capvec demo --model PACKAGE".into());
@@ -341,41 +297,23 @@ mod tests {
         let mut tally = Tally::default();
         tally.vectors = read.saturating_sub(2);
         tally.tombstones = read.min(1);
-        tally
-            .rejected
-            .insert("not_json".into(), read.saturating_sub(1).min(1));
+        tally.rejected.insert("not_json".into(), read.saturating_sub(1).min(1));
         assert_eq!(tally.total(), read);
-        let ending = Ending {
-            produced,
-            committed,
-            interrupted,
-        };
+        let ending = Ending { produced, committed, interrupted };
         ending.check(&tally).err().map(|error| error.to_string())
     }
 
     #[test]
     fn all_that_is_settled_must_have_come_out() {
         assert_eq!(checked(10, 10, false, 10), None);
-        assert!(
-            checked(10, 10, false, 9)
-                .unwrap()
-                .starts_with("1 messages are lost")
-        );
-        assert!(
-            checked(10, 10, true, 9)
-                .unwrap()
-                .starts_with("1 messages are lost")
-        );
+        assert!(checked(10, 10, false, 9).unwrap().starts_with("1 messages are lost"));
+        assert!(checked(10, 10, true, 9).unwrap().starts_with("1 messages are lost"));
     }
 
     #[test]
     fn only_ctrl_c_may_leave_messages_behind() {
         assert_eq!(checked(10, 6, true, 6), None);
-        assert!(
-            checked(10, 6, false, 6)
-                .unwrap()
-                .contains("settled 6 of 10")
-        );
+        assert!(checked(10, 6, false, 6).unwrap().contains("settled 6 of 10"));
         // What came out and isn't committed comes again, which at least once allows.
         assert_eq!(checked(10, 6, true, 7), None);
     }

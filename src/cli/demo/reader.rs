@@ -113,24 +113,18 @@ impl Reader {
 
         let tally = Arc::new(Mutex::new(Tally::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new()
-            .name("demo-reader".into())
-            .spawn({
-                let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
-                move || {
-                    while !stop.load(Ordering::Acquire) {
-                        if let Some(message) = consumer.poll(TICK) {
-                            lock(&tally).enter(&message?)?;
-                        }
+        let thread = std::thread::Builder::new().name("demo-reader".into()).spawn({
+            let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
+            move || {
+                while !stop.load(Ordering::Acquire) {
+                    if let Some(message) = consumer.poll(TICK) {
+                        lock(&tally).enter(&message?)?;
                     }
-                    Ok(())
                 }
-            })?;
-        Ok(Reader {
-            thread,
-            tally,
-            stop,
-        })
+                Ok(())
+            }
+        })?;
+        Ok(Reader { thread, tally, stop })
     }
 
     /// Returns what has come so far; reading waits until it is given back.
@@ -145,10 +139,7 @@ impl Reader {
     /// When reading failed.
     pub fn stop(self) -> anyhow::Result<Tally> {
         self.stop.store(true, Ordering::Release);
-        self.thread
-            .join()
-            .expect("the reader doesn't panic")
-            .context("the reader failed")?;
+        self.thread.join().expect("the reader doesn't panic").context("the reader failed")?;
         Ok(std::mem::take(&mut lock(&self.tally)))
     }
 }
@@ -195,11 +186,8 @@ impl Tally {
         self.vectors += 1;
         // The worker gives the vector the timestamp of its caption.
         if let Some(timestamp_ms) = record.timestamp().to_millis() {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            self.latencies
-                .enter(now.as_secs_f64() * 1e3 - timestamp_ms as f64);
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.latencies.enter(now.as_secs_f64() * 1e3 - timestamp_ms as f64);
         }
         // Reading 640 numbers takes a while: only those that are shown.
         if self.vector.is_none() {
@@ -232,9 +220,7 @@ fn header(record: &BorrowedMessage<'_>, key: &str) -> Option<String> {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Latencies {
-            counts: vec![0; BUCKETS],
-        }
+        Latencies { counts: vec![0; BUCKETS] }
     }
 }
 
@@ -262,9 +248,7 @@ impl Latencies {
     /// Returns what came after `earlier`.
     pub fn since(&self, earlier: &Latencies) -> Latencies {
         let pairs = self.counts.iter().zip(&earlier.counts);
-        Latencies {
-            counts: pairs.map(|(now, then)| now - then).collect(),
-        }
+        Latencies { counts: pairs.map(|(now, then)| now - then).collect() }
     }
 }
 
@@ -275,10 +259,7 @@ mod tests {
     #[track_caller]
     fn assert_about(found: Option<f64>, wanted: f64) {
         let found = found.expect("there are messages");
-        assert!(
-            (wanted..=wanted * GROWTH).contains(&found),
-            "{found} where {wanted} is due"
-        );
+        assert!((wanted..=wanted * GROWTH).contains(&found), "{found} where {wanted} is due");
     }
 
     #[test]

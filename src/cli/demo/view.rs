@@ -97,29 +97,15 @@ impl View {
         let is_terminal = term.is_term() && !console::is_dumb();
         // A log line within the panel would tear it; what matters comes back as an error. The
         // embedded broker has no data to lose, and says so often.
-        let filter = if is_terminal {
-            "error,librdkafka=off"
-        } else {
-            "info,librdkafka=error"
-        };
-        logging::start(&Log {
-            filter: filter.into(),
-            ..Log::default()
-        });
+        let filter = if is_terminal { "error,librdkafka=off" } else { "info,librdkafka=error" };
+        logging::start(&Log { filter: filter.into(), ..Log::default() });
         let screen = match is_terminal {
-            true => Screen::Terminal(Canvas {
-                term,
-                lines: 0,
-                drawn: None,
-                passed: None,
-                passages: 0,
-            }),
+            true => {
+                Screen::Terminal(Canvas { term, lines: 0, drawn: None, passed: None, passages: 0 })
+            }
             false => Screen::Log { last_line: None },
         };
-        View {
-            screen,
-            history: VecDeque::new(),
-        }
+        View { screen, history: VecDeque::new() }
     }
 
     /// Says a sentence, before the panel is there.
@@ -150,9 +136,8 @@ impl View {
             Screen::Terminal(canvas) => {
                 if is_over(canvas.drawn, DRAW_INTERVAL, now.at) {
                     let pairs = self.history.iter().zip(self.history.iter().skip(1));
-                    let per_second: Vec<f64> = pairs
-                        .map(|(then, next)| next.since(then).vectors_per_second)
-                        .collect();
+                    let per_second: Vec<f64> =
+                        pairs.map(|(then, next)| next.since(then).vectors_per_second).collect();
                     canvas.draw(now.at, reader, |width| {
                         panel(facts, now, &figures, &per_second, phase, width)
                     });
@@ -223,10 +208,9 @@ fn panel(
     width: usize,
 ) -> Vec<String> {
     let (phase, hint) = match phase {
-        Phase::Producing(left) => (
-            format!("{} s left", left.as_secs_f64().ceil()),
-            "Ctrl-C drains and ends",
-        ),
+        Phase::Producing(left) => {
+            (format!("{} s left", left.as_secs_f64().ceil()), "Ctrl-C drains and ends")
+        }
         Phase::Settling => ("settling".into(), "all is produced; Ctrl-C leaves the rest"),
         Phase::Draining => ("draining".into(), "a second Ctrl-C ends at once"),
     };
@@ -234,15 +218,8 @@ fn panel(
         true => format!("{} (random weights, no meaning)", facts.model_id),
         false => facts.model_id.clone(),
     };
-    let waits = if now.held_back {
-        ", waits for the worker"
-    } else {
-        ""
-    };
-    let cut = figures
-        .cut
-        .iter()
-        .map(|(why, share)| format!("{why} {:.0} %", share * 100.0));
+    let waits = if now.held_back { ", waits for the worker" } else { "" };
+    let cut = figures.cut.iter().map(|(why, share)| format!("{why} {:.0} %", share * 100.0));
     let rejected = match now.rejected.is_empty() {
         true => "none".into(),
         false => counts(&now.rejected),
@@ -279,11 +256,7 @@ fn panel(
         ),
         line(
             "embedder",
-            format!(
-                "{} {:.0} % busy",
-                green(bar(figures.busy, BAR)),
-                figures.busy * 100.0
-            ),
+            format!("{} {:.0} % busy", green(bar(figures.busy, BAR)), figures.busy * 100.0),
         ),
         line(
             "in flight",
@@ -322,33 +295,18 @@ fn passing_by(reader: &Reader, prefer_dead_letter: bool) -> Vec<String> {
 }
 
 fn describe(vector: &PassingVector) -> Vec<String> {
-    let PassingVector {
-        lang,
-        caption,
-        tokens,
-        numbers,
-    } = vector;
+    let PassingVector { lang, caption, tokens, numbers } = vector;
     // A line break in a caption would break the panel's arithmetic.
-    let caption: String = caption
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let caption: String = caption.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let first: Vec<String> = numbers.iter().take(4).map(|n| format!("{n:.3}")).collect();
-    let norm = numbers
-        .iter()
-        .map(|n| f64::from(*n).powi(2))
-        .sum::<f64>()
-        .sqrt();
+    let norm = numbers.iter().map(|n| f64::from(*n).powi(2)).sum::<f64>().sqrt();
     let figures = format!(
         "{:7} {tokens} tokens → [{}, …] {} numbers, ‖v‖ {norm:.1}",
         "",
         first.join(", "),
         numbers.len(),
     );
-    vec![
-        format!("{} {caption}", bold(format!("{lang:<7}"))),
-        dim(figures).to_string(),
-    ]
+    vec![format!("{} {caption}", bold(format!("{lang:<7}"))), dim(figures).to_string()]
 }
 
 fn log(now: &Snapshot, figures: &Figures) {
@@ -372,10 +330,7 @@ fn log(now: &Snapshot, figures: &Figures) {
 
 /// Returns counts by reason, with their names.
 pub fn counts(of: &[(String, u64)]) -> String {
-    of.iter()
-        .map(|(reason, count)| format!("{reason} {count}"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    of.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 fn bold(text: String) -> StyledObject<String> {
@@ -399,19 +354,12 @@ mod tests {
     #[test]
     fn lines_are_cut_to_the_width_and_not_within_a_wide_character() {
         for width in 0..40 {
-            let drawing = drawing(
-                &["折りたたみ式の木製デスク".into()],
-                &["─".repeat(50)],
-                0,
-                width,
-            );
+            let drawing =
+                drawing(&["折りたたみ式の木製デスク".into()], &["─".repeat(50)], 0, width);
             for line in drawing.lines() {
                 // The carriage return at the beginning isn't of the line.
                 let line = strip_ansi_codes(line.trim());
-                assert!(
-                    measure_text_width(&line) <= width.max(1),
-                    "{width}: {line:?}"
-                );
+                assert!(measure_text_width(&line) <= width.max(1), "{width}: {line:?}");
             }
         }
         let drawing = drawing(&["折りたたみ".into()], &[], 0, 6);
@@ -421,10 +369,7 @@ mod tests {
     #[test]
     fn a_drawing_begins_where_the_last_one_did() {
         assert_eq!(drawing(&[], &["a".into()], 0, 9), "\ra\x1b[K\n\x1b[J");
-        assert_eq!(
-            drawing(&[], &["b".into()], 1, 9),
-            "\r\x1b[1Ab\x1b[K\n\x1b[J"
-        );
+        assert_eq!(drawing(&[], &["b".into()], 1, 9), "\r\x1b[1Ab\x1b[K\n\x1b[J");
         assert_eq!(drawing(&[], &[], 1, 9), "\r\x1b[1A\x1b[J");
     }
 

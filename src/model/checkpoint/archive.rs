@@ -53,15 +53,10 @@ impl Archive {
     /// Reads and checks the directory.
     pub fn open(input: &Arc<Input>) -> Result<Archive, ReadError> {
         // Nothing stands before the archive; to look for a start elsewhere would read it all.
-        let config = Config {
-            archive_offset: ArchiveOffset::Known(0),
-        };
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let failed = |e| match e {
             ZipError::Io(source) => input.io(DIRECTORY, source),
-            e => input.damaged(
-                DIRECTORY,
-                format!("{}; is the file truncated?", lowercase(&e)),
-            ),
+            e => input.damaged(DIRECTORY, format!("{}; is the file truncated?", lowercase(&e))),
         };
         let mut zip = ZipArchive::with_config(config, Cursor::new(input, 0)).map_err(failed)?;
         if zip.len() > ENTRIES_MAX {
@@ -79,11 +74,7 @@ impl Archive {
         for index in 0..zip.len() {
             entries.push(checked_entry(input, &zip, index)?);
         }
-        Ok(Archive {
-            input: Arc::clone(input),
-            zip,
-            entries,
-        })
+        Ok(Archive { input: Arc::clone(input), zip, entries })
     }
 
     pub fn entries(&self) -> &[Entry] {
@@ -91,10 +82,7 @@ impl Archive {
     }
 
     pub fn find(&self, name: &str) -> Option<(usize, &Entry)> {
-        self.entries
-            .iter()
-            .enumerate()
-            .find(|(_, entry)| entry.name == name)
+        self.entries.iter().enumerate().find(|(_, entry)| entry.name == name)
     }
 
     /// Hands a reader of an unpacked entry to `work`. Reading it to its end verifies the checksum.
@@ -147,10 +135,7 @@ impl Archive {
     }
 
     fn place(&self, index: usize) -> String {
-        let name = self
-            .entries
-            .get(index)
-            .map_or("", |entry| entry.name.as_str());
+        let name = self.entries.get(index).map_or("", |entry| entry.name.as_str());
         format!("entry {}", Quoted(name))
     }
 }
@@ -160,9 +145,7 @@ fn checked_entry(
     zip: &ZipArchive<Cursor>,
     index: usize,
 ) -> Result<Entry, ReadError> {
-    let data = zip
-        .by_index_data(index)
-        .map_err(|e| input.damaged(DIRECTORY, lowercase(&e)))?;
+    let data = zip.by_index_data(index).map_err(|e| input.damaged(DIRECTORY, lowercase(&e)))?;
     let Ok(name) = String::from_utf8(data.name_raw().to_vec()) else {
         return Err(input.damaged(DIRECTORY, format!("the name of entry {index} isn't UTF-8")));
     };
@@ -176,20 +159,13 @@ fn checked_entry(
         CompressionMethod::Deflated => false,
         other => return Err(input.refused(place(), format!("it is packed with {other}"))),
     };
-    let possible = if stored {
-        packed == len_bytes
-    } else {
-        len_bytes / DEFLATE_RATIO_MAX <= packed
-    };
+    let possible =
+        if stored { packed == len_bytes } else { len_bytes / DEFLATE_RATIO_MAX <= packed };
     if !possible {
         let reason = format!("{packed} bytes in the file can't be {len_bytes} bytes unpacked");
         return Err(input.damaged(place(), reason));
     }
-    Ok(Entry {
-        name,
-        len_bytes,
-        stored,
-    })
+    Ok(Entry { name, len_bytes, stored })
 }
 
 /// Returns the zip crate's sentence in our style.

@@ -7,91 +7,31 @@ use zip::{CompressionMethod, ZipWriter};
 
 /// Heads that numpy wrote, see `testdata/make.py`.
 pub(super) const HEADS: [(&str, &[u8]); 25] = [
-    (
-        "numpy1 protocol 2 rows",
-        include_bytes!("testdata/numpy1_protocol2_rows.pkl"),
-    ),
-    (
-        "numpy1 protocol 2 columns",
-        include_bytes!("testdata/numpy1_protocol2_columns.pkl"),
-    ),
-    (
-        "numpy1 protocol 3 rows",
-        include_bytes!("testdata/numpy1_protocol3_rows.pkl"),
-    ),
-    (
-        "numpy1 protocol 3 columns",
-        include_bytes!("testdata/numpy1_protocol3_columns.pkl"),
-    ),
-    (
-        "numpy1 protocol 4 rows",
-        include_bytes!("testdata/numpy1_protocol4_rows.pkl"),
-    ),
-    (
-        "numpy1 protocol 4 columns",
-        include_bytes!("testdata/numpy1_protocol4_columns.pkl"),
-    ),
-    (
-        "numpy1 protocol 5 rows",
-        include_bytes!("testdata/numpy1_protocol5_rows.pkl"),
-    ),
-    (
-        "numpy1 protocol 5 columns",
-        include_bytes!("testdata/numpy1_protocol5_columns.pkl"),
-    ),
-    (
-        "numpy2 protocol 2 rows",
-        include_bytes!("testdata/numpy2_protocol2_rows.pkl"),
-    ),
-    (
-        "numpy2 protocol 2 columns",
-        include_bytes!("testdata/numpy2_protocol2_columns.pkl"),
-    ),
-    (
-        "numpy2 protocol 3 rows",
-        include_bytes!("testdata/numpy2_protocol3_rows.pkl"),
-    ),
-    (
-        "numpy2 protocol 3 columns",
-        include_bytes!("testdata/numpy2_protocol3_columns.pkl"),
-    ),
-    (
-        "numpy2 protocol 4 rows",
-        include_bytes!("testdata/numpy2_protocol4_rows.pkl"),
-    ),
-    (
-        "numpy2 protocol 4 columns",
-        include_bytes!("testdata/numpy2_protocol4_columns.pkl"),
-    ),
-    (
-        "numpy2 protocol 5 rows",
-        include_bytes!("testdata/numpy2_protocol5_rows.pkl"),
-    ),
-    (
-        "numpy2 protocol 5 columns",
-        include_bytes!("testdata/numpy2_protocol5_columns.pkl"),
-    ),
-    (
-        "a tuple of f2",
-        include_bytes!("testdata/numpy2_tuple_f2.pkl"),
-    ),
+    ("numpy1 protocol 2 rows", include_bytes!("testdata/numpy1_protocol2_rows.pkl")),
+    ("numpy1 protocol 2 columns", include_bytes!("testdata/numpy1_protocol2_columns.pkl")),
+    ("numpy1 protocol 3 rows", include_bytes!("testdata/numpy1_protocol3_rows.pkl")),
+    ("numpy1 protocol 3 columns", include_bytes!("testdata/numpy1_protocol3_columns.pkl")),
+    ("numpy1 protocol 4 rows", include_bytes!("testdata/numpy1_protocol4_rows.pkl")),
+    ("numpy1 protocol 4 columns", include_bytes!("testdata/numpy1_protocol4_columns.pkl")),
+    ("numpy1 protocol 5 rows", include_bytes!("testdata/numpy1_protocol5_rows.pkl")),
+    ("numpy1 protocol 5 columns", include_bytes!("testdata/numpy1_protocol5_columns.pkl")),
+    ("numpy2 protocol 2 rows", include_bytes!("testdata/numpy2_protocol2_rows.pkl")),
+    ("numpy2 protocol 2 columns", include_bytes!("testdata/numpy2_protocol2_columns.pkl")),
+    ("numpy2 protocol 3 rows", include_bytes!("testdata/numpy2_protocol3_rows.pkl")),
+    ("numpy2 protocol 3 columns", include_bytes!("testdata/numpy2_protocol3_columns.pkl")),
+    ("numpy2 protocol 4 rows", include_bytes!("testdata/numpy2_protocol4_rows.pkl")),
+    ("numpy2 protocol 4 columns", include_bytes!("testdata/numpy2_protocol4_columns.pkl")),
+    ("numpy2 protocol 5 rows", include_bytes!("testdata/numpy2_protocol5_rows.pkl")),
+    ("numpy2 protocol 5 columns", include_bytes!("testdata/numpy2_protocol5_columns.pkl")),
+    ("a tuple of f2", include_bytes!("testdata/numpy2_tuple_f2.pkl")),
     ("f8", include_bytes!("testdata/numpy2_f8.pkl")),
-    (
-        "big-endian f4 and f8",
-        include_bytes!("testdata/numpy2_big_endian.pkl"),
-    ),
+    ("big-endian f4 and f8", include_bytes!("testdata/numpy2_big_endian.pkl")),
     ("strided", include_bytes!("testdata/numpy2_strided.pkl")),
     ("read-only", include_bytes!("testdata/numpy2_readonly.pkl")),
     ("positional npz", include_bytes!("testdata/positional.npz")),
-    (
-        "named npz with integers",
-        include_bytes!("testdata/named.npz"),
-    ),
+    ("named npz with integers", include_bytes!("testdata/named.npz")),
     ("packed npz", include_bytes!("testdata/packed.npz")),
-    (
-        "npz of columns, f8 and f2",
-        include_bytes!("testdata/columns.npz"),
-    ),
+    ("npz of columns, f8 and f2", include_bytes!("testdata/columns.npz")),
 ];
 
 /// What every file among [`HEADS`] holds.
@@ -150,9 +90,7 @@ impl PickleWriter {
     }
 
     pub fn text(self, text: &str) -> Self {
-        self.raw(b"X")
-            .raw(&(text.len() as u32).to_le_bytes())
-            .raw(text.as_bytes())
+        self.raw(b"X").raw(&(text.len() as u32).to_le_bytes()).raw(text.as_bytes())
     }
 
     pub fn int(self, n: i64) -> Self {
@@ -160,10 +98,7 @@ impl PickleWriter {
     }
 
     pub fn ints(self, numbers: &[i64]) -> Self {
-        numbers
-            .iter()
-            .fold(self.raw(b"("), |pickle, &n| pickle.int(n))
-            .raw(b"t")
+        numbers.iter().fold(self.raw(b"("), |pickle, &n| pickle.int(n)).raw(b"t")
     }
 
     pub fn tensor(self, tensor: &TorchTensor<'_>) -> Self {
@@ -187,10 +122,7 @@ impl PickleWriter {
             .global("collections", "OrderedDict")
             .raw(b")RtR");
         match tensor.parameter {
-            true => pickle
-                .raw(b"\x88")
-                .global("collections", "OrderedDict")
-                .raw(b")RtR"),
+            true => pickle.raw(b"\x88").global("collections", "OrderedDict").raw(b")RtR"),
             false => pickle,
         }
     }
@@ -202,9 +134,7 @@ impl PickleWriter {
 
 /// Returns the pickle of a state dict as torch writes it.
 pub(super) fn state_dict(tensors: &[TorchTensor<'_>]) -> Vec<u8> {
-    let mut pickle = PickleWriter::new()
-        .global("collections", "OrderedDict")
-        .raw(b")R(");
+    let mut pickle = PickleWriter::new().global("collections", "OrderedDict").raw(b")R(");
     for tensor in tensors {
         pickle = pickle.text(tensor.name).tensor(tensor);
     }
@@ -226,10 +156,7 @@ pub(super) fn zip(entries: &[(&str, &[u8])], method: CompressionMethod) -> Vec<u
 /// Returns a checkpoint in torch's format; storages come with their bytes.
 pub(super) fn torch_file(tensors: &[TorchTensor<'_>], storages: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let pickle = state_dict(tensors);
-    let names: Vec<_> = storages
-        .iter()
-        .map(|(key, _)| format!("model/data/{key}"))
-        .collect();
+    let names: Vec<_> = storages.iter().map(|(key, _)| format!("model/data/{key}")).collect();
     let mut entries = vec![("model/data.pkl", pickle.as_slice())];
     for (name, (_, bytes)) in names.iter().zip(storages) {
         entries.push((name, bytes));
@@ -246,26 +173,15 @@ pub(super) fn f32s(numbers: &[f32]) -> Vec<u8> {
 
 /// Returns a safetensors file with a header as it stands.
 pub(super) fn safetensors_file(header: &str, numbers: &[u8]) -> Vec<u8> {
-    [
-        &(header.len() as u64).to_le_bytes(),
-        header.as_bytes(),
-        numbers,
-    ]
-    .concat()
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), numbers].concat()
 }
 
 /// A checkpoint of each format with the tensors `w` and `b`, those of [`HEADS`].
 pub(super) fn checkpoints() -> [(&'static str, Vec<u8>); 2] {
-    let tensors = [
-        TorchTensor::full("w", &[2, 3], &[3, 1]),
-        TorchTensor::full("b", &[3], &[1]),
-    ];
+    let tensors = [TorchTensor::full("w", &[2, 3], &[3, 1]), TorchTensor::full("b", &[3], &[1])];
     let torch = torch_file(&tensors, &[("w", f32s(&WEIGHT)), ("b", f32s(&BIAS))]);
     let header = r#"{"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},
         "b":{"dtype":"F32","shape":[3],"data_offsets":[24,36]}}"#;
     let numbers = [f32s(&WEIGHT), f32s(&BIAS)].concat();
-    [
-        ("torch", torch),
-        ("safetensors", safetensors_file(header, &numbers)),
-    ]
+    [("torch", torch), ("safetensors", safetensors_file(header, &numbers))]
 }

@@ -78,11 +78,7 @@ fn of_input(input: Arc<Input>) -> Result<Head, ReadError> {
     let start = input.start()?;
     if start.starts_with(archive::MAGIC) {
         let archive = Archive::open(&input)?;
-        if archive
-            .entries()
-            .iter()
-            .any(|entry| entry.name.ends_with(".npy"))
-        {
+        if archive.entries().iter().any(|entry| entry.name.ends_with(".npy")) {
             return of_npz(&input, &archive);
         }
         return of_checkpoint(&Checkpoint::of_input(input)?);
@@ -115,21 +111,14 @@ fn of_pickle(input: &Input) -> Result<Head, ReadError> {
         return Err(input.refused(place(pickle.root()), reason));
     };
     let &[first, second] = items.as_slice() else {
-        let reason = format!(
-            "two numpy arrays are expected here, not {} things",
-            items.len()
-        );
+        let reason = format!("two numpy arrays are expected here, not {} things", items.len());
         return Err(input.refused(place(pickle.root()), reason));
     };
     let mut arrays = Vec::new();
     for id in [first, second] {
         let array = numpy::array(&pickle, id).map_err(|e| input.refused(place(id), e))?;
         let shape = array.info.shape.clone();
-        arrays.push(Candidate {
-            name: place(id),
-            shape,
-            of: (id, array),
-        });
+        arrays.push(Candidate { name: place(id), shape, of: (id, array) });
     }
     let (matrix, vector) = pick(input, arrays)?;
     let read = |(id, array): &(_, PickledArray<'_>)| {
@@ -145,11 +134,7 @@ fn of_npz(input: &Input, archive: &Archive) -> Result<Head, ReadError> {
         // Arrays of other numbers have nothing to do with a head.
         if let Some(info) = &array.info {
             let (name, shape) = (array.name.clone(), info.shape.clone());
-            arrays.push(Candidate {
-                name,
-                shape,
-                of: array,
-            });
+            arrays.push(Candidate { name, shape, of: array });
         }
     }
     let (matrix, vector) = pick(input, arrays)?;
@@ -163,11 +148,7 @@ fn of_checkpoint(file: &Checkpoint) -> Result<Head, ReadError> {
     for (name, info) in &file.tensors {
         if matches!(info.dtype, Dtype::Float(_)) {
             let (name, shape) = (name.clone(), info.shape.clone());
-            tensors.push(Candidate {
-                name,
-                shape,
-                of: (),
-            });
+            tensors.push(Candidate { name, shape, of: () });
         }
     }
     let (matrix, vector) = pick(&file.input, tensors)?;
@@ -179,9 +160,7 @@ fn of_checkpoint(file: &Checkpoint) -> Result<Head, ReadError> {
     let numbers = elements(&matrix.shape);
     if numbers.is_none_or(|numbers| numbers > HEAD_BYTES_MAX / 4) {
         let reason = format!("a matrix of shape {:?} is too large", matrix.shape);
-        return Err(file
-            .input
-            .refused(format!("tensor {}", Quoted(&matrix.name)), reason));
+        return Err(file.input.refused(format!("tensor {}", Quoted(&matrix.name)), reason));
     }
     let (weight, bias) = (file.read(&matrix.name)?, file.read(&vector.name)?);
     assemble(&file.input, &matrix.shape, weight, bias, square)
@@ -213,11 +192,7 @@ fn pick<T>(
             Ok((matrix, vector))
         }
         _ => {
-            let found = if found.is_empty() {
-                "none".to_owned()
-            } else {
-                found.join(", ")
-            };
+            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
             let reason = format!(
                 "a head is one matrix and one vector of floats; the file's arrays: {found}"
             );
@@ -248,12 +223,7 @@ fn assemble(
     if hidden == 0 || dim == 0 {
         return Err(input.damaged("arrays", "they are empty"));
     }
-    Ok(Head {
-        hidden,
-        dim,
-        weight,
-        bias,
-    })
+    Ok(Head { hidden, dim, weight, bias })
 }
 
 #[cfg(test)]

@@ -50,11 +50,8 @@ pub(super) struct Quoted<'a>(pub &'a str);
 impl Input {
     /// Opens a regular file.
     pub fn open(path: &Path) -> Result<Input, ReadError> {
-        let failed = |source| ReadError::Io {
-            path: path.into(),
-            place: "opening it".into(),
-            source,
-        };
+        let failed =
+            |source| ReadError::Io { path: path.into(), place: "opening it".into(), source };
         // Asked before opening: to open a pipe would wait for its writer.
         let found = fs::metadata(path).map_err(failed)?;
         if !found.is_file() {
@@ -67,21 +64,13 @@ impl Input {
         }
         let file = File::open(path).map_err(failed)?;
         let len_bytes = file.metadata().map_err(failed)?.len();
-        Ok(Input {
-            path: path.into(),
-            len_bytes,
-            backing: Backing::File(file),
-        })
+        Ok(Input { path: path.into(), len_bytes, backing: Backing::File(file) })
     }
 
     /// Takes bytes for a file.
     pub fn of_bytes(bytes: Vec<u8>, path: &Path) -> Input {
         let len_bytes = bytes.len() as u64;
-        Input {
-            path: path.into(),
-            len_bytes,
-            backing: Backing::Memory(bytes),
-        }
+        Input { path: path.into(), len_bytes, backing: Backing::Memory(bytes) }
     }
 
     pub fn path(&self) -> &Path {
@@ -98,9 +87,7 @@ impl Input {
         match &self.backing {
             Backing::File(file) => file.read_at(out, offset),
             Backing::Memory(bytes) => {
-                let rest = usize::try_from(offset)
-                    .ok()
-                    .and_then(|start| bytes.get(start..));
+                let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..));
                 rest.unwrap_or_default().read(out)
             }
         }
@@ -113,9 +100,7 @@ impl Input {
         start: u64,
         len_bytes: u64,
     ) -> Result<Vec<u8>, ReadError> {
-        let inside = start
-            .checked_add(len_bytes)
-            .is_some_and(|end| end <= self.len_bytes);
+        let inside = start.checked_add(len_bytes).is_some_and(|end| end <= self.len_bytes);
         let Some(len) = usize::try_from(len_bytes).ok().filter(|_| inside) else {
             let reason = format!(
                 "{len_bytes} bytes from byte {start} on reach past the end of the file at {}; is it \
@@ -145,19 +130,11 @@ impl Input {
     }
 
     pub fn damaged(&self, place: impl Into<String>, reason: impl Into<String>) -> ReadError {
-        ReadError::Damaged {
-            path: self.path.clone(),
-            place: place.into(),
-            reason: reason.into(),
-        }
+        ReadError::Damaged { path: self.path.clone(), place: place.into(), reason: reason.into() }
     }
 
     pub fn refused(&self, place: impl Into<String>, reason: impl Into<String>) -> ReadError {
-        ReadError::Refused {
-            path: self.path.clone(),
-            place: place.into(),
-            reason: reason.into(),
-        }
+        ReadError::Refused { path: self.path.clone(), place: place.into(), reason: reason.into() }
     }
 
     /// Returns the error for a failed read; an early end is the file's fault, not the system's.
@@ -165,11 +142,7 @@ impl Input {
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return self.damaged(place, "the file ends here too early; is it truncated?");
         }
-        ReadError::Io {
-            path: self.path.clone(),
-            place: place.into(),
-            source,
-        }
+        ReadError::Io { path: self.path.clone(), place: place.into(), source }
     }
 
     /// Tells whether a file with this start was saved by torch before version 1.6.
@@ -210,10 +183,7 @@ impl Input {
 
 impl Cursor {
     pub fn new(input: &Arc<Input>, position: u64) -> Cursor {
-        Cursor {
-            input: Arc::clone(input),
-            position,
-        }
+        Cursor { input: Arc::clone(input), position }
     }
 }
 
@@ -266,13 +236,7 @@ mod tests {
     fn a_range_past_the_end_is_refused_before_anything_is_allocated() {
         let input = Input::of_bytes(vec![1, 2, 3], Path::new("x"));
         assert_eq!(input.read_range("here", 1, 2).unwrap(), [2, 3]);
-        for (start, len) in [
-            (0, 4),
-            (3, 1),
-            (u64::MAX, 1),
-            (1, u64::MAX),
-            (4, u64::MAX - 2),
-        ] {
+        for (start, len) in [(0, 4), (3, 1), (u64::MAX, 1), (1, u64::MAX), (4, u64::MAX - 2)] {
             let error = input.read_range("here", start, len).unwrap_err();
             assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
         }
@@ -281,19 +245,13 @@ mod tests {
     #[test]
     fn a_folder_is_refused() {
         let error = Input::open(&std::env::temp_dir()).unwrap_err();
-        assert!(
-            error.to_string().ends_with("it is no regular file"),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with("it is no regular file"), "{error}");
     }
 
     #[test]
     fn names_from_a_file_are_escaped_and_cut_in_messages() {
         assert_eq!(Quoted("a.b'\u{1b}[31m").to_string(), "`a.b'\\u{1b}[31m`");
-        assert_eq!(
-            Quoted(&"x".repeat(1000)).to_string().len(),
-            QUOTED_CHARS_MAX + 5
-        );
+        assert_eq!(Quoted(&"x".repeat(1000)).to_string().len(), QUOTED_CHARS_MAX + 5);
     }
 
     #[test]

@@ -167,22 +167,12 @@ impl Checkpoint {
             let archive = Archive::open(&input)?;
             let index = torch::read_index(&input, &archive)?;
             let (byte_order, tensors) = (index.byte_order, index.tensors);
-            return Ok(Checkpoint {
-                input,
-                archive: Some(archive),
-                byte_order,
-                tensors,
-            });
+            return Ok(Checkpoint { input, archive: Some(archive), byte_order, tensors });
         }
         if safetensors::looks_like(&start, input.len_bytes()) {
             let tensors = safetensors::read_index(&input)?;
             let byte_order = ByteOrder::Little;
-            return Ok(Checkpoint {
-                input,
-                archive: None,
-                byte_order,
-                tensors,
-            });
+            return Ok(Checkpoint { input, archive: None, byte_order, tensors });
         }
         Err(input.unknown(&start, "safetensors or torch's zip format"))
     }
@@ -222,16 +212,12 @@ impl Checkpoint {
             (Dtype::Float(float), _) => float,
         };
         // The index was checked: the product doesn't overflow, and the bytes lie in the file.
-        let count = elements(&tensor.shape).ok_or_else(|| {
-            self.input
-                .damaged(place(), "its shape is larger than any memory")
-        })?;
+        let count = elements(&tensor.shape)
+            .ok_or_else(|| self.input.damaged(place(), "its shape is larger than any memory"))?;
         let fault = |fault| match fault {
-            StreamFault::Sink(source) => ReadError::Sink {
-                path: self.input.path().into(),
-                name: name.into(),
-                source,
-            },
+            StreamFault::Sink(source) => {
+                ReadError::Sink { path: self.input.path().into(), name: name.into(), source }
+            }
             StreamFault::Read(source) => self.input.io(place(), source),
         };
         match (&tensor.data, &self.archive) {
@@ -256,9 +242,7 @@ impl Checkpoint {
                 let mut reader = Cursor::new(&self.input, *start);
                 number::stream(&mut reader, float, self.byte_order, count, sink).map_err(fault)
             }
-            _ => Err(self
-                .input
-                .damaged(place(), "it lies in no part of the file")),
+            _ => Err(self.input.damaged(place(), "it lies in no part of the file")),
         }
     }
 
@@ -272,11 +256,7 @@ impl Checkpoint {
         // What is refused by `stream` has no checked size, and nothing may be reserved for it.
         let readable =
             matches!(tensor.dtype, Dtype::Float(_)) && !matches!(tensor.data, Data::Refused(_));
-        let count = if readable {
-            elements(&tensor.shape).unwrap_or(0)
-        } else {
-            0
-        };
+        let count = if readable { elements(&tensor.shape).unwrap_or(0) } else { 0 };
         let mut numbers = Vec::with_capacity(count);
         self.stream(name, &mut |chunk| {
             numbers.extend_from_slice(chunk);
@@ -286,10 +266,7 @@ impl Checkpoint {
     }
 
     fn missing(&self, name: &str) -> ReadError {
-        ReadError::Missing {
-            path: self.input.path().into(),
-            name: name.into(),
-        }
+        ReadError::Missing { path: self.input.path().into(), name: name.into() }
     }
 }
 
@@ -298,7 +275,5 @@ fn elements(shape: &[usize]) -> Option<usize> {
     if shape.contains(&0) {
         return Some(0);
     }
-    shape
-        .iter()
-        .try_fold(1_usize, |product, &size| product.checked_mul(size))
+    shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
 }

@@ -75,11 +75,7 @@ pub(super) fn read_index(input: &Input, archive: &Archive) -> Result<Vec<NpzArra
                 return Err(input.damaged(place(&entry.name), reason));
             }
         }
-        arrays.push(NpzArray {
-            name: name.to_owned(),
-            info,
-            index,
-        });
+        arrays.push(NpzArray { name: name.to_owned(), info, index });
     }
     Ok(arrays)
 }
@@ -95,9 +91,7 @@ pub(super) fn read(
     let Some(info) = &array.info else {
         return Err(input.refused(name(), "its numbers are no floats"));
     };
-    let len_bytes = info
-        .len_bytes()
-        .filter(|&len_bytes| len_bytes <= len_bytes_max);
+    let len_bytes = info.len_bytes().filter(|&len_bytes| len_bytes <= len_bytes_max);
     let Some(len_bytes) = len_bytes else {
         let reason = format!("an array of shape {:?} is too large", info.shape);
         return Err(input.refused(name(), reason));
@@ -147,11 +141,8 @@ fn read_header(
     reader: &mut EntryReader<'_>,
 ) -> Result<(Header, usize), ReadError> {
     let name = || place(archive.entries().get(index).map_or("", |entry| &entry.name));
-    let mut fill = |bytes: &mut [u8]| {
-        reader
-            .read_exact(bytes)
-            .map_err(|e| archive.read_error(index, e))
-    };
+    let mut fill =
+        |bytes: &mut [u8]| reader.read_exact(bytes).map_err(|e| archive.read_error(index, e));
     let mut start = [0; 8];
     fill(&mut start)?;
     let version = match start.strip_prefix(NPY_MAGIC) {
@@ -170,16 +161,11 @@ fn read_header(
     }
     let mut text = vec![0; header_bytes];
     fill(&mut text)?;
-    let header = std::str::from_utf8(&text)
-        .ok()
-        .and_then(parse_header)
-        .ok_or_else(|| {
-            let reason = format!(
-                "its header isn't understood: {}",
-                Quoted(&String::from_utf8_lossy(&text))
-            );
-            input.refused(name(), reason)
-        })?;
+    let header = std::str::from_utf8(&text).ok().and_then(parse_header).ok_or_else(|| {
+        let reason =
+            format!("its header isn't understood: {}", Quoted(&String::from_utf8_lossy(&text)));
+        input.refused(name(), reason)
+    })?;
     Ok((header, start.len() + len_width + header_bytes))
 }
 
@@ -224,12 +210,7 @@ fn parse_header(text: &str) -> Option<Header> {
     }
     let (dtype, order) = dtype?;
     let byte_order = order.unwrap_or(ByteOrder::Little);
-    Some(Header {
-        shape: shape?,
-        column_major: column_major?,
-        dtype,
-        byte_order,
-    })
+    Some(Header { shape: shape?, column_major: column_major?, dtype, byte_order })
 }
 
 /// Splits a quoted word without escapes off.
@@ -256,11 +237,7 @@ fn parse_sizes(text: &str) -> Option<Vec<usize>> {
     text.split(',')
         // Digits only: `parse` alone would take a plus sign. Python 2 wrote an L behind them.
         .map(|size| size.trim().trim_end_matches('L'))
-        .map(|size| {
-            size.bytes()
-                .all(|b| b.is_ascii_digit())
-                .then(|| size.parse().ok())?
-        })
+        .map(|size| size.bytes().all(|b| b.is_ascii_digit()).then(|| size.parse().ok())?)
         .collect()
 }
 

@@ -173,22 +173,10 @@ mod tests {
     #[test]
     fn a_stream_tells_who_failed() {
         let mut nothing = |_: &[f32]| Ok(());
-        let short = stream(
-            &mut [0; 7].as_slice(),
-            Float::F32,
-            ByteOrder::Little,
-            2,
-            &mut nothing,
-        );
+        let short = stream(&mut [0; 7].as_slice(), Float::F32, ByteOrder::Little, 2, &mut nothing);
         assert!(matches!(short, Err(StreamFault::Read(_))));
         let mut full = |_: &[f32]| Err(io::ErrorKind::StorageFull.into());
-        let full = stream(
-            &mut [0; 8].as_slice(),
-            Float::F32,
-            ByteOrder::Little,
-            2,
-            &mut full,
-        );
+        let full = stream(&mut [0; 8].as_slice(), Float::F32, ByteOrder::Little, 2, &mut full);
         assert!(matches!(full, Err(StreamFault::Sink(_))));
     }
 }

@@ -123,23 +123,14 @@ pub(super) fn array<'a>(
         }
         _ => return Err("it is no numpy array"),
     };
-    let shape = pickle
-        .sizes(shape, NUMPY_RANK_MAX)
-        .ok_or("an array whose shape is no list of sizes")?;
+    let shape =
+        pickle.sizes(shape, NUMPY_RANK_MAX).ok_or("an array whose shape is no list of sizes")?;
     let (dtype, byte_order) = read_dtype(pickle, dtype).ok_or("an array of unknown numbers")?;
     let Dtype::Float(float) = dtype else {
         return Err("an array of other numbers than floats");
     };
     let bytes = read_bytes(pickle, bytes).ok_or("an array whose content is no byte string")?;
-    Ok(PickledArray {
-        info: ArrayInfo {
-            shape,
-            float,
-            byte_order,
-            column_major,
-        },
-        bytes,
-    })
+    Ok(PickledArray { info: ArrayInfo { shape, float, byte_order, column_major }, bytes })
 }
 
 /// A dtype is `numpy.dtype("f4", False, True)`, and its state begins with a version and the order.
@@ -222,14 +213,10 @@ impl PickledArray<'_> {
         };
         if self.info.len_bytes() != Some(bytes.len()) {
             let (shape, len) = (&self.info.shape, bytes.len());
-            return Err(format!(
-                "an array of shape {shape:?} can't have {len} bytes"
-            ));
+            return Err(format!("an array of shape {shape:?} can't have {len} bytes"));
         }
         let mut numbers = Vec::with_capacity(bytes.len() / self.info.float.size_bytes());
-        self.info
-            .float
-            .decode(self.info.byte_order, &bytes, &mut numbers);
+        self.info.float.decode(self.info.byte_order, &bytes, &mut numbers);
         Ok(self.info.to_rows(numbers))
     }
 }

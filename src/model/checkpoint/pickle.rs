@@ -106,11 +106,7 @@ impl<'a, G: Copy> Pickle<'a, G> {
     }
 
     pub fn node(&self, id: Id) -> &Node<'a, G> {
-        &self
-            .nodes
-            .get(id.0 as usize)
-            .expect("an id is only made for a node of its arena")
-            .1
+        &self.nodes.get(id.0 as usize).expect("an id is only made for a node of its arena").1
     }
 
     /// Returns where the opcode stands that made a node.

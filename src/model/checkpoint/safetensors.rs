@@ -31,9 +31,7 @@ pub(super) fn looks_like(start: &[u8], len_bytes: u64) -> bool {
 pub(super) fn read_index(input: &Input) -> Result<BTreeMap<String, TensorInfo>, ReadError> {
     let place = "safetensors header";
     let prefix = input.read_range(place, 0, PREFIX_BYTES)?;
-    let header_bytes = prefix
-        .first_chunk()
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let header_bytes = prefix.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     if header_bytes > HEADER_BYTES_MAX {
         let reason = format!("{header_bytes} bytes are more than any encoder's header has");
         return Err(input.refused(place, reason));
@@ -55,21 +53,11 @@ pub(super) fn read_index(input: &Input) -> Result<BTreeMap<String, TensorInfo>, 
     let mut tensors = BTreeMap::new();
     for (name, info) in metadata.tensors() {
         if info.shape.len() > RANK_MAX {
-            let reason = format!(
-                "tensor {} has {} dimensions",
-                Quoted(&name),
-                info.shape.len()
-            );
+            let reason = format!("tensor {} has {} dimensions", Quoted(&name), info.shape.len());
             return Err(input.refused(place, reason));
         }
-        let data = Data::Range {
-            start: numbers_start + info.data_offsets.0 as u64,
-        };
-        let info = TensorInfo {
-            shape: info.shape.clone(),
-            dtype: dtype(info.dtype),
-            data,
-        };
+        let data = Data::Range { start: numbers_start + info.data_offsets.0 as u64 };
+        let info = TensorInfo { shape: info.shape.clone(), dtype: dtype(info.dtype), data };
         tensors.insert(name, info);
     }
     Ok(tensors)

@@ -74,12 +74,7 @@ fn a_file_that_is_cut_while_open_is_an_error() {
         let path = folder.path().join(format);
         std::fs::write(&path, bytes).unwrap();
         let file = Checkpoint::open(&path).unwrap();
-        std::fs::File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(50)
-            .unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(50).unwrap();
         let error = file.read("b").unwrap_err();
         assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
     }
@@ -91,10 +86,7 @@ fn no_prefix_of_any_file_is_taken_for_the_whole() {
         for len in 0..bytes.len() {
             let path = Path::new("cut");
             assert!(open(bytes[..len].to_vec()).is_err(), "{name} cut to {len}");
-            assert!(
-                parse_head(bytes[..len].to_vec(), path).is_err(),
-                "{name} cut to {len}"
-            );
+            assert!(parse_head(bytes[..len].to_vec(), path).is_err(), "{name} cut to {len}");
         }
     }
 }
@@ -203,10 +195,7 @@ fn reference() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    println!(
-        "skipped: {} is not there (set CAPVEC_REFERENCE)",
-        folder.display()
-    );
+    println!("skipped: {} is not there (set CAPVEC_REFERENCE)", folder.display());
     None
 }
 
@@ -231,11 +220,6 @@ fn the_reference_models_are_read() {
         }
         let head = read_head(&folder.join("Linear Weights.pkl")).unwrap();
         assert_eq!((head.hidden, head.dim), (64, 640));
-        assert!(
-            head.weight
-                .iter()
-                .chain(&head.bias)
-                .all(|number| number.is_finite())
-        );
+        assert!(head.weight.iter().chain(&head.bias).all(|number| number.is_finite()));
     }
 }

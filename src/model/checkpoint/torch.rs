@@ -65,17 +65,8 @@ pub(super) fn read_index(input: &Input, archive: &Archive) -> Result<Index, Read
         }
     }
     let byte_order = read_byte_order(input, archive, &prefix)?;
-    let tensors = Reader {
-        input,
-        pickle_name,
-        pickle,
-        storages,
-    }
-    .tensors()?;
-    Ok(Index {
-        byte_order,
-        tensors,
-    })
+    let tensors = Reader { input, pickle_name, pickle, storages }.tensors()?;
+    Ok(Index { byte_order, tensors })
 }
 
 /// Finds the folder that holds everything. It is named after the file that was first saved.
@@ -196,34 +187,24 @@ impl Reader<'_> {
         let Some((_, &[storage, skip, shape, strides, ..])) = self.pickle.call(id) else {
             return Err(malformed("arguments are missing"));
         };
-        let skip = self
-            .pickle
-            .size(skip)
-            .ok_or_else(|| malformed("its offset is no size"))?;
-        let (Some(shape), Some(strides)) = (
-            self.pickle.sizes(shape, RANK_MAX),
-            self.pickle.sizes(strides, RANK_MAX),
-        ) else {
+        let skip = self.pickle.size(skip).ok_or_else(|| malformed("its offset is no size"))?;
+        let (Some(shape), Some(strides)) =
+            (self.pickle.sizes(shape, RANK_MAX), self.pickle.sizes(strides, RANK_MAX))
+        else {
             return Err(malformed("its shape or strides are no list of sizes"));
         };
         if shape.len() != strides.len() {
-            return Err(malformed(
-                "its shape and its strides have different lengths",
-            ));
+            return Err(malformed("its shape and its strides have different lengths"));
         }
-        let (dtype, key, storage_numbers) = self
-            .storage(storage)
-            .ok_or_else(|| malformed("its storage isn't understood"))?;
+        let (dtype, key, storage_numbers) =
+            self.storage(storage).ok_or_else(|| malformed("its storage isn't understood"))?;
         let Dtype::Float(float) = dtype else {
             let data = Data::Refused("it holds no floats");
             return Ok(TensorInfo { shape, dtype, data });
         };
 
         let &(index, entry) = self.storages.get(key).ok_or_else(|| {
-            malformed(&format!(
-                "there is no entry for its storage {}",
-                Quoted(key)
-            ))
+            malformed(&format!("there is no entry for its storage {}", Quoted(key)))
         })?;
         let storage_bytes = (storage_numbers as u64).checked_mul(float.size_bytes() as u64);
         if !entry.stored || storage_bytes.is_none_or(|bytes| bytes > entry.len_bytes) {
@@ -237,11 +218,7 @@ impl Reader<'_> {
         if !is_contiguous(&shape, &strides) {
             let reason = "its numbers aren't contiguous in row-major order; save the checkpoint again \
                           with tensor.contiguous()";
-            return Ok(TensorInfo {
-                shape,
-                dtype,
-                data: Data::Refused(reason),
-            });
+            return Ok(TensorInfo { shape, dtype, data: Data::Refused(reason) });
         }
         let end = elements(&shape).and_then(|count| skip.checked_add(count));
         if end.is_none_or(|end| end > storage_numbers) {
@@ -252,11 +229,7 @@ impl Reader<'_> {
         }
         // Not past the storage, whose size in bytes doesn't overflow.
         let skip = skip as u64 * float.size_bytes() as u64;
-        Ok(TensorInfo {
-            shape,
-            dtype,
-            data: Data::Entry { index, skip },
-        })
+        Ok(TensorInfo { shape, dtype, data: Data::Entry { index, skip } })
     }
 
     /// Takes a storage's description apart: its type, its key and how many numbers it has.
@@ -278,11 +251,7 @@ impl Reader<'_> {
     }
 
     fn place(&self, id: Id) -> String {
-        format!(
-            "entry {}, byte {}",
-            Quoted(&self.pickle_name),
-            self.pickle.offset(id)
-        )
+        format!("entry {}, byte {}", Quoted(&self.pickle_name), self.pickle.offset(id))
     }
 
     fn damaged(&self, id: Id, reason: &str) -> ReadError {
@@ -290,8 +259,7 @@ impl Reader<'_> {
     }
 
     fn refused(&self, id: Id, reason: &str, advice: &str) -> ReadError {
-        self.input
-            .refused(self.place(id), format!("{reason}; {advice}"))
+        self.input.refused(self.place(id), format!("{reason}; {advice}"))
     }
 }
 

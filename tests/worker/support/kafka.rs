@@ -136,10 +136,7 @@ impl Kafka {
             node.reap();
         } else {
             node.kill();
-            panic!(
-                "Kafka did not stop within {STOP_MAX:?}. Its log ends:\n{}",
-                self.log_tail()
-            );
+            panic!("Kafka did not stop within {STOP_MAX:?}. Its log ends:\n{}", self.log_tail());
         }
     }
 
@@ -171,12 +168,9 @@ impl Kafka {
             .tempdir()
             .map_err(|error| format!("failed to make a folder for Kafka: {error}"))?;
         let [client_port, controller_port] = free_ports();
-        fs::write(
-            folder.path().join("node.properties"),
-            node(client_port, controller_port),
-        )
-        .and_then(|()| fs::write(folder.path().join("log4j2.properties"), LOG4J))
-        .map_err(|error| format!("failed to write Kafka's configuration: {error}"))?;
+        fs::write(folder.path().join("node.properties"), node(client_port, controller_port))
+            .and_then(|()| fs::write(folder.path().join("log4j2.properties"), LOG4J))
+            .map_err(|error| format!("failed to write Kafka's configuration: {error}"))?;
 
         let mut kafka = Kafka {
             bootstrap: format!("127.0.0.1:{client_port}"),
@@ -203,10 +197,7 @@ impl Kafka {
             return Ok(());
         }
         let said = [output.stdout, output.stderr].concat();
-        Err(format!(
-            "failed to format Kafka's storage:\n{}",
-            String::from_utf8_lossy(&said)
-        ))
+        Err(format!("failed to format Kafka's storage:\n{}", String::from_utf8_lossy(&said)))
     }
 
     /// Starts the JVM and waits until it serves.
@@ -215,11 +206,7 @@ impl Kafka {
         let (output, jvm_output) = std::io::pipe().expect("a process has room for a pipe");
         let mut command = self.java();
         command.args(["kafka.Kafka", "node.properties"]);
-        command.stdout(
-            jvm_output
-                .try_clone()
-                .expect("a process has room for a pipe"),
-        );
+        command.stdout(jvm_output.try_clone().expect("a process has room for a pipe"));
         command.stderr(jvm_output);
         let jvm = command.spawn().map_err(|error| no_java(&error))?;
         // It holds our copies of the end that the JVM writes on, and the log must end when the JVM does.
@@ -231,9 +218,7 @@ impl Kafka {
             .expect("the system has room for a thread");
         self.node = Some(Node { jvm, log_reader });
 
-        let phase = self
-            .log
-            .wait_until(START_MAX, |phase| phase != Phase::Starting);
+        let phase = self.log.wait_until(START_MAX, |phase| phase != Phase::Starting);
         if phase == Phase::Started && TcpStream::connect(&self.bootstrap).is_ok() {
             return Ok(());
         }
@@ -274,14 +259,9 @@ impl Node {
         let id = self.jvm.id().to_string();
         // By a shell, because the standard library sends no signal but SIGKILL. The id cannot be someone else's, as
         // nobody has waited for the child.
-        let sent = Command::new("sh")
-            .args(["-c", "kill -s TERM \"$1\"", "sh", &id])
-            .status();
+        let sent = Command::new("sh").args(["-c", "kill -s TERM \"$1\"", "sh", &id]).status();
         let sent = sent.expect("every Unix has a shell");
-        assert!(
-            sent.success(),
-            "failed to send SIGTERM to Kafka, process {id}"
-        );
+        assert!(sent.success(), "failed to send SIGTERM to Kafka, process {id}");
     }
 
     fn kill(mut self) {
@@ -292,9 +272,7 @@ impl Node {
     /// Waits for a JVM that has ended or is about to.
     fn reap(mut self) {
         self.jvm.wait().expect("an own child can be waited for");
-        self.log_reader
-            .join()
-            .expect("reading the log does not panic");
+        self.log_reader.join().expect("reading the log does not panic");
     }
 }
 
@@ -322,10 +300,7 @@ impl Guard {
 
     /// Returns the process group that dies with this process.
     fn group(&self) -> i32 {
-        self.0
-            .id()
-            .try_into()
-            .expect("the kernel's process ids are positive i32")
+        self.0.id().try_into().expect("the kernel's process ids are positive i32")
     }
 }
 
@@ -364,27 +339,17 @@ impl Log {
 
     /// Waits until the phase is one that is wanted, at most `wait_max`, and returns the phase then.
     fn wait_until(&self, wait_max: Duration, wanted: impl Fn(Phase) -> bool) -> Phase {
-        let waited = self
-            .changed
-            .wait_timeout_while(self.state(), wait_max, |state| !wanted(state.phase));
-        waited
-            .expect("nothing panics while it holds the log")
-            .0
-            .phase
+        let waited =
+            self.changed.wait_timeout_while(self.state(), wait_max, |state| !wanted(state.phase));
+        waited.expect("nothing panics while it holds the log").0.phase
     }
 
     fn tail(&self) -> String {
-        self.state()
-            .lines
-            .iter()
-            .map(|line| format!("{line}\n"))
-            .collect()
+        self.state().lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, LogState> {
-        self.state
-            .lock()
-            .expect("nothing panics while it holds the log")
+        self.state.lock().expect("nothing panics while it holds the log")
     }
 }
 
@@ -392,11 +357,7 @@ impl Log {
 
 /// Returns the folder of Kafka's jars.
 fn libs() -> Result<PathBuf, String> {
-    let set = |name: &str| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let in_cache = || {
         let (_, rest) = POM.split_once("<kafka.version>")?;
         let (version, _) = rest.split_once("</kafka.version>")?;
@@ -410,10 +371,7 @@ fn libs() -> Result<PathBuf, String> {
     if libs.is_dir() {
         return Ok(libs);
     }
-    Err(format!(
-        "the real Kafka is missing, there is no {}; run `make test`",
-        libs.display()
-    ))
+    Err(format!("the real Kafka is missing, there is no {}; run `make test`", libs.display()))
 }
 
 fn no_java(error: &Error) -> String {
@@ -437,12 +395,7 @@ fn free_ports() -> [u16; 2] {
     let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
     // Both stay bound until both are found, or the second could be the first.
     let bound = [(); 2].map(|()| free.next().expect("some of 10,000 ports are free"));
-    bound.map(|listener| {
-        listener
-            .local_addr()
-            .expect("a bound listener has an address")
-            .port()
-    })
+    bound.map(|listener| listener.local_addr().expect("a bound listener has an address").port())
 }
 
 /// Returns the node's configuration. What it does not name is as Kafka ships it.

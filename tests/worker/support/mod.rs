@@ -172,16 +172,18 @@ impl Cluster {
         let consumer: BaseConsumer = self.client().create().unwrap();
         let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
         let partitions = metadata.topics()[0].partitions().iter().map(|p| p.id());
-        partitions
-            .map(|p| (p, consumer.fetch_watermarks(topic, p, PATIENCE).unwrap().1))
-            .collect()
+        partitions.map(|p| (p, consumer.fetch_watermarks(topic, p, PATIENCE).unwrap().1)).collect()
     }
 
     /// Returns everything in a topic, in the order of each partition.
     pub fn records(&self, topic: &str) -> Vec<Record> {
         let ends = self.ends(topic);
-        let consumer: BaseConsumer =
-            self.client().set("group.id", "reader").set("enable.auto.commit", "false").create().unwrap();
+        let consumer: BaseConsumer = self
+            .client()
+            .set("group.id", "reader")
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap();
         let mut from = TopicPartitionList::new();
         for &partition in ends.keys() {
             from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
@@ -340,9 +342,9 @@ impl Worker {
     /// Returns the value of a metric's series, written as in the text format.
     pub fn metric(&self, series: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics")?;
-        let line = text.lines().find(|line| {
-            line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' '))
-        })?;
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
         line.rsplit_once(' ')?.1.parse().ok()
     }
 
@@ -382,7 +384,10 @@ impl Drop for Worker {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
-            eprintln!("the worker's last lines:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            eprintln!(
+                "the worker's last lines:\n{}",
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            );
         }
     }
 }

@@ -17,20 +17,13 @@ fn open(bytes: Vec<u8>) -> Result<Archive, ReadError> {
 
 /// Two entries, `a` and `b`, of ten bytes each.
 fn two() -> Vec<u8> {
-    zip(
-        &[("a", b"0123456789"), ("b", b"abcdefghij")],
-        CompressionMethod::Stored,
-    )
+    zip(&[("a", b"0123456789"), ("b", b"abcdefghij")], CompressionMethod::Stored)
 }
 
 /// Overwrites a field of the directory's entry for `a`, the first.
 fn forged(field: usize, bytes: &[u8]) -> Vec<u8> {
     let mut file = two();
-    let start = file
-        .windows(4)
-        .position(|window| window == b"PK\x01\x02")
-        .unwrap()
-        + field;
+    let start = file.windows(4).position(|window| window == b"PK\x01\x02").unwrap() + field;
     file[start..start + bytes.len()].copy_from_slice(bytes);
     file
 }
@@ -44,11 +37,7 @@ fn refuses(bytes: Vec<u8>, reason: &str) {
 #[test]
 fn entries_are_listed_and_read() {
     let archive = open(two()).unwrap();
-    let names: Vec<_> = archive
-        .entries()
-        .iter()
-        .map(|entry| entry.name.as_str())
-        .collect();
+    let names: Vec<_> = archive.entries().iter().map(|entry| entry.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     let (index, entry) = archive.find("b").unwrap();
     assert_eq!((entry.len_bytes, entry.stored), (10, true));
@@ -68,11 +57,7 @@ fn sizes_that_lie_are_refused() {
     // 10 bytes that are to be 11, or a gigabyte.
     refuses(forged(SIZE, &11_u32.to_le_bytes()), "can't be 11 bytes");
     let mut bomb = forged(SIZE, &(1_u32 << 30).to_le_bytes());
-    let at = bomb
-        .windows(4)
-        .position(|window| window == b"PK\x01\x02")
-        .unwrap()
-        + METHOD;
+    let at = bomb.windows(4).position(|window| window == b"PK\x01\x02").unwrap() + METHOD;
     bomb[at] = 8;
     refuses(bomb, "can't be 1073741824 bytes");
 }
@@ -80,10 +65,7 @@ fn sizes_that_lie_are_refused() {
 #[test]
 fn two_entries_in_one_place_or_of_one_name_are_refused() {
     let mut file = two();
-    let first = file
-        .windows(4)
-        .position(|window| window == b"PK\x01\x02")
-        .unwrap();
+    let first = file.windows(4).position(|window| window == b"PK\x01\x02").unwrap();
     // The second entry's local header becomes that of the first.
     let second = first + NAME + 1;
     assert_eq!(&file[second..second + 4], b"PK\x01\x02");

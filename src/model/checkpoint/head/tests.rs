@@ -26,26 +26,15 @@ fn safetensors_head(name: &str, shape: [usize; 2], weight: &[f32], bias: &[f32])
 
 #[test]
 fn every_way_to_write_a_head_is_read_the_same() {
-    let expected = Head {
-        hidden: 2,
-        dim: 3,
-        weight: WEIGHT.into(),
-        bias: BIAS.into(),
-    };
+    let expected = Head { hidden: 2, dim: 3, weight: WEIGHT.into(), bias: BIAS.into() };
     for (name, bytes) in HEADS {
         assert_eq!(parse(bytes).expect(name), expected, "{name}");
     }
     for (name, bytes) in checkpoints() {
         assert_eq!(parse(&bytes).expect(name), expected, "{name}");
     }
-    assert_eq!(
-        parse(include_bytes!("../testdata/big_endian.npz")).unwrap(),
-        expected
-    );
-    assert_eq!(
-        parse(include_bytes!("../testdata/numpy2_transposed.pkl")).unwrap(),
-        expected
-    );
+    assert_eq!(parse(include_bytes!("../testdata/big_endian.npz")).unwrap(), expected);
+    assert_eq!(parse(include_bytes!("../testdata/numpy2_transposed.pkl")).unwrap(), expected);
 }
 
 #[test]
@@ -53,10 +42,7 @@ fn the_length_of_the_bias_tells_which_way_round_the_matrix_is() {
     // Torch keeps [dim, hidden].
     let linear = safetensors_head("linear.weight", [3, 2], &[0., 3., 1., 4., 2., 5.], &BIAS);
     let head = parse(&linear).unwrap();
-    assert_eq!(
-        (head.hidden, head.dim, head.weight),
-        (2, 3, WEIGHT.to_vec())
-    );
+    assert_eq!((head.hidden, head.dim, head.weight), (2, 3, WEIGHT.to_vec()));
     // A name means nothing where the lengths say it.
     let raw = safetensors_head("linear.weight", [2, 3], &WEIGHT, &BIAS);
     assert_eq!(parse(&raw).unwrap().weight, WEIGHT);
@@ -67,11 +53,7 @@ fn the_length_of_the_bias_tells_which_way_round_the_matrix_is() {
 #[test]
 fn the_name_decides_only_where_the_matrix_is_square() {
     let square = [1., 2., 3., 4.];
-    let read = |name| {
-        parse(&safetensors_head(name, [2, 2], &square, &BIAS[..2]))
-            .unwrap()
-            .weight
-    };
+    let read = |name| parse(&safetensors_head(name, [2, 2], &square, &BIAS[..2])).unwrap().weight;
     assert_eq!(read("weight"), [1., 3., 2., 4.]);
     assert_eq!(read("LinearTransformation.weight"), [1., 3., 2., 4.]);
     assert_eq!(read("W"), square);
@@ -82,10 +64,7 @@ fn the_name_decides_only_where_the_matrix_is_square() {
 #[test]
 fn a_torch_file_with_a_linear_layer_is_a_head() {
     let tensors = [
-        TorchTensor {
-            parameter: true,
-            ..TorchTensor::full("fc.weight", &[3, 2], &[2, 1])
-        },
+        TorchTensor { parameter: true, ..TorchTensor::full("fc.weight", &[3, 2], &[2, 1]) },
         TorchTensor::full("fc.bias", &[3], &[1]),
     ];
     let weight = f32s(&[0., 3., 1., 4., 2., 5.]);
@@ -108,27 +87,15 @@ fn what_is_no_head_is_refused_by_what_it_is() {
         file(include_bytes!("../testdata/numpy2_refused_dict.pkl")),
         "a list of two numpy arrays",
     );
-    refuses(
-        file(include_bytes!("../testdata/numpy2_refused_three.pkl")),
-        "not 3 things",
-    );
-    refuses(
-        file(include_bytes!("../testdata/refused_objects.npz")),
-        "one matrix and one vector",
-    );
-    refuses(
-        file(include_bytes!("../testdata/refused_alone.npy")),
-        "np.savez",
-    );
+    refuses(file(include_bytes!("../testdata/numpy2_refused_three.pkl")), "not 3 things");
+    refuses(file(include_bytes!("../testdata/refused_objects.npz")), "one matrix and one vector");
+    refuses(file(include_bytes!("../testdata/refused_alone.npy")), "np.savez");
     refuses(b"{\"weight\": 1}", "it is not a head");
     refuses(b"", "the file is empty");
     refuses(b"<!DOCTYPE html>", "web page");
     let legacy = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
     refuses(legacy, "before version 1.6");
-    let both = [
-        TorchTensor::full("a", &[2, 3], &[3, 1]),
-        TorchTensor::full("b", &[2, 3], &[3, 1]),
-    ];
+    let both = [TorchTensor::full("a", &[2, 3], &[3, 1]), TorchTensor::full("b", &[2, 3], &[3, 1])];
     let both = torch_file(&both, &[("a", f32s(&WEIGHT)), ("b", f32s(&WEIGHT))]);
     refuses(&both, "`a` [2, 3], `b` [2, 3]");
     let empty = safetensors_head("w", [0, 3], &[], &BIAS);
@@ -137,20 +104,12 @@ fn what_is_no_head_is_refused_by_what_it_is() {
 
 #[test]
 fn a_hostile_pickle_is_refused_with_what_it_asks_for() {
-    let pickle = PickleWriter::new()
-        .global("os", "system")
-        .text("true")
-        .raw(b"\x85R")
-        .end();
+    let pickle = PickleWriter::new().global("os", "system").text("true").raw(b"\x85R").end();
     refuses(&pickle, "head: pickle, byte 2: it asks for `os.system`");
-    let pickle = PickleWriter::new()
-        .global("numpy.core.multiarray", "scalar")
-        .end();
+    let pickle = PickleWriter::new().global("numpy.core.multiarray", "scalar").end();
     refuses(&pickle, "`numpy.core.multiarray.scalar`");
     // What torch may ask for, a head may not.
-    let pickle = PickleWriter::new()
-        .global("torch._utils", "_rebuild_tensor_v2")
-        .end();
+    let pickle = PickleWriter::new().global("torch._utils", "_rebuild_tensor_v2").end();
     refuses(&pickle, "`torch._utils._rebuild_tensor_v2`");
 }
 

@@ -28,10 +28,7 @@ fn head_of(weight: &[u8], method: CompressionMethod) -> Result<Head, ReadError> 
 fn refuses(weight: &[u8], reason: &str) {
     for method in [CompressionMethod::Stored, CompressionMethod::Deflated] {
         let error = head_of(weight, method).unwrap_err().to_string();
-        assert!(
-            error.contains("`W.npy`") && error.contains(reason),
-            "{error}"
-        );
+        assert!(error.contains("`W.npy`") && error.contains(reason), "{error}");
     }
 }
 
@@ -86,12 +83,7 @@ fn an_array_must_be_as_long_as_its_header_says() {
         let head = head_of(&npy(&header("(2, 3)"), &numbers), method).unwrap();
         assert_eq!(head.weight, WEIGHT);
     }
-    for shape in [
-        "(1, 3)",
-        "(3, 3)",
-        "(4611686018427387904, 4611686018427387904)",
-        "(0, 3)",
-    ] {
+    for shape in ["(1, 3)", "(3, 3)", "(4611686018427387904, 4611686018427387904)", "(0, 3)"] {
         refuses(&npy(&header(shape), &numbers), "can't have");
     }
     refuses(b"", "too early");
@@ -108,13 +100,8 @@ fn a_deflate_bomb_is_refused_without_inflating_it() {
     let mut bytes = npy(&header(&format!("({}, 3)", SIZE / 12)), b"");
     let start = bytes.len();
     bytes.resize(start + SIZE / 12 * 12, 0);
-    let error = head_of(&bytes, CompressionMethod::Deflated)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("`W.npy`") && error.contains("too large"),
-        "{error}"
-    );
+    let error = head_of(&bytes, CompressionMethod::Deflated).unwrap_err().to_string();
+    assert!(error.contains("`W.npy`") && error.contains("too large"), "{error}");
 }
 
 #[test]
@@ -122,11 +109,7 @@ fn packed_numbers_have_a_checksum_too() {
     let weight = npy(&header("(2, 3)"), &f32s(&WEIGHT));
     let file = zip(&[("W.npy", &weight)], CompressionMethod::Deflated);
     // The checksum stands in the directory, 16 bytes behind its mark.
-    let at = file
-        .windows(4)
-        .position(|window| window == b"PK\x01\x02")
-        .unwrap()
-        + 16;
+    let at = file.windows(4).position(|window| window == b"PK\x01\x02").unwrap() + 16;
     let mut damaged = file.clone();
     damaged[at] ^= 1;
     let read = |file| {

@@ -220,9 +220,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
     // --- bytes ---
 
     fn take(&mut self, len: u64) -> Step<&'a [u8]> {
-        let end = usize::try_from(len)
-            .ok()
-            .and_then(|len| self.at.checked_add(len));
+        let end = usize::try_from(len).ok().and_then(|len| self.at.checked_add(len));
         match end.and_then(|end| self.data.get(self.at..end)) {
             Some(bytes) => {
                 self.at += bytes.len();
@@ -233,11 +231,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
     }
 
     fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
-        match self
-            .data
-            .get(self.at..)
-            .and_then(|rest| rest.first_chunk::<N>())
-        {
+        match self.data.get(self.at..).and_then(|rest| rest.first_chunk::<N>()) {
             Some(bytes) => {
                 self.at += N;
                 Ok(*bytes)
@@ -272,10 +266,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
 
     fn line(&mut self) -> Step<&'a str> {
         let rest = self.data.get(self.at..).unwrap_or_default();
-        let line = rest
-            .iter()
-            .take(GLOBAL_BYTES_MAX)
-            .position(|&byte| byte == b'\n');
+        let line = rest.iter().take(GLOBAL_BYTES_MAX).position(|&byte| byte == b'\n');
         let Some(line) = line.and_then(|len| rest.get(..len)) else {
             return Err(self.damaged("the name of a function doesn't end"));
         };
@@ -377,12 +368,9 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
         let args = self.pop()?;
         let function = self.pop()?;
         match (self.get(function), self.get(args)) {
-            (Some(&Node::Global(function)), Some(Node::Tuple(_))) => self.push(Node::Call(Call {
-                function,
-                args,
-                state: None,
-                items: Vec::new(),
-            })),
+            (Some(&Node::Global(function)), Some(Node::Tuple(_))) => {
+                self.push(Node::Call(Call { function, args, state: None, items: Vec::new() }))
+            }
             (Some(Node::Global(_)), _) => Err(self.damaged("arguments that are no tuple")),
             _ => Err(self.refused("it calls something that is no function of a known module")),
         }
@@ -390,10 +378,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
 
     fn build(&mut self) -> Step<()> {
         let state = self.pop()?;
-        let Some(Node::Call(Call {
-            state: slot @ None, ..
-        })) = self.top_mut()?
-        else {
+        let Some(Node::Call(Call { state: slot @ None, .. })) = self.top_mut()? else {
             let reason = "it sets the state of an object that has none, or for a second time";
             return Err(self.refused(reason));
         };
@@ -405,20 +390,12 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
 
     fn damaged(&self, reason: &str) -> PickleError {
         let kind = PickleFault::Damaged;
-        PickleError {
-            offset: self.opcode_at,
-            kind,
-            reason: reason.into(),
-        }
+        PickleError { offset: self.opcode_at, kind, reason: reason.into() }
     }
 
     fn refused(&self, reason: &str) -> PickleError {
         let kind = PickleFault::Refused;
-        PickleError {
-            offset: self.opcode_at,
-            kind,
-            reason: reason.into(),
-        }
+        PickleError { offset: self.opcode_at, kind, reason: reason.into() }
     }
 
     fn truncated(&self, wanted: u64) -> PickleError {

@@ -12,12 +12,7 @@ fn read(data: &[u8]) -> Result<Pickle<'_, u8>, PickleError> {
 #[track_caller]
 fn refuses(data: &[u8], offset: usize, kind: PickleFault, reason: &str) {
     let error = read(data).unwrap_err();
-    assert_eq!(
-        (error.offset, error.kind),
-        (offset, kind),
-        "{}",
-        error.reason
-    );
+    assert_eq!((error.offset, error.kind), (offset, kind), "{}", error.reason);
     assert!(error.reason.contains(reason), "{}", error.reason);
 }
 
@@ -25,9 +20,7 @@ fn refuses(data: &[u8], offset: usize, kind: PickleFault, reason: &str) {
 fn reads_plain_objects() {
     let pickle =
         read(b"\x80\x04]\x94(NK\x05M\x01\x02J\xff\xff\xff\xff\x8a\x02\x00\xffC\x01xe.").unwrap();
-    let Node::List(items) = pickle.node(pickle.root()) else {
-        panic!()
-    };
+    let Node::List(items) = pickle.node(pickle.root()) else { panic!() };
     let items: Vec<_> = items.iter().map(|&id| pickle.node(id)).collect();
     assert!(matches!(
         items.as_slice(),
@@ -54,19 +47,9 @@ fn a_call_is_kept_and_not_made() {
 #[test]
 fn a_function_that_is_not_on_the_list_is_refused_by_its_name() {
     let refused = PickleFault::Refused;
-    refuses(
-        b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.",
-        2,
-        refused,
-        "`os.system`",
-    );
+    refuses(b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.", 2, refused, "`os.system`");
     refuses(b"\x80\x02cbuiltins\neval\n.", 2, refused, "`builtins.eval`");
-    refuses(
-        b"\x80\x04\x8c\x05posix\x8c\x06system\x93.",
-        17,
-        refused,
-        "`posix.system`",
-    );
+    refuses(b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", 17, refused, "`posix.system`");
     // A known function of another module, and a known module's other function.
     refuses(b"\x80\x02cn\nf\n.", 2, refused, "`n.f`");
     refuses(b"\x80\x02cm\ng\n.", 2, refused, "`m.g`");
@@ -82,12 +65,7 @@ fn a_function_that_is_not_on_the_list_is_refused_by_its_name() {
 fn a_call_of_what_is_no_function_is_refused() {
     refuses(b"\x80\x02K\x01)R.", 5, PickleFault::Refused, "no function");
     // Not even the result of a call is called.
-    refuses(
-        b"\x80\x02cm\nf\n)R)R.",
-        10,
-        PickleFault::Refused,
-        "no function",
-    );
+    refuses(b"\x80\x02cm\nf\n)R)R.", 10, PickleFault::Refused, "no function");
     refuses(b"\x80\x02cm\nf\nNR.", 8, PickleFault::Damaged, "no tuple");
 }
 
@@ -101,25 +79,10 @@ fn buffers_outside_and_older_protocols_are_refused() {
 
 #[test]
 fn the_stack_below_a_mark_is_out_of_reach() {
-    refuses(
-        b"\x80\x02N(\x85.",
-        4,
-        PickleFault::Damaged,
-        "missing on the stack",
-    );
-    refuses(
-        b"\x80\x02N(q\x01.",
-        4,
-        PickleFault::Damaged,
-        "missing on the stack",
-    );
+    refuses(b"\x80\x02N(\x85.", 4, PickleFault::Damaged, "missing on the stack");
+    refuses(b"\x80\x02N(q\x01.", 4, PickleFault::Damaged, "missing on the stack");
     refuses(b"\x80\x02Nt.", 3, PickleFault::Damaged, "mark is missing");
-    refuses(
-        b"\x80\x02.",
-        2,
-        PickleFault::Damaged,
-        "missing on the stack",
-    );
+    refuses(b"\x80\x02.", 2, PickleFault::Damaged, "missing on the stack");
     refuses(b"\x80\x02NN.", 4, PickleFault::Damaged, "unfinished");
     refuses(b"\x80\x02(N.", 4, PickleFault::Damaged, "unfinished");
 }
@@ -140,39 +103,19 @@ fn lengths_are_compared_with_what_is_left() {
         let error = read(data).unwrap_err();
         assert!(error.reason.contains("truncated"), "{}", error.reason);
     }
-    refuses(
-        b"\x80\x02\x8a\x09123456789.",
-        2,
-        PickleFault::Refused,
-        "9 bytes",
-    );
+    refuses(b"\x80\x02\x8a\x09123456789.", 2, PickleFault::Refused, "9 bytes");
     refuses(b"\x80\x02N.N", 3, PickleFault::Damaged, "1 bytes follow");
 }
 
 #[test]
 fn damage_is_named_with_its_place() {
-    refuses(
-        b"\x80\x02h\x05.",
-        2,
-        PickleFault::Damaged,
-        "object 5 is used before",
-    );
+    refuses(b"\x80\x02h\x05.", 2, PickleFault::Damaged, "object 5 is used before");
     refuses(b"\x80\x02NNa.", 4, PickleFault::Damaged, "no list");
     refuses(b"\x80\x02](NNu.", 6, PickleFault::Damaged, "keys are set");
     refuses(b"\x80\x02}(Nu.", 5, PickleFault::Damaged, "without a value");
     refuses(b"\x80\x02NNb.", 4, PickleFault::Refused, "state");
-    refuses(
-        b"\x80\x02cm\nf\n)RNbNb.",
-        12,
-        PickleFault::Refused,
-        "second time",
-    );
-    refuses(
-        b"\x80\x02X\x01\x00\x00\x00\xff.",
-        2,
-        PickleFault::Damaged,
-        "UTF-8",
-    );
+    refuses(b"\x80\x02cm\nf\n)RNbNb.", 12, PickleFault::Refused, "second time");
+    refuses(b"\x80\x02X\x01\x00\x00\x00\xff.", 2, PickleFault::Damaged, "UTF-8");
     refuses(b"\x80\x02cm\nf", 2, PickleFault::Damaged, "doesn't end");
     refuses(
         &[b"\x80\x02c", [b'x'; 300].as_slice()].concat(),
@@ -207,11 +150,7 @@ fn a_memo_bomb_stays_as_small_as_its_file() {
     // Each list holds the one before it ten times: 10^100 elements if it were unfolded.
     let mut pickle = PickleWriter::new().raw(b"]q\x00");
     for level in 1..100_u8 {
-        pickle = pickle
-            .raw(b"](")
-            .raw(&[b'h', level - 1].repeat(10))
-            .raw(b"e")
-            .raw(&[b'q', level]);
+        pickle = pickle.raw(b"](").raw(&[b'h', level - 1].repeat(10)).raw(b"e").raw(&[b'q', level]);
         // Leaves one object on the stack.
         pickle = pickle.raw(b"\x86");
     }

@@ -20,13 +20,7 @@ fn refuses(bytes: Vec<u8>, reason: &str) {
 
 /// One tensor over a storage of six numbers.
 fn one(tensor: TorchTensor<'_>) -> Vec<u8> {
-    torch_file(
-        &[TorchTensor {
-            storage: "0",
-            ..tensor
-        }],
-        &[("0", f32s(&WEIGHT))],
-    )
+    torch_file(&[TorchTensor { storage: "0", ..tensor }], &[("0", f32s(&WEIGHT))])
 }
 
 fn matrix() -> TorchTensor<'static> {
@@ -36,40 +30,12 @@ fn matrix() -> TorchTensor<'static> {
 #[test]
 fn tensors_may_share_a_storage_and_be_parameters() {
     let tensors = [
-        TorchTensor {
-            storage: "0",
-            ..matrix()
-        },
-        TorchTensor {
-            name: "tied",
-            storage: "0",
-            parameter: true,
-            ..matrix()
-        },
-        TorchTensor {
-            name: "row",
-            storage: "0",
-            skip: 3,
-            shape: &[3],
-            strides: &[1],
-            ..matrix()
-        },
+        TorchTensor { storage: "0", ..matrix() },
+        TorchTensor { name: "tied", storage: "0", parameter: true, ..matrix() },
+        TorchTensor { name: "row", storage: "0", skip: 3, shape: &[3], strides: &[1], ..matrix() },
         // A stride where the size is 1 has no meaning.
-        TorchTensor {
-            name: "one",
-            storage: "0",
-            shape: &[1, 6],
-            strides: &[99, 1],
-            ..matrix()
-        },
-        TorchTensor {
-            name: "scalar",
-            storage: "0",
-            skip: 5,
-            shape: &[],
-            strides: &[],
-            ..matrix()
-        },
+        TorchTensor { name: "one", storage: "0", shape: &[1, 6], strides: &[99, 1], ..matrix() },
+        TorchTensor { name: "scalar", storage: "0", skip: 5, shape: &[], strides: &[], ..matrix() },
         TorchTensor {
             name: "empty",
             storage: "0",
@@ -79,10 +45,7 @@ fn tensors_may_share_a_storage_and_be_parameters() {
             ..matrix()
         },
     ]
-    .map(|tensor| TorchTensor {
-        storage_numbers: 6,
-        ..tensor
-    });
+    .map(|tensor| TorchTensor { storage_numbers: 6, ..tensor });
     let file = open(torch_file(&tensors, &[("0", f32s(&WEIGHT))])).unwrap();
     assert_eq!(file.read("w").unwrap(), WEIGHT);
     assert_eq!(file.read("tied").unwrap(), WEIGHT);
@@ -96,22 +59,11 @@ fn tensors_may_share_a_storage_and_be_parameters() {
 
 #[test]
 fn halves_and_doubles_and_big_endian_files_are_converted() {
-    let halves: Vec<u8> = BIAS
-        .iter()
-        .flat_map(|&n| half::f16::from_f32(n).to_be_bytes())
-        .collect();
-    let brains: Vec<u8> = BIAS
-        .iter()
-        .flat_map(|&n| half::bf16::from_f32(n).to_be_bytes())
-        .collect();
-    let doubles: Vec<u8> = BIAS
-        .iter()
-        .flat_map(|&n| f64::from(n).to_be_bytes())
-        .collect();
-    let vector = |name, class| TorchTensor {
-        class,
-        ..TorchTensor::full(name, &[3], &[1])
-    };
+    let halves: Vec<u8> = BIAS.iter().flat_map(|&n| half::f16::from_f32(n).to_be_bytes()).collect();
+    let brains: Vec<u8> =
+        BIAS.iter().flat_map(|&n| half::bf16::from_f32(n).to_be_bytes()).collect();
+    let doubles: Vec<u8> = BIAS.iter().flat_map(|&n| f64::from(n).to_be_bytes()).collect();
+    let vector = |name, class| TorchTensor { class, ..TorchTensor::full(name, &[3], &[1]) };
     let pickle = state_dict(&[
         vector("h", "HalfStorage"),
         vector("b", "BFloat16Storage"),
@@ -133,142 +85,51 @@ fn halves_and_doubles_and_big_endian_files_are_converted() {
 #[test]
 fn integers_and_strided_tensors_are_listed_and_refused_by_name() {
     let tensors = [
-        TorchTensor {
-            name: "ids",
-            class: "LongStorage",
-            storage: "none",
-            ..matrix()
-        },
-        TorchTensor {
-            name: "turned",
-            storage: "0",
-            strides: &[1, 2],
-            ..matrix()
-        },
-        TorchTensor {
-            storage: "0",
-            ..matrix()
-        },
+        TorchTensor { name: "ids", class: "LongStorage", storage: "none", ..matrix() },
+        TorchTensor { name: "turned", storage: "0", strides: &[1, 2], ..matrix() },
+        TorchTensor { storage: "0", ..matrix() },
     ];
     let file = open(torch_file(&tensors, &[("0", f32s(&WEIGHT))])).unwrap();
     assert_eq!(file.get("ids").unwrap().dtype, Dtype::Other("int64"));
     let error = file.read("ids").unwrap_err().to_string();
-    assert!(
-        error.contains("tensor `ids`: its numbers are int64"),
-        "{error}"
-    );
+    assert!(error.contains("tensor `ids`: its numbers are int64"), "{error}");
     let error = file.read("turned").unwrap_err().to_string();
-    assert!(
-        error.contains("tensor `turned`: its numbers aren't contiguous"),
-        "{error}"
-    );
+    assert!(error.contains("tensor `turned`: its numbers aren't contiguous"), "{error}");
     assert_eq!(file.read("w").unwrap(), WEIGHT);
     assert!(matches!(file.read("other"), Err(ReadError::Missing { .. })));
 }
 
 #[test]
 fn a_tensor_outside_of_its_storage_is_refused() {
+    refuses(one(TorchTensor { skip: 1, ..matrix() }), "past its storage of 6");
+    refuses(one(TorchTensor { skip: i64::MAX, ..matrix() }), "past its storage of 6");
+    refuses(one(TorchTensor { skip: -1, ..matrix() }), "its offset is no size");
+    refuses(one(TorchTensor { shape: &[3, 3], ..matrix() }), "past its storage of 6");
+    let huge = TorchTensor { shape: &[1 << 62, 1 << 62], strides: &[1 << 62, 1], ..matrix() };
+    refuses(one(TorchTensor { storage_numbers: 6, ..huge }), "past its storage of 6");
+    refuses(one(TorchTensor { shape: &[-2, -3], ..matrix() }), "no list of sizes");
+    refuses(one(TorchTensor { strides: &[1], ..matrix() }), "different lengths");
     refuses(
-        one(TorchTensor {
-            skip: 1,
-            ..matrix()
-        }),
-        "past its storage of 6",
-    );
-    refuses(
-        one(TorchTensor {
-            skip: i64::MAX,
-            ..matrix()
-        }),
-        "past its storage of 6",
-    );
-    refuses(
-        one(TorchTensor {
-            skip: -1,
-            ..matrix()
-        }),
-        "its offset is no size",
-    );
-    refuses(
-        one(TorchTensor {
-            shape: &[3, 3],
-            ..matrix()
-        }),
-        "past its storage of 6",
-    );
-    let huge = TorchTensor {
-        shape: &[1 << 62, 1 << 62],
-        strides: &[1 << 62, 1],
-        ..matrix()
-    };
-    refuses(
-        one(TorchTensor {
-            storage_numbers: 6,
-            ..huge
-        }),
-        "past its storage of 6",
-    );
-    refuses(
-        one(TorchTensor {
-            shape: &[-2, -3],
-            ..matrix()
-        }),
+        one(TorchTensor { shape: &[1; 17], strides: &[1; 17], ..matrix() }),
         "no list of sizes",
     );
     refuses(
-        one(TorchTensor {
-            strides: &[1],
-            ..matrix()
-        }),
-        "different lengths",
-    );
-    refuses(
-        one(TorchTensor {
-            shape: &[1; 17],
-            strides: &[1; 17],
-            ..matrix()
-        }),
-        "no list of sizes",
-    );
-    refuses(
-        one(TorchTensor {
-            storage_numbers: 7,
-            ..matrix()
-        }),
+        one(TorchTensor { storage_numbers: 7, ..matrix() }),
         "isn't whole in entry `model/data/0`",
     );
-    refuses(
-        one(TorchTensor {
-            storage_numbers: i64::MAX,
-            ..matrix()
-        }),
-        "isn't whole",
-    );
+    refuses(one(TorchTensor { storage_numbers: i64::MAX, ..matrix() }), "isn't whole");
     let elsewhere = torch_file(&[matrix()], &[("0", f32s(&WEIGHT))]);
     refuses(elsewhere, "no entry for its storage `w`");
 }
 
 #[test]
 fn a_hostile_pickle_in_a_checkpoint_is_refused_with_entry_and_byte() {
-    let hostile = PickleWriter::new()
-        .global("os", "system")
-        .text("true")
-        .raw(b"\x85R")
-        .end();
+    let hostile = PickleWriter::new().global("os", "system").text("true").raw(b"\x85R").end();
     let file = zip(&[("x/data.pkl", &hostile)], CompressionMethod::Stored);
-    refuses(
-        file,
-        "model.bin: entry `x/data.pkl`, byte 2: it asks for `os.system`",
-    );
+    refuses(file, "model.bin: entry `x/data.pkl`, byte 2: it asks for `os.system`");
     // Neither does a key lead out of the archive.
     refuses(
-        torch_file(
-            &[TorchTensor {
-                storage: "../../w",
-                ..matrix()
-            }],
-            &[("w", f32s(&WEIGHT))],
-        ),
+        torch_file(&[TorchTensor { storage: "../../w", ..matrix() }], &[("w", f32s(&WEIGHT))]),
         "no entry for its storage `../../w`",
     );
 }
@@ -276,45 +137,19 @@ fn a_hostile_pickle_in_a_checkpoint_is_refused_with_entry_and_byte() {
 #[test]
 fn what_is_no_state_dict_is_refused_with_advice() {
     let list = PickleWriter::new().raw(b"]").end();
-    refuses(
-        zip(&[("x/data.pkl", &list)], CompressionMethod::Stored),
-        "state_dict()",
-    );
+    refuses(zip(&[("x/data.pkl", &list)], CompressionMethod::Stored), "state_dict()");
     let nested = PickleWriter::new().raw(b"}").text("model").raw(b"}s").end();
-    refuses(
-        zip(&[("x/data.pkl", &nested)], CompressionMethod::Stored),
-        "no tensor in the dict",
-    );
-    let twice = [
-        TorchTensor {
-            storage: "0",
-            ..matrix()
-        },
-        TorchTensor {
-            storage: "0",
-            ..matrix()
-        },
-    ];
-    refuses(
-        torch_file(&twice, &[("0", f32s(&WEIGHT))]),
-        "tensor `w` is there twice",
-    );
-    refuses(
-        zip(&[("x/other", b"")], CompressionMethod::Stored),
-        "torch.save",
-    );
+    refuses(zip(&[("x/data.pkl", &nested)], CompressionMethod::Stored), "no tensor in the dict");
+    let twice =
+        [TorchTensor { storage: "0", ..matrix() }, TorchTensor { storage: "0", ..matrix() }];
+    refuses(torch_file(&twice, &[("0", f32s(&WEIGHT))]), "tensor `w` is there twice");
+    refuses(zip(&[("x/other", b"")], CompressionMethod::Stored), "torch.save");
     let two: [(&str, &[u8]); 2] = [("x/data.pkl", &list), ("y/data.pkl", &list)];
-    refuses(
-        zip(&two, CompressionMethod::Stored),
-        "two entries named data.pkl",
-    );
+    refuses(zip(&two, CompressionMethod::Stored), "two entries named data.pkl");
     let script: [(&str, &[u8]); 2] = [("x/data.pkl", &list), ("x/constants.pkl", &list)];
     refuses(zip(&script, CompressionMethod::Stored), "TorchScript");
     let order: [(&str, &[u8]); 2] = [("x/data.pkl", &list), ("x/byteorder", b"middle")];
-    refuses(
-        zip(&order, CompressionMethod::Stored),
-        "neither little nor big",
-    );
+    refuses(zip(&order, CompressionMethod::Stored), "neither little nor big");
 }
 
 #[test]
@@ -328,31 +163,19 @@ fn packed_numbers_are_refused() {
 #[test]
 fn older_formats_are_refused_with_the_way_to_convert_them() {
     let legacy = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.".to_vec();
-    refuses(
-        legacy,
-        "before version 1.6; save it again with a current torch: torch.save(",
-    );
+    refuses(legacy, "before version 1.6; save it again with a current torch: torch.save(");
     let mut tar = vec![0; 1024];
     tar[257..262].copy_from_slice(b"ustar");
     refuses(tar, "it is a tar file");
-    refuses(
-        b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
-        "git lfs pull",
-    );
+    refuses(b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "git lfs pull");
     refuses(Vec::new(), "the file is empty");
 }
 
 #[test]
 fn wrong_numbers_are_found_by_their_checksum() {
     let mut file = torch_file(&[matrix()], &[("w", f32s(&[1234.5; 6]))]);
-    let at = file
-        .windows(4)
-        .position(|window| window == 1234.5_f32.to_le_bytes())
-        .unwrap();
+    let at = file.windows(4).position(|window| window == 1234.5_f32.to_le_bytes()).unwrap();
     file[at] ^= 1;
     let error = open(file).unwrap().read("w").unwrap_err().to_string();
-    assert!(
-        error.contains("entry `model/data/w`") && error.contains("damaged"),
-        "{error}"
-    );
+    assert!(error.contains("entry `model/data/w`") && error.contains("damaged"), "{error}");
 }
