@@ -181,6 +181,8 @@ pub struct EmbedMetrics {
 pub struct SinkMetrics {
     /// Messages rejected, by `reason`.
     pub rejected: IntCounterVec,
+    /// Messages abandoned before they were embedded, because their partition was given up.
+    pub abandoned: IntCounter,
     /// Records that wait for their acknowledgement.
     pub outstanding: IntGauge,
     /// Vectors that wait for earlier ones of their partition.
@@ -354,6 +356,11 @@ impl Metrics {
                     "Messages that can't become vectors",
                     "reason",
                     RejectReason::ALL.map(RejectReason::as_label),
+                ),
+                abandoned: counter(
+                    &r,
+                    "captions_abandoned_total",
+                    "Messages left to their partition's next owner, at a stop or in a rebalance",
                 ),
                 outstanding: gauge(
                     &r,

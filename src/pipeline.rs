@@ -103,15 +103,13 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let batcher = Batcher {
         input: tokenized,
         requests: free_embedders,
+        around: to_sink.clone(),
         limits: config.batch_limits(),
         pending_max: in_flight,
         metrics: metrics.batch.clone(),
         wait_seconds: metrics.stage(Stage::Wait),
     };
-    stages.spawn("batch", move || {
-        batcher.run();
-        Ok(())
-    })?;
+    stages.spawn("batch", move || Ok(batcher.run()?))?;
     let task = EmbedTask {
         embedder,
         requests,

@@ -88,11 +88,10 @@ impl<T> QueueReceiver<T> {
         self.took(received)
     }
 
-    /// Takes what is there without waiting.
-    pub fn drain(&self) -> impl Iterator<Item = T> + '_ {
-        let taken = self.inner.try_iter();
-        self.length.set(0);
-        taken
+    /// Takes the next value if there is one.
+    pub fn try_recv(&self) -> Option<T> {
+        let received = self.inner.try_recv().ok()?;
+        self.took(Ok(received))
     }
 
     /// Returns the bare receiver, for `select!`; pass what it gives through [`QueueReceiver::took`].

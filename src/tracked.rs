@@ -6,7 +6,7 @@
 //! a message that a bug forgets stays visible as a commit that doesn't move and a growing age.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 use rdkafka::message::OwnedHeaders;
@@ -34,24 +34,42 @@ pub struct Assignment {
     pub partition: i32,
     /// Counts the assignments of this worker; no two are equal.
     pub number: u64,
-    revoked: AtomicBool,
+    state: AtomicU8,
 }
+
+/// The partition is this worker's.
+const HELD: u8 = 0;
+/// The partition is to be given up.
+const LEAVING: u8 = 1;
+/// The partition is another's.
+const OVER: u8 = 2;
 
 impl Assignment {
     /// Returns an assignment that holds.
     pub fn new(partition: i32, number: u64) -> Arc<Self> {
-        Arc::new(Assignment { partition, number, revoked: AtomicBool::new(false) })
+        Arc::new(Assignment { partition, number, state: AtomicU8::new(HELD) })
+    }
+
+    /// Begins the end: what hasn't been embedded is abandoned, what has is still published and
+    /// committed. That keeps the time that a rebalance or a stop takes to one forward pass.
+    pub fn leave(&self) {
+        self.state.fetch_max(LEAVING, Ordering::AcqRel);
+    }
+
+    /// Returns whether the assignment is ending or has ended.
+    pub fn is_leaving(&self) -> bool {
+        self.state.load(Ordering::Acquire) >= LEAVING
     }
 
     /// Ends the assignment. Messages of it that are still on their way may be dropped anywhere: the
     /// partition's next owner gets them again.
     pub fn revoke(&self) {
-        self.revoked.store(true, Ordering::Release);
+        self.state.fetch_max(OVER, Ordering::AcqRel);
     }
 
     /// Returns whether the assignment has ended.
     pub fn is_revoked(&self) -> bool {
-        self.revoked.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) >= OVER
     }
 }
 

@@ -23,18 +23,12 @@ static COUNTING: Counting = Counting;
 // SAFETY: every call is handed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(
-            LIVE.fetch_add(layout.size(), Relaxed) + layout.size(),
-            Relaxed,
-        );
+        PEAK.fetch_max(LIVE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(
-            LIVE.fetch_add(layout.size(), Relaxed) + layout.size(),
-            Relaxed,
-        );
+        PEAK.fetch_max(LIVE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
         unsafe { System.alloc_zeroed(layout) }
     }
 
@@ -51,8 +45,5 @@ pub fn in_proportion(file_bytes: usize, bytes_per_byte: usize, work: impl FnOnce
     work();
     let taken = PEAK.load(Relaxed) - before;
     let allowed = FIXED_BYTES + bytes_per_byte * file_bytes;
-    assert!(
-        taken <= allowed,
-        "{taken} bytes were taken to read {file_bytes}"
-    );
+    assert!(taken <= allowed, "{taken} bytes were taken to read {file_bytes}");
 }

@@ -10,15 +10,19 @@ pub mod policy;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, never, select};
+use crossbeam_channel::{Receiver, Sender, after, never, select};
 use prometheus::Histogram;
 
+use crate::kafka::sink::Finished;
 use crate::metrics::BatchMetrics;
-use crate::queue::QueueReceiver;
+use crate::queue::{Closed, QueueReceiver, QueueSender};
 use crate::tokenize::task::PreparedCaption;
 use crate::tracked::Tracked;
 use packing::TokenBatch;
-use policy::{Arrivals, CutReason, Decision, Limits};
+use policy::{CutReason, Decision, Limits};
+
+/// How late captions that wait are looked at for whether their partition is being given up.
+const LEAVING_CHECK: Duration = Duration::from_millis(50);
 
 /// A batch on its way to an embedder.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub struct Batcher {
     pub input: QueueReceiver<Tracked<PreparedCaption>>,
     /// Free embedders.
     pub requests: Receiver<Request>,
+    /// What is abandoned goes around the network.
+    pub around: QueueSender<Finished>,
     /// The limits of a batch.
     pub limits: Limits,
     /// Most captions that wait here; more stay in the queue before.
@@ -50,71 +56,83 @@ pub struct Batcher {
 
 impl Batcher {
     /// Runs until its queue is closed and all that waited is cut, or all embedders have ended.
-    pub fn run(self) {
+    ///
+    /// # Errors
+    ///
+    /// When the sink has ended.
+    pub fn run(self) -> Result<(), Closed> {
         let mut pending: VecDeque<Tracked<PreparedCaption>> = VecDeque::new();
         let mut free: VecDeque<Request> = VecDeque::new();
-        let mut arrivals = Arrivals::Open;
+        let mut is_open = true;
         let nothing = never();
         loop {
-            let mut timeout = None;
+            self.abandon_leaving(&mut pending)?;
+            self.metrics.pending.set(pending.len() as i64);
+            if pending.is_empty() && !is_open {
+                return Ok(());
+            }
+            let mut alarm = never();
             if let Some(request) = free.front() {
-                match self.decide(&pending, arrivals) {
+                match self.decide(&pending) {
                     Decision::Cut { captions, reason } => {
-                        let job = self.cut(&mut pending, captions, reason);
                         // An embedder that has ended in the meantime has failed the worker; the
                         // batch is redelivered.
-                        drop(request.send(job));
+                        drop(request.send(self.cut(&mut pending, captions, reason)));
                         free.pop_front();
                         continue;
                     }
-                    Decision::Nothing if arrivals == Arrivals::Ended => return,
-                    Decision::Wait(duration) => timeout = Some(duration),
+                    Decision::Wait(duration) => alarm = after(duration.min(LEAVING_CHECK)),
                     Decision::Nothing => {}
                 }
-            } else if pending.is_empty() && arrivals == Arrivals::Ended {
-                return;
+            } else if !pending.is_empty() {
+                alarm = after(LEAVING_CHECK);
             }
 
-            let room = pending.len() < self.pending_max && arrivals == Arrivals::Open;
+            let room = pending.len() < self.pending_max && is_open;
             let input = if room { self.input.inner() } else { &nothing };
-            let alarm = timeout.map_or_else(never, crossbeam_channel::after);
             select! {
                 recv(input) -> caption => match self.input.took(caption) {
                     Some(caption) => {
-                        self.take(caption, &mut pending);
+                        pending.push_back(caption);
                         // All that has come by now belongs into the decision.
                         while pending.len() < self.pending_max
-                            && let Ok(caption) = self.input.inner().try_recv()
+                            && let Some(caption) = self.input.try_recv()
                         {
-                            self.take(caption, &mut pending);
+                            pending.push_back(caption);
                         }
                     }
-                    None => arrivals = Arrivals::Ended,
+                    None => is_open = false,
                 },
                 recv(self.requests) -> request => match request {
                     Ok(request) => free.push_back(request),
-                    Err(_) => return,
+                    Err(_) => return Ok(()),
                 },
                 recv(alarm) -> _ => {}
             }
-            self.metrics.pending.set(pending.len() as i64);
         }
     }
 
-    fn take(
+    /// Passes on what is of a partition that is being given up.
+    fn abandon_leaving(
         &self,
-        caption: Tracked<PreparedCaption>,
         pending: &mut VecDeque<Tracked<PreparedCaption>>,
-    ) {
-        if !caption.origin.assignment.is_revoked() {
-            pending.push_back(caption);
+    ) -> Result<(), Closed> {
+        if !pending.iter().any(|caption| caption.origin.assignment.is_leaving()) {
+            return Ok(());
         }
+        for caption in std::mem::take(pending) {
+            if caption.origin.assignment.is_leaving() {
+                self.around.send(Finished::Abandoned(caption.map(|_| ())))?;
+            } else {
+                pending.push_back(caption);
+            }
+        }
+        Ok(())
     }
 
-    fn decide(&self, pending: &VecDeque<Tracked<PreparedCaption>>, arrivals: Arrivals) -> Decision {
+    fn decide(&self, pending: &VecDeque<Tracked<PreparedCaption>>) -> Decision {
         let waited = pending.front().map_or(Duration::ZERO, |c| c.payload.ready.elapsed());
-        let lengths = pending.iter().map(|caption| caption.payload.tokens.ids.len());
-        self.limits.decide(lengths, waited, arrivals)
+        self.limits.decide(pending.iter().map(|c| c.payload.tokens.ids.len()), waited)
     }
 
     fn cut(

@@ -34,14 +34,11 @@ pub enum CutReason {
     Idle,
     /// The oldest caption had waited as long as it may.
     Deadline,
-    /// No more captions will come.
-    Drain,
 }
 
 impl CutReason {
     /// All reasons.
-    pub const ALL: [CutReason; 4] =
-        [CutReason::Full, CutReason::Idle, CutReason::Deadline, CutReason::Drain];
+    pub const ALL: [CutReason; 3] = [CutReason::Full, CutReason::Idle, CutReason::Deadline];
 
     /// Returns the reason as a metric label.
     pub fn as_label(self) -> &'static str {
@@ -49,18 +46,8 @@ impl CutReason {
             CutReason::Full => "full",
             CutReason::Idle => "idle",
             CutReason::Deadline => "deadline",
-            CutReason::Drain => "drain",
         }
     }
-}
-
-/// Whether more captions can come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrivals {
-    /// They can.
-    Open,
-    /// What waits is all there will be.
-    Ended,
 }
 
 /// What to do with the free embedder.
@@ -82,12 +69,7 @@ pub enum Decision {
 impl Limits {
     /// Decides for a free embedder. `lengths` are the tokens of the captions that wait, the oldest
     /// first; `waited` is how long the oldest has.
-    pub fn decide(
-        &self,
-        lengths: impl IntoIterator<Item = usize>,
-        waited: Duration,
-        arrivals: Arrivals,
-    ) -> Decision {
+    pub fn decide(&self, lengths: impl IntoIterator<Item = usize>, waited: Duration) -> Decision {
         let mut captions = 0;
         let mut tokens = 0;
         let mut full = false;
@@ -106,8 +88,6 @@ impl Limits {
         full |= tokens >= self.tokens_max || captions >= self.captions_max;
         let reason = if full {
             CutReason::Full
-        } else if arrivals == Arrivals::Ended {
-            CutReason::Drain
         } else if self.wait_max.is_zero() {
             CutReason::Idle
         } else if waited >= self.wait_max {
@@ -131,7 +111,7 @@ mod tests {
     }
 
     fn decide(limits: Limits, lengths: &[usize], waited: Duration) -> Decision {
-        limits.decide(lengths.iter().copied(), waited, Arrivals::Open)
+        limits.decide(lengths.iter().copied(), waited)
     }
 
     fn cut(captions: usize, reason: CutReason) -> Decision {
@@ -160,8 +140,6 @@ mod tests {
         assert_eq!(decide(patient, &[10], 2 * MS), Decision::Wait(3 * MS));
         assert_eq!(decide(patient, &[10], 5 * MS), cut(1, CutReason::Deadline));
         assert_eq!(decide(patient, &[99, 2], Duration::ZERO), cut(1, CutReason::Full));
-        let drained = patient.decide([10], Duration::ZERO, Arrivals::Ended);
-        assert_eq!(drained, cut(1, CutReason::Drain));
     }
 
     proptest! {

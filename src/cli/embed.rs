@@ -17,7 +17,7 @@ use crossbeam_channel::Receiver;
 
 use super::progress::{Progress, Unit};
 use crate::batch::packing::TokenBatch;
-use crate::batch::policy::{Arrivals, Decision, Limits};
+use crate::batch::policy::{Decision, Limits};
 use crate::config;
 use crate::embed::Embedder;
 use crate::embed::onnx::OnnxEmbedder;
@@ -230,26 +230,19 @@ fn embed_batches<W: Write>(
     let mut pending: VecDeque<TokenizedCaption> = VecDeque::new();
     let mut done = 0;
     loop {
-        let mut arrivals = Arrivals::Open;
         if pending.is_empty() {
             match tokenized.recv() {
                 Ok(caption) => pending.push_back(caption),
                 Err(_) => return Ok(done),
             }
         }
-        while pending.len() < AHEAD {
-            match tokenized.try_recv() {
-                Ok(caption) => pending.push_back(caption),
-                Err(crossbeam_channel::TryRecvError::Empty) => break,
-                Err(crossbeam_channel::TryRecvError::Disconnected) => {
-                    arrivals = Arrivals::Ended;
-                    break;
-                }
-            }
+        while pending.len() < AHEAD
+            && let Ok(caption) = tokenized.try_recv()
+        {
+            pending.push_back(caption);
         }
         let lengths = pending.iter().map(|caption| caption.ids.len());
-        let Decision::Cut { captions, .. } = limits.decide(lengths, Duration::ZERO, arrivals)
-        else {
+        let Decision::Cut { captions, .. } = limits.decide(lengths, Duration::ZERO) else {
             unreachable!("captions are pending, and nothing may be waited for");
         };
         let batch: Vec<_> = pending.drain(..captions).collect();

@@ -229,7 +229,7 @@ mod tests {
                     embedded.extend(batch.captions.iter().map(|(_, c)| c.origin.sequence));
                 }
                 Finished::Rejected(r) => rejected.push((r.origin.sequence, r.payload.reason)),
-                Finished::Tombstone(_) => panic!("no tombstones here"),
+                Finished::Tombstone(_) | Finished::Abandoned(_) => panic!("none of these here"),
             }
         }
         embedded.sort_unstable();

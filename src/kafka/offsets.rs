@@ -168,6 +168,23 @@ impl OffsetLedger {
         self.partitions.get(&partition)?.committable
     }
 
+    /// Begins the end of the partitions' assignments, see [`Assignment::leave`].
+    pub fn leave(&self, partitions: &[i32]) {
+        for partition in partitions {
+            if let Some(books) = self.partitions.get(partition) {
+                books.assignment.leave();
+            }
+        }
+    }
+
+    /// Returns whether a message of the partition is still somewhere in the worker: every one holds
+    /// on to its assignment. That none is left means that nothing more will settle, not that
+    /// everything has settled.
+    pub fn is_busy(&self, partition: i32) -> bool {
+        let Some(books) = self.partitions.get(&partition) else { return false };
+        Arc::strong_count(&books.assignment) > 1
+    }
+
     /// Returns the number of unsettled messages of a partition.
     pub fn unsettled(&self, partition: i32) -> usize {
         let Some(books) = self.partitions.get(&partition) else { return 0 };

@@ -8,6 +8,7 @@
 //!
 //! - What comes out of one assignment comes out by sequence number, without gaps but for those gone.
 //! - Nothing of an assignment comes out after a later one of the same partition has begun.
+//! - Nothing comes out that was received after a message that was abandoned.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -25,6 +26,8 @@ struct Lane<T> {
     assignment: u64,
     /// The sequence number of the first slot.
     next: u64,
+    /// The first abandoned message; nothing from here on comes out.
+    end: u64,
     slots: VecDeque<Slot<T>>,
 }
 
@@ -51,17 +54,9 @@ impl<T> Sequencer<T> {
         item: Option<T>,
         out: &mut Vec<T>,
     ) {
-        let lane = self.lanes.entry(assignment.partition).or_insert_with(|| Lane {
-            assignment: assignment.number,
-            next: 0,
-            slots: VecDeque::new(),
-        });
-        if assignment.number < lane.assignment {
+        let Some(lane) = lane_of(&mut self.lanes, &mut self.held_back, assignment) else { return };
+        if sequence >= lane.end {
             return;
-        }
-        if assignment.number > lane.assignment {
-            self.held_back -= lane.slots.iter().filter(|s| matches!(s, Slot::Ready(_))).count();
-            *lane = Lane { assignment: assignment.number, next: 0, slots: VecDeque::new() };
         }
         let Some(index) = sequence.checked_sub(lane.next) else {
             debug_assert!(false, "a message comes once");
@@ -83,9 +78,53 @@ impl<T> Sequencer<T> {
         }
     }
 
+    /// Notes that a message will never come: what was received after it is dropped, for it would
+    /// come out of order, and the partition's next owner gets all of it again.
+    pub fn abandon(&mut self, assignment: &Assignment, sequence: u64) {
+        let Some(lane) = lane_of(&mut self.lanes, &mut self.held_back, assignment) else { return };
+        if sequence >= lane.end {
+            return;
+        }
+        lane.end = sequence;
+        self.held_back -= lane.ready();
+        lane.slots.truncate(sequence.saturating_sub(lane.next) as usize);
+        self.held_back += lane.ready();
+    }
+
+    /// Returns whether the message was received after one that was abandoned.
+    pub fn is_abandoned(&self, assignment: &Assignment, sequence: u64) -> bool {
+        self.lanes.get(&assignment.partition).is_some_and(|lane| {
+            assignment.number < lane.assignment
+                || (assignment.number == lane.assignment && sequence >= lane.end)
+        })
+    }
+
     /// Returns the number of items that wait for earlier ones.
     pub fn held_back(&self) -> usize {
         self.held_back
+    }
+}
+
+/// Returns the lane of an assignment; `None` where a later one has begun.
+fn lane_of<'a, T>(
+    lanes: &'a mut HashMap<i32, Lane<T>>,
+    held_back: &mut usize,
+    assignment: &Assignment,
+) -> Option<&'a mut Lane<T>> {
+    let begin =
+        || Lane { assignment: assignment.number, next: 0, end: u64::MAX, slots: VecDeque::new() };
+    let lane = lanes.entry(assignment.partition).or_insert_with(begin);
+    if assignment.number > lane.assignment {
+        *held_back -= lane.ready();
+        *lane = begin();
+    }
+    (assignment.number == lane.assignment).then_some(lane)
+}
+
+impl<T> Lane<T> {
+    /// Returns the number of items in it.
+    fn ready(&self) -> usize {
+        self.slots.iter().filter(|slot| matches!(slot, Slot::Ready(_))).count()
     }
 }
 
@@ -103,6 +142,23 @@ mod tests {
         sequencer.push(&second, 0, Some("new"), &mut out);
         sequencer.push(&first, 0, Some("old, late"), &mut out);
         assert_eq!(out, ["new"]);
+        assert_eq!(sequencer.held_back(), 0);
+    }
+
+    #[test]
+    fn nothing_comes_out_after_an_abandoned_message() {
+        let assignment = Assignment::new(0, 1);
+        let mut sequencer = Sequencer::default();
+        let mut out = Vec::new();
+        sequencer.push(&assignment, 1, Some(1), &mut out);
+        sequencer.push(&assignment, 3, Some(3), &mut out);
+        sequencer.abandon(&assignment, 2);
+        assert_eq!(sequencer.held_back(), 1);
+        assert!(sequencer.is_abandoned(&assignment, 3) && !sequencer.is_abandoned(&assignment, 1));
+        sequencer.push(&assignment, 4, Some(4), &mut out);
+        sequencer.push(&assignment, 0, Some(0), &mut out);
+        assert_eq!(out, [0, 1]);
+        sequencer.abandon(&assignment, 1);
         assert_eq!(sequencer.held_back(), 0);
     }
 

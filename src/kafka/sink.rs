@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - Every message that comes in ends in one settlement, or the sink fails and nothing is settled.
+//! - Every message that comes in ends in one settlement, or its partition is being given up, or the
+//!   sink fails; in the last two cases it comes again, here or elsewhere.
 //! - A record that the broker refuses for what it is becomes a dead letter; any other refusal fails
 //!   the worker: the offset stays, and redelivery brings the message again.
 
@@ -55,6 +56,8 @@ pub enum Finished {
     Rejected(Tracked<Rejection>),
     /// A message without a value.
     Tombstone(Tracked<()>),
+    /// A message whose partition is being given up before it was embedded.
+    Abandoned(Tracked<()>),
 }
 
 /// Why the sink ended.
@@ -344,8 +347,16 @@ impl Sink {
                 self.pass(&origin, Some(Ordered::Tombstone(tombstone)));
             }
             Finished::Rejected(rejected) => {
-                self.pass(&Passage::of(&rejected.origin), None);
-                self.reject(rejected.origin, &rejected.payload)?;
+                let origin = Passage::of(&rejected.origin);
+                // After a message that was abandoned, its partition's next owner rejects it.
+                if !self.sequencer.is_abandoned(&origin.assignment, origin.sequence) {
+                    self.pass(&origin, None);
+                    self.reject(rejected.origin, &rejected.payload)?;
+                }
+            }
+            Finished::Abandoned(message) => {
+                self.metrics.abandoned.inc();
+                self.sequencer.abandon(&message.origin.assignment, message.origin.sequence);
             }
         }
         let mut ready = std::mem::take(&mut self.ready);

@@ -2,9 +2,9 @@
 //!
 //! The thread never stops polling. Under pressure it pauses the partitions and resumes them at half
 //! the limit, since a pause throws away what librdkafka has fetched ahead. When the group asks for
-//! partitions back, it goes on polling while what is in flight for them settles, commits, and only
-//! then gives them up; a drain that takes too long is counted and given up, and the partition's next
-//! owner gets those messages again.
+//! partitions back, or the worker stops, what isn't embedded yet is abandoned; the source goes on
+//! polling while what is embedded settles, commits, and only then gives the partitions up. A drain
+//! that takes too long is counted and given up. The partition's next owner gets all that is left.
 //!
 //! # Invariants
 //!
@@ -323,6 +323,7 @@ impl Source {
             self.unanswered.push(partitions);
             return;
         }
+        self.ledger.leave(&ids);
         let now = Instant::now();
         // Of partitions that are another's already nothing can be saved.
         let drain_until = if lost { now } else { now + self.drain_timeout };
@@ -344,6 +345,7 @@ impl Source {
         self.unanswered.extend(self.leaving.take().map(|leaving| leaving.partitions));
         let drain_until = Instant::now() + self.drain_timeout;
         let ids = self.ledger.partitions();
+        self.ledger.leave(&ids);
         self.leaving =
             Some(Leaving { partitions, ids, drain_until, lost: false, committing: None });
     }
@@ -352,14 +354,17 @@ impl Source {
     fn progress_leaving(&mut self) -> Result<bool, SourceError> {
         let Some(leaving) = &mut self.leaving else { return Ok(false) };
         let now = Instant::now();
-        let unsettled: usize = leaving.ids.iter().map(|&id| self.ledger.unsettled(id)).sum();
         let Some(commit) = &mut leaving.committing else {
-            if unsettled > 0 && now < leaving.drain_until {
+            let is_busy = leaving.ids.iter().any(|&id| self.ledger.is_busy(id));
+            if is_busy && now < leaving.drain_until {
                 return Ok(false);
             }
-            if unsettled > 0 {
+            let unsettled: usize = leaving.ids.iter().map(|&id| self.ledger.unsettled(id)).sum();
+            if is_busy {
                 self.metrics.drains_missed.inc();
                 tracing::warn!(unsettled, "the drain didn't end in time; these come again");
+            } else if unsettled > 0 {
+                tracing::info!(unsettled, "not embedded yet, left to the partitions' next owners");
             }
             let until = if leaving.lost { now } else { now + LAST_COMMIT_TIMEOUT };
             leaving.committing = Some(LastCommit { until, tried: None });

@@ -182,13 +182,14 @@ fn synthetic_vocabulary() -> String {
         0x2010..=0x2027,    // punctuation
         0x3041..=0x30ff,    // Japanese syllables
         0x4e00u32..=0x9fff, // Chinese characters
+        0xac00..=0xd7a3,    // Korean syllables
     ];
     let mut vocabulary = String::from("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n");
     for character in ranges.into_iter().flatten().filter_map(char::from_u32) {
         vocabulary.push(character);
         vocabulary.push('\n');
         // Chinese characters are words of their own and never continue one.
-        if !('\u{4e00}'..='\u{9fff}').contains(&character) && character.is_alphanumeric() {
+        if !('\u{4e00}'..='\u{9fff}').contains(&character) {
             vocabulary.push_str("##");
             vocabulary.push(character);
             vocabulary.push('\n');

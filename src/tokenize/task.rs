@@ -34,7 +34,7 @@ pub struct TokenizeTask {
     pub input: QueueReceiver<Tracked<()>>,
     /// Captions for the batcher.
     pub out: QueueSender<Tracked<PreparedCaption>>,
-    /// Rejections and tombstones, which go around the network.
+    /// What goes around the network: rejections, tombstones, and what is abandoned.
     pub around: QueueSender<Finished>,
     /// Reads captions out of messages.
     pub decoder: CaptionDecoder,
@@ -58,7 +58,8 @@ impl TokenizeTask {
     /// When a stage behind it has ended.
     pub fn run(self) -> Result<(), Closed> {
         while let Some(message) = self.input.recv() {
-            if message.origin.assignment.is_revoked() {
+            if message.origin.assignment.is_leaving() {
+                self.around.send(Finished::Abandoned(message))?;
                 continue;
             }
             let Some(value) = message.origin.message.value.as_deref() else {

@@ -168,3 +168,36 @@ fn it_is_ready_once_assigned_and_not_while_stopping() {
     worker.wait().unwrap();
     assert_eq!(http_get(&admin, "/readyz").unwrap(), (503, "stopping\n".into()));
 }
+
+#[test]
+fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
+    let (_mock, cluster) = mock();
+    let mut patient = config(&cluster);
+    // An embedder that would take an hour: captions wait for a batch that never fills.
+    patient.batch.wait_max = Duration::from_secs(3600);
+    patient.batch.tokens_max = 100_000.try_into().unwrap();
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&patient, &shutdown).unwrap();
+    let mut messages = captions(50);
+    messages.push(Outgoing { value: None, ..messages[0].clone() });
+    messages.push(Outgoing { value: Some(b"bad".to_vec()), ..messages[1].clone() });
+    cluster.send("in", &messages);
+    eventually("all of them wait", || {
+        (metric(&worker, "capvec_batch_pending_captions") == 50.0).then_some(())
+    });
+    let metrics = worker.metrics().clone();
+    let stopped = Instant::now();
+    shutdown.drain();
+    worker.wait().unwrap();
+    assert!(stopped.elapsed() < patient.delivery.drain_timeout / 2, "{:?}", stopped.elapsed());
+    assert!(metrics.render().contains("\ncapvec_captions_abandoned_total 50\n"));
+    assert!(metrics.render().contains("\ncapvec_drains_missed_total 0\n"));
+    assert_eq!(cluster.ends("out").values().sum::<i64>(), 0, "no tombstone overtakes a caption");
+
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config(&cluster), &shutdown).unwrap();
+    assert_eq!(cluster.await_records("out", 51).len(), 51);
+    shutdown.drain();
+    worker.wait().unwrap();
+    assert_eq!(cluster.ends("out").values().sum::<i64>(), 51, "none is lost, none comes twice");
+}

@@ -83,7 +83,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let mut view = View::start();
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;
-    // First, for clients outlive no broker: what is declared last is dropped first.
+    // First, so that it is dropped last: no client outlives it.
     let broker = Broker::start()?;
     let folder = tempfile::tempdir()?;
     let package = match &args.model {
@@ -215,8 +215,7 @@ impl Ending {
         let read = tally.total();
         if read < committed {
             bail!(
-                "{} messages are lost: the worker has committed {committed} of {produced}, and \
-                 {read} came out",
+                "lost: {} of the {committed} messages that the worker has committed never came out",
                 committed - read
             );
         }
@@ -274,7 +273,8 @@ fn summary(
     lines.push(String::new());
     if ending.check(tally).is_ok() {
         let all = HumanCount(tally.total());
-        lines.push(format!("All {all} messages that the worker has settled came out, each once."));
+        let once = if tally.duplicates == 0 { ", each once" } else { "" };
+        lines.push(format!("All {all} messages that the worker has settled came out{once}."));
     }
     if facts.is_synthetic {
         lines.push(format!("The weights of {} are random: its vectors", facts.model_id));
@@ -306,8 +306,8 @@ mod tests {
     #[test]
     fn all_that_is_settled_must_have_come_out() {
         assert_eq!(checked(10, 10, false, 10), None);
-        assert!(checked(10, 10, false, 9).unwrap().starts_with("1 messages are lost"));
-        assert!(checked(10, 10, true, 9).unwrap().starts_with("1 messages are lost"));
+        assert!(checked(10, 10, false, 9).unwrap().starts_with("lost: 1 of the 10 messages"));
+        assert!(checked(10, 10, true, 9).unwrap().starts_with("lost: 1 of the 10 messages"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::npz::{self, NpzArray};
 use super::number::Dtype;
 use super::numpy::{self, PickledArray, transposed};
 use super::pickle::{Node, Pickle};
-use super::{Checkpoint, ReadError, elements, torch};
+use super::{Checkpoint, ReadError, elements};
 
 /// The largest file with a pickle, and the largest matrix in any file. Published heads have 2 to 3
 /// MB.
@@ -103,8 +103,7 @@ fn of_pickle(input: &Input) -> Result<Head, ReadError> {
         return Err(input.refused("byte 0", reason));
     }
     let bytes = input.read_range("byte 0", 0, input.len_bytes())?;
-    let pickle =
-        Pickle::read(&bytes, &numpy::known).map_err(|e| torch::pickle_error(input, "pickle", e))?;
+    let pickle = Pickle::read(&bytes, &numpy::known).map_err(|e| e.within(input, "pickle"))?;
     let place = |id| format!("pickle, byte {}", pickle.offset(id));
     let (Node::List(items) | Node::Tuple(items)) = pickle.node(pickle.root()) else {
         let reason = "a list of two numpy arrays is expected here";

@@ -21,6 +21,8 @@ mod machine;
 #[cfg(test)]
 mod tests;
 
+use super::ReadError;
+use super::input::Input;
 use machine::Machine;
 
 /// The most opcodes of a pickle. A tensor takes about 35, so this is enough for 30,000 of them.
@@ -147,5 +149,18 @@ impl<'a, G: Copy> Pickle<'a, G> {
     pub fn sizes(&self, id: Id, most: usize) -> Option<Vec<usize>> {
         let items = self.tuple(id).filter(|items| items.len() <= most)?;
         items.iter().map(|&item| self.size(item)).collect()
+    }
+}
+
+// === impl PickleError ===
+
+impl PickleError {
+    /// Returns the error for a file in which the pickle lies at `place`.
+    pub fn within(self, input: &Input, place: &str) -> ReadError {
+        let place = format!("{place}, byte {}", self.offset);
+        match self.kind {
+            PickleFault::Damaged => input.damaged(place, self.reason),
+            PickleFault::Refused => input.refused(place, self.reason),
+        }
     }
 }

@@ -15,11 +15,14 @@ use std::collections::{BTreeMap, HashMap};
 use super::archive::{Archive, Entry};
 use super::input::{Input, Quoted};
 use super::number::{ByteOrder, Dtype, Float};
-use super::pickle::{Id, Node, Pickle, PickleError, PickleFault};
+use super::pickle::{Id, Node, Pickle};
 use super::{Data, RANK_MAX, ReadError, TensorInfo, elements};
 
 /// The largest `data.pkl`. That of a model with 200 tensors has about 20 KB.
 const PICKLE_BYTES_MAX: u64 = 64 << 20;
+
+/// What to do about a file of anything else than a state dict.
+const SAVE_STATE_DICT: &str = "save the encoder's state_dict() alone";
 
 /// What a checkpoint has beside its numbers.
 pub(super) struct Index {
@@ -55,7 +58,7 @@ pub(super) fn read_index(input: &Input, archive: &Archive) -> Result<Index, Read
         return Err(input.damaged(place(), "it is missing"));
     };
     let bytes = archive.read(pickle_index, PICKLE_BYTES_MAX)?;
-    let pickle = Pickle::read(&bytes, &known).map_err(|e| pickle_error(input, &place(), e))?;
+    let pickle = Pickle::read(&bytes, &known).map_err(|e| e.within(input, &place()))?;
 
     let folder = format!("{prefix}/data/");
     let mut storages = HashMap::new();
@@ -129,15 +132,6 @@ fn known(module: &str, name: &str) -> Option<Known> {
         _ => return None,
     };
     Some(Known::Storage(dtype))
-}
-
-/// Returns the error for a pickle within a file, at the byte within the pickle.
-pub(super) fn pickle_error(input: &Input, place: &str, error: PickleError) -> ReadError {
-    let place = format!("{place}, byte {}", error.offset);
-    match error.kind {
-        PickleFault::Damaged => input.damaged(place, error.reason),
-        PickleFault::Refused => input.refused(place, error.reason),
-    }
 }
 
 // === impl Reader ===
@@ -262,8 +256,6 @@ impl Reader<'_> {
         self.input.refused(self.place(id), format!("{reason}; {advice}"))
     }
 }
-
-const SAVE_STATE_DICT: &str = "save the encoder's state_dict() alone";
 
 /// Whether the numbers of a tensor follow each other without gaps. Where a size is 1 the stride is
 /// never taken, and torch writes anything there.
