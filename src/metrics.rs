@@ -121,7 +121,7 @@ pub struct SourceMetrics {
     pub paused: IntGauge,
     /// Age of the oldest unsettled message.
     pub oldest_unsettled_seconds: Gauge,
-    /// Messages between the committed offset and the end, by `partition`.
+    /// Messages between the last settled one and the end, by `partition`.
     pub lag: IntGaugeVec,
     /// Partitions that this worker owns.
     pub partitions: IntGauge,
@@ -277,7 +277,7 @@ impl Metrics {
                 lag: int_gauge_vec(
                     &r,
                     "consumer_lag_messages",
-                    "Messages between the committed offset and the end of the partition",
+                    "Messages between the last settled one and the end of the partition",
                     "partition",
                 ),
                 partitions: gauge(&r, "assigned_partitions", "Partitions that this worker owns"),

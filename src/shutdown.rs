@@ -6,9 +6,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+/// Signals within this time are one stop: some tools send theirs to the process and to its group.
+const ONE_STOP: Duration = Duration::from_secs(1);
 
 /// What is asked of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,11 +59,13 @@ impl Shutdown {
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
         let shutdown = self.clone();
         std::thread::Builder::new().name("capvec-signals".into()).spawn(move || {
+            let mut first = None;
             for signal in signals.forever() {
                 if shutdown.wanted() == Wanted::Run {
-                    tracing::info!(signal, "stopping: settling what is in flight");
+                    tracing::info!(signal, "stopping: settling what is embedded");
+                    first = Some(Instant::now());
                     shutdown.drain();
-                } else {
+                } else if first.is_none_or(|first| first.elapsed() > ONE_STOP) {
                     tracing::warn!(signal, "stopping at once");
                     std::process::exit(128 + signal);
                 }

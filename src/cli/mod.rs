@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, load};
 
-/// The exit code for a bad command line or configuration, `EX_USAGE` of sysexits.h.
+/// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's: 2.
 const EXIT_USAGE: u8 = 64;
 
 /// Turns a Kafka topic of captions into a Kafka topic of vectors.

@@ -24,6 +24,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;
     pipeline::start(&config, &shutdown)?.wait()?;
-    tracing::info!("everything in flight is settled and committed");
+    tracing::info!("stopped; what was embedded is settled and committed");
     Ok(())
 }

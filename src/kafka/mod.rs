@@ -22,12 +22,14 @@ const STATISTICS_INTERVAL_MS: u32 = 2_000;
 /// overrides them; those that delivery depends on come last.
 pub fn consumer_properties(config: &Config) -> ClientConfig {
     let mut client = ClientConfig::new();
+    // In KIP-848's protocol the brokers assign, and librdkafka refuses a strategy beside it.
+    if config.kafka.librdkafka.0.get("group.protocol").is_none_or(|p| p != "consumer") {
+        client.set("partition.assignment.strategy", "cooperative-sticky");
+    }
     client
-        .set("partition.assignment.strategy", "cooperative-sticky")
         // A group without offsets begins at the beginning: nothing is skipped.
         .set("auto.offset.reset", "earliest")
-        // The worker holds captions itself; librdkafka's default of 64 MB a partition is more than
-        // pause() should throw away.
+        // The worker holds captions itself, and a pause throws away what is fetched ahead.
         .set("queued.max.messages.kbytes", "8192");
     common_properties(&mut client, config);
     client

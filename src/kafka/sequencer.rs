@@ -1,12 +1,11 @@
 //! Puts what comes out of the embedders back into the order of its partition.
 //!
 //! Batches finish in any order and rejections overtake them. The sequencer holds a vector back until
-//! every message received before it has passed: produced, or gone another way. How much it holds is
-//! bounded by the source's in-flight limit.
+//! every message received before it has passed. How much it holds is bounded by the source's in-flight limit.
 //!
 //! # Invariants
 //!
-//! - What comes out of one assignment comes out by sequence number, without gaps but for those gone.
+//! - What comes out of one assignment comes out by sequence number, without gaps.
 //! - Nothing of an assignment comes out after a later one of the same partition has begun.
 //! - Nothing comes out that was received after a message that was abandoned.
 
@@ -34,7 +33,6 @@ struct Lane<T> {
 #[derive(Debug)]
 enum Slot<T> {
     Missing,
-    Gone,
     Ready(T),
 }
 
@@ -45,15 +43,8 @@ impl<T> Default for Sequencer<T> {
 }
 
 impl<T> Sequencer<T> {
-    /// Takes the item with this number, or `None` where the message went another way, and appends
-    /// all that may leave to `out`.
-    pub fn push(
-        &mut self,
-        assignment: &Assignment,
-        sequence: u64,
-        item: Option<T>,
-        out: &mut Vec<T>,
-    ) {
+    /// Takes the item with this number, and appends all that may leave to `out`.
+    pub fn push(&mut self, assignment: &Assignment, sequence: u64, item: T, out: &mut Vec<T>) {
         let Some(lane) = lane_of(&mut self.lanes, &mut self.held_back, assignment) else { return };
         if sequence >= lane.end {
             return;
@@ -67,14 +58,14 @@ impl<T> Sequencer<T> {
             lane.slots.resize_with(index + 1, || Slot::Missing);
         }
         debug_assert!(matches!(lane.slots[index], Slot::Missing), "a message comes once");
-        self.held_back += usize::from(item.is_some());
-        lane.slots[index] = item.map_or(Slot::Gone, Slot::Ready);
-        while let Some(slot) = lane.slots.pop_front_if(|slot| !matches!(slot, Slot::Missing)) {
+        self.held_back += 1;
+        lane.slots[index] = Slot::Ready(item);
+        while let Some(Slot::Ready(item)) =
+            lane.slots.pop_front_if(|slot| matches!(slot, Slot::Ready(_)))
+        {
             lane.next += 1;
-            if let Slot::Ready(item) = slot {
-                self.held_back -= 1;
-                out.push(item);
-            }
+            self.held_back -= 1;
+            out.push(item);
         }
     }
 
@@ -89,14 +80,6 @@ impl<T> Sequencer<T> {
         self.held_back -= lane.ready();
         lane.slots.truncate(sequence.saturating_sub(lane.next) as usize);
         self.held_back += lane.ready();
-    }
-
-    /// Returns whether the message was received after one that was abandoned.
-    pub fn is_abandoned(&self, assignment: &Assignment, sequence: u64) -> bool {
-        self.lanes.get(&assignment.partition).is_some_and(|lane| {
-            assignment.number < lane.assignment
-                || (assignment.number == lane.assignment && sequence >= lane.end)
-        })
     }
 
     /// Returns the number of items that wait for earlier ones.
@@ -138,9 +121,9 @@ mod tests {
         let (first, second) = (Assignment::new(0, 1), Assignment::new(0, 2));
         let mut sequencer = Sequencer::default();
         let mut out = Vec::new();
-        sequencer.push(&first, 1, Some("old, held back"), &mut out);
-        sequencer.push(&second, 0, Some("new"), &mut out);
-        sequencer.push(&first, 0, Some("old, late"), &mut out);
+        sequencer.push(&first, 1, "old, held back", &mut out);
+        sequencer.push(&second, 0, "new", &mut out);
+        sequencer.push(&first, 0, "old, late", &mut out);
         assert_eq!(out, ["new"]);
         assert_eq!(sequencer.held_back(), 0);
     }
@@ -150,13 +133,12 @@ mod tests {
         let assignment = Assignment::new(0, 1);
         let mut sequencer = Sequencer::default();
         let mut out = Vec::new();
-        sequencer.push(&assignment, 1, Some(1), &mut out);
-        sequencer.push(&assignment, 3, Some(3), &mut out);
+        sequencer.push(&assignment, 1, 1, &mut out);
+        sequencer.push(&assignment, 3, 3, &mut out);
         sequencer.abandon(&assignment, 2);
         assert_eq!(sequencer.held_back(), 1);
-        assert!(sequencer.is_abandoned(&assignment, 3) && !sequencer.is_abandoned(&assignment, 1));
-        sequencer.push(&assignment, 4, Some(4), &mut out);
-        sequencer.push(&assignment, 0, Some(0), &mut out);
+        sequencer.push(&assignment, 4, 4, &mut out);
+        sequencer.push(&assignment, 0, 0, &mut out);
         assert_eq!(out, [0, 1]);
         sequencer.abandon(&assignment, 1);
         assert_eq!(sequencer.held_back(), 0);
@@ -170,29 +152,24 @@ mod tests {
                     (0..3).flat_map(|p| (0..n as u64).map(move |s| (p, s))).collect();
                 Just(all).prop_shuffle()
             }),
-            gone in any::<u64>(),
         ) {
             let assignments = [0, 1, 2].map(|p| Assignment::new(p, 7));
             let mut sequencer = Sequencer::default();
             let mut left: Vec<(i32, u64)> = Vec::new();
             let mut arrived = std::collections::HashSet::new();
-            let is_gone = |s: u64| gone >> (s % 64) & 1 == 1;
             for (partition, sequence) in order {
-                let item = (!is_gone(sequence)).then_some((partition, sequence));
+                let item = (partition, sequence);
                 sequencer.push(&assignments[partition as usize], sequence, item, &mut left);
                 arrived.insert((partition, sequence));
                 // By definition: of each partition all up to the first that is missing.
                 for partition in 0..3 {
-                    let expected: Vec<_> = (0..)
-                        .take_while(|s| arrived.contains(&(partition, *s)))
-                        .filter(|s| !is_gone(*s))
-                        .collect();
+                    let expected: Vec<_> =
+                        (0..).take_while(|s| arrived.contains(&(partition, *s))).collect();
                     let found: Vec<_> =
                         left.iter().filter(|(p, _)| *p == partition).map(|(_, s)| *s).collect();
                     prop_assert_eq!(found, expected);
                 }
-                let ready = arrived.iter().filter(|(_, s)| !is_gone(*s)).count();
-                prop_assert_eq!(sequencer.held_back(), ready - left.len());
+                prop_assert_eq!(sequencer.held_back(), arrived.len() - left.len());
             }
         }
     }

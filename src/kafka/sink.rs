@@ -1,7 +1,6 @@
 //! The sink: a thread that owns the producer and publishes vectors, tombstones and dead letters.
 //!
-//! Vectors and tombstones leave in the order of their partition, dead letters at once. A message is
-//! settled by the broker's acknowledgement, which comes back on librdkafka's own thread and goes from
+//! Vectors, tombstones and dead letters leave in the order of their partition. A message is settled by the broker's acknowledgement, which comes back on librdkafka's own thread and goes from
 //! there straight to the source.
 //!
 //! # Invariants
@@ -199,6 +198,9 @@ enum Ordered {
         embedded: Instant,
     },
     Tombstone(Tracked<()>),
+    /// It holds nobody up, but waits like the others: one that overtook captions which are then
+    /// abandoned would be written again by the partition's next owner.
+    Rejected(Tracked<Rejection>),
 }
 
 /// The sink stage.
@@ -339,20 +341,15 @@ impl Sink {
                     let vectors = Arc::clone(&vectors);
                     let embedded = batch.finished;
                     let origin = Passage::of(&caption.origin);
-                    self.pass(&origin, Some(Ordered::Vector { caption, vectors, row, embedded }));
+                    self.pass(&origin, Ordered::Vector { caption, vectors, row, embedded });
                 }
             }
             Finished::Tombstone(tombstone) => {
                 let origin = Passage::of(&tombstone.origin);
-                self.pass(&origin, Some(Ordered::Tombstone(tombstone)));
+                self.pass(&origin, Ordered::Tombstone(tombstone));
             }
             Finished::Rejected(rejected) => {
-                let origin = Passage::of(&rejected.origin);
-                // After a message that was abandoned, its partition's next owner rejects it.
-                if !self.sequencer.is_abandoned(&origin.assignment, origin.sequence) {
-                    self.pass(&origin, None);
-                    self.reject(rejected.origin, &rejected.payload)?;
-                }
+                self.pass(&Passage::of(&rejected.origin), Ordered::Rejected(rejected));
             }
             Finished::Abandoned(message) => {
                 self.metrics.abandoned.inc();
@@ -367,12 +364,13 @@ impl Sink {
         Ok(())
     }
 
-    fn pass(&mut self, passage: &Passage, item: Option<Ordered>) {
+    fn pass(&mut self, passage: &Passage, item: Ordered) {
         self.sequencer.push(&passage.assignment, passage.sequence, item, &mut self.ready);
     }
 
     fn produce_ordered(&mut self, item: Ordered) -> Result<(), SinkError> {
         match item {
+            Ordered::Rejected(rejected) => self.reject(rejected.origin, &rejected.payload),
             Ordered::Tombstone(Tracked { origin, payload: () }) => {
                 let headers = origin.message.headers.clone();
                 self.produce(origin, RecordKind::Tombstone, None, headers, Instant::now())

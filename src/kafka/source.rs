@@ -50,6 +50,11 @@ pub enum SourceError {
     /// The brokers refuse this client, or librdkafka gave up.
     #[error("the consumer failed: {0}")]
     Consumer(#[source] KafkaError),
+    /// At a stop, what was in flight didn't settle in time.
+    #[error(
+        "what was embedded was not acknowledged within delivery.drain_timeout; it is embedded again"
+    )]
+    DrainMissed,
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
@@ -63,6 +68,8 @@ struct Leaving {
     drain_until: Instant,
     /// Whether they are another's already.
     lost: bool,
+    /// Whether the drain didn't end in time.
+    is_missed: bool,
     /// `None` while what is in flight settles.
     committing: Option<LastCommit>,
 }
@@ -327,7 +334,14 @@ impl Source {
         let now = Instant::now();
         // Of partitions that are another's already nothing can be saved.
         let drain_until = if lost { now } else { now + self.drain_timeout };
-        self.leaving = Some(Leaving { partitions, ids, drain_until, lost, committing: None });
+        self.leaving = Some(Leaving {
+            partitions,
+            ids,
+            drain_until,
+            lost,
+            is_missed: false,
+            committing: None,
+        });
     }
 
     /// Stops taking messages, closes the first queue, and lets all partitions go.
@@ -346,8 +360,14 @@ impl Source {
         let drain_until = Instant::now() + self.drain_timeout;
         let ids = self.ledger.partitions();
         self.ledger.leave(&ids);
-        self.leaving =
-            Some(Leaving { partitions, ids, drain_until, lost: false, committing: None });
+        self.leaving = Some(Leaving {
+            partitions,
+            ids,
+            drain_until,
+            lost: false,
+            is_missed: false,
+            committing: None,
+        });
     }
 
     /// Takes partitions that are on their way out a step further; returns whether they are out.
@@ -361,6 +381,7 @@ impl Source {
             }
             let unsettled: usize = leaving.ids.iter().map(|&id| self.ledger.unsettled(id)).sum();
             if is_busy {
+                leaving.is_missed = true;
                 self.metrics.drains_missed.inc();
                 tracing::warn!(unsettled, "the drain didn't end in time; these come again");
             } else if unsettled > 0 {
@@ -389,6 +410,10 @@ impl Source {
         }
         if !self.stopping {
             give_up(&self.consumer, &leaving.partitions).map_err(SourceError::Consumer)?;
+        } else if leaving.is_missed {
+            // A failure ends the sink too, with what it still waits for: a record that is delivered
+            // after the next owner's would be out of order.
+            return Err(SourceError::DrainMissed);
         }
         Ok(true)
     }

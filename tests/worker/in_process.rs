@@ -171,8 +171,15 @@ fn it_is_ready_once_assigned_and_not_while_stopping() {
 
 #[test]
 fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
-    let (_mock, cluster) = mock();
-    let mut patient = config(&cluster);
+    // A real broker: in the mock's group, the next member waits for the session's timeout.
+    let cluster = Cluster::shared();
+    cluster.create_topics("leaves", 2);
+    let mut config = config(&cluster);
+    config.kafka.group = "leaves.group".into();
+    config.input.topic = "leaves".into();
+    config.output.topic = "leaves.out".into();
+    config.reject.topic = "leaves.dead".into();
+    let mut patient = config.clone();
     // An embedder that would take an hour: captions wait for a batch that never fills.
     patient.batch.wait_max = Duration::from_secs(3600);
     patient.batch.tokens_max = 100_000.try_into().unwrap();
@@ -181,7 +188,7 @@ fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
     let mut messages = captions(50);
     messages.push(Outgoing { value: None, ..messages[0].clone() });
     messages.push(Outgoing { value: Some(b"bad".to_vec()), ..messages[1].clone() });
-    cluster.send("in", &messages);
+    cluster.send("leaves", &messages);
     eventually("all of them wait", || {
         (metric(&worker, "capvec_batch_pending_captions") == 50.0).then_some(())
     });
@@ -192,12 +199,18 @@ fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
     assert!(stopped.elapsed() < patient.delivery.drain_timeout / 2, "{:?}", stopped.elapsed());
     assert!(metrics.render().contains("\ncapvec_captions_abandoned_total 50\n"));
     assert!(metrics.render().contains("\ncapvec_drains_missed_total 0\n"));
-    assert_eq!(cluster.ends("out").values().sum::<i64>(), 0, "no tombstone overtakes a caption");
+    assert_eq!(cluster.ends("leaves.out").values().sum::<i64>(), 0, "nothing overtakes a caption");
+    assert_eq!(cluster.ends("leaves.dead").values().sum::<i64>(), 0, "nor does a dead letter");
 
     let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config(&cluster), &shutdown).unwrap();
-    assert_eq!(cluster.await_records("out", 51).len(), 51);
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    assert_eq!(cluster.await_records("leaves.out", 51).len(), 51);
     shutdown.drain();
     worker.wait().unwrap();
-    assert_eq!(cluster.ends("out").values().sum::<i64>(), 51, "none is lost, none comes twice");
+    assert_eq!(
+        cluster.ends("leaves.out").values().sum::<i64>(),
+        51,
+        "none is lost, none comes twice"
+    );
+    assert_eq!(cluster.ends("leaves.dead").values().sum::<i64>(), 1);
 }
