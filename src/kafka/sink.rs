@@ -10,19 +10,19 @@
 //! - A record that the broker refuses for what it is becomes a dead letter; any other refusal fails
 //!   the worker: the offset stays, and redelivery brings the message again.
 
+mod delivery;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
-use prometheus::Histogram;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::statistics::Statistics;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use thiserror::Error;
+
+use delivery::{Outstanding, RecordKind, SinkContext, Undelivered, settlement};
 
 use super::dead_letter::{self, Author};
 use super::sequencer::Sequencer;
@@ -91,102 +91,6 @@ pub enum SinkError {
         /// `topic/partition/offset`.
         source_position: String,
     },
-}
-
-/// What a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RecordKind {
-    Vector,
-    Tombstone,
-    DeadLetter,
-}
-
-/// A record that waits for its acknowledgement. It keeps the message, for it may still become a dead
-/// letter.
-pub struct Outstanding {
-    origin: Box<Origin>,
-    kind: RecordKind,
-    /// When the forward pass ended.
-    embedded: Instant,
-}
-
-/// A record that came back.
-struct Undelivered {
-    record: Outstanding,
-    error: KafkaError,
-}
-
-/// Receives librdkafka's callbacks, on the producer's own thread.
-pub struct SinkContext {
-    settlements: Sender<Settlement>,
-    undelivered: Sender<Undelivered>,
-    outstanding: Arc<AtomicUsize>,
-    deliver_seconds: Histogram,
-    end_to_end_seconds: Histogram,
-    metrics: SinkMetrics,
-    retries_seen: AtomicI64,
-}
-
-impl ClientContext for SinkContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        super::log_client_error("producer", &error, reason);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let retries: i64 = statistics.brokers.values().map(|broker| broker.txretries as i64).sum();
-        let before = self.retries_seen.swap(retries, Ordering::Relaxed);
-        self.metrics.retries.inc_by((retries - before).max(0) as u64);
-    }
-}
-
-impl ProducerContext for SinkContext {
-    type DeliveryOpaque = Box<Outstanding>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, record: Box<Outstanding>) {
-        let sent = match result {
-            Ok(_) => {
-                self.acknowledged(&record);
-                let outcome = match record.kind {
-                    RecordKind::Vector => Outcome::Embedded,
-                    RecordKind::Tombstone => Outcome::Tombstone,
-                    RecordKind::DeadLetter => Outcome::Rejected,
-                };
-                self.settlements.send(settlement(&record.origin, outcome)).is_ok()
-            }
-            Err((error, _)) => {
-                let undelivered = Undelivered { record: *record, error: error.clone() };
-                self.undelivered.send(undelivered).is_ok()
-            }
-        };
-        if !sent {
-            tracing::debug!("a delivery report came after the worker had ended");
-        }
-        // Last: the sink ends when nothing is outstanding and nothing came back.
-        self.outstanding.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl SinkContext {
-    fn acknowledged(&self, record: &Outstanding) {
-        if record.kind != RecordKind::Vector {
-            return;
-        }
-        self.deliver_seconds.observe(record.embedded.elapsed().as_secs_f64());
-        if let Some(timestamp_ms) = record.origin.message.timestamp_ms {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let since = now.as_secs_f64() - timestamp_ms as f64 / 1000.0;
-            // Another machine's clock may be ahead.
-            self.end_to_end_seconds.observe(since.max(0.0));
-        }
-    }
-}
-
-fn settlement(origin: &Origin, outcome: Outcome) -> Settlement {
-    Settlement { assignment: Arc::clone(&origin.assignment), offset: origin.offset, outcome }
 }
 
 /// What leaves in the order of its partition.

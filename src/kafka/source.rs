@@ -11,6 +11,8 @@
 //! - Every message that is sent on has been opened in the ledger.
 //! - A partition is given up only after its last commit, or after the drain's limit.
 
+mod membership;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,28 +23,23 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use thiserror::Error;
 
+use membership::Leaving;
+
 use super::committer::{Committed, Committer};
-use super::consumer::{Event, SourceConsumer, SourceContext, give_up, take};
+use super::consumer::{SourceConsumer, SourceContext};
 use super::offsets::{OffsetLedger, WentBack};
 use crate::admin::Health;
 use crate::config::Config;
-use crate::metrics::{Rebalance, SourceMetrics};
+use crate::metrics::SourceMetrics;
 use crate::queue::{Closed, QueueSender};
 use crate::shutdown::{Shutdown, Wanted};
-use crate::tracked::{Assignment, Offset, Origin, RawMessage, Settlement, Tracked};
+use crate::tracked::{Offset, Origin, RawMessage, Settlement, Tracked};
 
 /// The longest that the thread sleeps: how late it may notice a stop or a deadline.
 const TICK: Duration = Duration::from_millis(20);
 
 /// Messages taken before settlements are looked at again.
 const POLL_BURST: usize = 256;
-
-/// Between two tries of a commit that must succeed before a partition is given up.
-const COMMIT_RETRY: Duration = Duration::from_millis(100);
-
-/// How long the last commit may take after a drain, so that a broker that is away can't hold the
-/// worker for ever.
-const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the source ended.
 #[derive(Debug, Error)]
@@ -58,26 +55,6 @@ pub enum SourceError {
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
-}
-
-/// Partitions that the group has asked back, or all of them at a stop, on their way out.
-struct Leaving {
-    partitions: TopicPartitionList,
-    ids: Vec<i32>,
-    /// When to stop waiting for what is in flight.
-    drain_until: Instant,
-    /// Whether they are another's already.
-    lost: bool,
-    /// Whether the drain didn't end in time.
-    is_missed: bool,
-    /// `None` while what is in flight settles.
-    committing: Option<LastCommit>,
-}
-
-/// The last commit before partitions are given up.
-struct LastCommit {
-    until: Instant,
-    tried: Option<Instant>,
 }
 
 /// The source stage.
@@ -296,143 +273,6 @@ impl Source {
         Ok(())
     }
 
-    fn handle_events(&mut self) -> Result<(), SourceError> {
-        for event in self.consumer.context().take_events() {
-            match event {
-                Event::Assigned(partitions) => self.assigned(&partitions)?,
-                Event::Revoked { partitions, lost } => self.revoked(partitions, lost),
-            }
-        }
-        Ok(())
-    }
-
-    fn assigned(&mut self, partitions: &TopicPartitionList) -> Result<(), SourceError> {
-        let ids = ids(partitions);
-        tracing::info!(partitions = ?ids, "partitions assigned");
-        self.metrics.rebalances.with_label_values(&[Rebalance::Assigned.as_label()]).inc();
-        for partition in ids {
-            self.begin_assignment(partition);
-        }
-        take(&self.consumer, partitions).map_err(SourceError::Consumer)?;
-        if self.paused_since.is_some() || self.stopping {
-            self.consumer.pause(partitions).map_err(SourceError::Consumer)?;
-        }
-        self.health.assigned();
-        Ok(())
-    }
-
-    fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) {
-        let ids = ids(&partitions);
-        let kind = if lost { Rebalance::Lost } else { Rebalance::Revoked };
-        tracing::info!(partitions = ?ids, event = kind.as_label(), "partitions asked back");
-        self.metrics.rebalances.with_label_values(&[kind.as_label()]).inc();
-        if self.stopping {
-            self.unanswered.push(partitions);
-            return;
-        }
-        self.ledger.leave(&ids);
-        let now = Instant::now();
-        // Of partitions that are another's already nothing can be saved.
-        let drain_until = if lost { now } else { now + self.drain_timeout };
-        self.leaving = Some(Leaving {
-            partitions,
-            ids,
-            drain_until,
-            lost,
-            is_missed: false,
-            committing: None,
-        });
-    }
-
-    /// Stops taking messages, closes the first queue, and lets all partitions go.
-    fn begin_stop(&mut self) {
-        if self.stopping {
-            return;
-        }
-        self.stopping = true;
-        self.health.stopping();
-        self.out = None;
-        let partitions = self.owned();
-        if let Err(error) = self.consumer.pause(&partitions) {
-            tracing::warn!(%error, "failed to pause before the drain");
-        }
-        self.unanswered.extend(self.leaving.take().map(|leaving| leaving.partitions));
-        let drain_until = Instant::now() + self.drain_timeout;
-        let ids = self.ledger.partitions();
-        self.ledger.leave(&ids);
-        self.leaving = Some(Leaving {
-            partitions,
-            ids,
-            drain_until,
-            lost: false,
-            is_missed: false,
-            committing: None,
-        });
-    }
-
-    /// Takes partitions that are on their way out a step further; returns whether they are out.
-    fn progress_leaving(&mut self) -> Result<bool, SourceError> {
-        let Some(leaving) = &mut self.leaving else { return Ok(false) };
-        let now = Instant::now();
-        let Some(commit) = &mut leaving.committing else {
-            let is_busy = leaving.ids.iter().any(|&id| self.ledger.is_busy(id));
-            if is_busy && now < leaving.drain_until {
-                return Ok(false);
-            }
-            let unsettled: usize = leaving.ids.iter().map(|&id| self.ledger.unsettled(id)).sum();
-            if is_busy {
-                leaving.is_missed = true;
-                self.metrics.drains_missed.inc();
-                tracing::warn!(unsettled, "the drain didn't end in time; these come again");
-            } else if unsettled > 0 {
-                tracing::info!(unsettled, "not embedded yet, left to the partitions' next owners");
-            }
-            let until = if leaving.lost { now } else { now + LAST_COMMIT_TIMEOUT };
-            leaving.committing = Some(LastCommit { until, tried: None });
-            return Ok(false);
-        };
-        let is_leaving = |(id, _): &(i32, _)| leaving.ids.contains(id);
-        let uncommitted = self.ledger.committable().iter().any(is_leaving);
-        if (uncommitted || self.committer.is_busy()) && now < commit.until {
-            let due = commit.tried.is_none_or(|tried| now - tried >= COMMIT_RETRY);
-            if uncommitted && due {
-                commit.tried = Some(now);
-                self.commit()?;
-            }
-            return Ok(false);
-        }
-        let leaving = self.leaving.take().expect("it is there, as above");
-        if uncommitted && !leaving.lost {
-            tracing::warn!("the last commit didn't end in time; some captions come again");
-        }
-        for &partition in &leaving.ids {
-            self.end_assignment(partition);
-        }
-        if !self.stopping {
-            give_up(&self.consumer, &leaving.partitions).map_err(SourceError::Consumer)?;
-        } else if leaving.is_missed {
-            // A failure ends the sink too, with what it still waits for: a record that is delivered
-            // after the next owner's would be out of order.
-            return Err(SourceError::DrainMissed);
-        }
-        Ok(true)
-    }
-
-    fn begin_assignment(&mut self, partition: i32) {
-        self.assignments += 1;
-        self.ledger.assign(Assignment::new(partition, self.assignments));
-        self.metrics.partitions.set(self.ledger.partitions().len() as i64);
-    }
-
-    fn end_assignment(&mut self, partition: i32) {
-        if let Some(assignment) = self.ledger.revoke(partition) {
-            assignment.revoke();
-        }
-        self.metrics.partitions.set(self.ledger.partitions().len() as i64);
-        // There is no series where the statistics haven't come since the assignment.
-        drop(self.metrics.lag.remove_label_values(&[&partition.to_string()]));
-    }
-
     fn apply_backpressure(&mut self) -> Result<(), SourceError> {
         let in_flight = self.ledger.in_flight();
         match self.paused_since {
@@ -487,54 +327,6 @@ impl Source {
         }
     }
 
-    /// After a failure: commits what is settled, so that less comes again.
-    fn commit_before_leaving(&mut self) {
-        let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
-        // The sink may have gone first, with settlements in the channel.
-        self.settle();
-        loop {
-            self.note_commits();
-            if let Err(error) = self.commit() {
-                tracing::warn!(%error, "failed to commit before leaving");
-                return;
-            }
-            if !self.committer.is_busy() || Instant::now() > deadline {
-                return;
-            }
-            // Messages that come now are dropped, and come again.
-            drop(self.consumer.poll(TICK));
-        }
-    }
-
-    /// Leaves the group. Dropping the consumer does it, and polls meanwhile.
-    fn close(self) {
-        self.consumer.context().close();
-        let mut unanswered = self.unanswered;
-        unanswered.extend(self.consumer.context().take_events().into_iter().filter_map(|event| {
-            match event {
-                Event::Revoked { partitions, .. } => Some(partitions),
-                Event::Assigned(_) => None,
-            }
-        }));
-        unanswered.extend(self.leaving.filter(|_| !self.stopping).map(|l| l.partitions));
-        // A revocation that was noted and not answered would hold the group until its timeout.
-        for partitions in &unanswered {
-            if let Err(error) = give_up(&self.consumer, partitions) {
-                tracing::debug!(%error, "a late revocation was not answered");
-            }
-        }
-        // librdkafka waits for ever in its destructor for a list of partitions that is still alive
-        // (confluentinc/librdkafka#3796).
-        drop(unanswered);
-        if !self.committer.stop() {
-            // Its thread holds the consumer until librdkafka answers; the process ends before.
-            tracing::warn!("left without a word to the group: a commit is unanswered");
-            return;
-        }
-        drop(self.consumer);
-        tracing::info!("left the group");
-    }
-
     fn owned(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in self.ledger.partitions() {
@@ -564,10 +356,6 @@ impl Source {
             self.metrics.lag.with_label_values(&[&partition.to_string()]).set(lag);
         }
     }
-}
-
-fn ids(partitions: &TopicPartitionList) -> Vec<i32> {
-    partitions.elements().iter().map(|element| element.partition()).collect()
 }
 
 /// A message copied out of librdkafka's memory, which would else be held for as long as the message
