@@ -120,8 +120,8 @@ pub struct Sink {
     shutdown: Shutdown,
     metrics: SinkMetrics,
     author: Author,
-    output_topic: String,
-    dead_letter_topic: Option<String>,
+    output_topic: Arc<str>,
+    dead_letter_topic: Option<Arc<str>>,
     on_reject: OnReject,
     format: VectorFormat,
     id_from: IdFrom,
@@ -185,8 +185,8 @@ impl Sink {
                 group: config.kafka.group.clone(),
                 client_id: config.kafka.client_id.clone(),
             },
-            output_topic: config.output.topic.clone(),
-            dead_letter_topic: config.dead_letter_topic().map(str::to_owned),
+            output_topic: config.output.topic.as_str().into(),
+            dead_letter_topic: config.dead_letter_topic().map(Arc::from),
             on_reject: config.reject.on_reject,
             format: config.vector_format(),
             id_from: config.id_from(),
@@ -358,18 +358,11 @@ impl Sink {
         self.metrics.rejected.with_label_values(&[reason]).inc();
         let (partition, offset) = (origin.assignment.partition, origin.offset.0);
         tracing::debug!(partition, offset, reason, detail = rejection.detail, "rejected");
-        if let Some(topic) = self.dead_letter_topic.clone() {
+        if self.dead_letter_topic.is_some() {
             let headers = dead_letter::headers(&self.author, &origin, rejection);
             let value = origin.message.value.clone();
-            let now = Instant::now();
-            return self.produce_to(
-                &topic,
-                origin,
-                RecordKind::DeadLetter,
-                value.as_deref(),
-                Some(headers),
-                now,
-            );
+            let kind = RecordKind::DeadLetter;
+            return self.produce(origin, kind, value.as_deref(), Some(headers), Instant::now());
         }
         match self.on_reject {
             OnReject::Skip => {
@@ -393,28 +386,14 @@ impl Sink {
         headers: Option<OwnedHeaders>,
         embedded: Instant,
     ) -> Result<(), SinkError> {
-        let topic = std::mem::take(&mut self.output_topic);
-        let sent = self.produce_to(&topic, origin, kind, value, headers, embedded);
-        self.output_topic = topic;
-        sent
-    }
-
-    fn produce_to(
-        &mut self,
-        topic: &str,
-        origin: Box<Origin>,
-        kind: RecordKind,
-        value: Option<&[u8]>,
-        headers: Option<OwnedHeaders>,
-        embedded: Instant,
-    ) -> Result<(), SinkError> {
         if origin.assignment.is_revoked() {
             // The partition's next owner gets the message; a vector now would come out of order.
             return Ok(());
         }
+        let topic = self.topic(kind);
         let key = origin.message.key.clone();
         let mut record = BaseRecord::<[u8], [u8], Box<Outstanding>> {
-            topic,
+            topic: &topic,
             partition: None,
             payload: value,
             key: key.as_deref(),
@@ -458,11 +437,18 @@ impl Sink {
             let rejection = Rejection::new(RejectReason::RecordRefused, detail);
             return self.reject(record.origin, &rejection);
         }
-        let topic = match record.kind {
-            RecordKind::Vector | RecordKind::Tombstone => self.output_topic.clone(),
-            RecordKind::DeadLetter => self.dead_letter_topic.clone().unwrap_or_default(),
+        Err(SinkError::Produce { topic: self.topic(record.kind).to_string(), source: error })
+    }
+
+    /// Returns the topic of a kind of record.
+    fn topic(&self, kind: RecordKind) -> Arc<str> {
+        let topic = match kind {
+            RecordKind::Vector | RecordKind::Tombstone => &self.output_topic,
+            RecordKind::DeadLetter => {
+                self.dead_letter_topic.as_ref().expect("reject() has looked whether there is one")
+            }
         };
-        Err(SinkError::Produce { topic, source: error })
+        Arc::clone(topic)
     }
 }
 

@@ -214,3 +214,23 @@ fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
     );
     assert_eq!(cluster.ends("leaves.dead").values().sum::<i64>(), 1);
 }
+
+/// A header's name on the wire is bytes, and other clients write other bytes than UTF-8.
+/// rdkafka panics where it is asked for such a name.
+#[test]
+fn a_header_whose_name_is_not_utf8_passes_through() {
+    let (_mock, cluster) = mock();
+    // SAFETY: rdkafka only copies the name's bytes into a C string.
+    let name = unsafe { std::str::from_utf8_unchecked(b"caf\xe9".to_vec().leak()) };
+    let good = Outgoing { headers: vec![(name, Some(b"x"))], ..captions(1).remove(0) };
+    let bad = Outgoing { value: Some(b"bad".to_vec()), ..good.clone() };
+    cluster.send("in", &[good, bad]);
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config(&cluster), &shutdown).unwrap();
+    eventually("both come out", || {
+        let number = |topic| cluster.ends(topic).values().sum::<i64>();
+        (number("out") == 1 && number("dead") == 1).then_some(())
+    });
+    shutdown.drain();
+    worker.wait().unwrap();
+}
