@@ -21,7 +21,8 @@ use crate::tracked::Tracked;
 use packing::TokenBatch;
 use policy::{CutReason, Decision, Limits};
 
-/// How late captions that wait are looked at for whether their partition is being given up.
+/// How often captions that wait are looked at for whether their partition is being given up: a look
+/// takes as long as there are captions. One that is embedded in between is published in time.
 const LEAVING_CHECK: Duration = Duration::from_millis(50);
 
 /// A batch on its way to an embedder.
@@ -64,9 +65,13 @@ impl Batcher {
         let mut pending: VecDeque<Tracked<PreparedCaption>> = VecDeque::new();
         let mut free: VecDeque<Request> = VecDeque::new();
         let mut is_open = true;
+        let mut looked = Instant::now();
         let nothing = never();
         loop {
-            self.abandon_leaving(&mut pending)?;
+            if looked.elapsed() >= LEAVING_CHECK {
+                looked = Instant::now();
+                self.abandon_leaving(&mut pending)?;
+            }
             self.metrics.pending.set(pending.len() as i64);
             if pending.is_empty() && !is_open {
                 return Ok(());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use capvec::embed::hash::HashEmbedder;
 use capvec::model::package::Package;
 
-use crate::support::{Cluster, Outgoing, Worker, eventually, tiny_package, tokenizer_of};
+use crate::support::{Cluster, Outgoing, Record, Worker, eventually, tiny_package, tokenizer_of};
 
 const CAPTIONS: [&str; 4] = [
     "Älgen är skogens konung!",
@@ -122,6 +122,62 @@ fn the_json_form_is_flat_and_complete() {
         let vector: Vec<f32> = numbers.iter().map(|n| n.as_f64().unwrap() as f32).collect();
         assert_eq!(vector, embedder.vector(tokenizer.tokenize(caption).unwrap().ids));
     }
+}
+
+#[test]
+fn plain_text_comes_in_and_ids_are_keys_or_positions() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("text", 1);
+    let message = |key: &[u8], value: &[u8]| Outgoing {
+        key: Some(key.into()),
+        value: Some(value.into()),
+        ..Outgoing::default()
+    };
+    cluster.send(
+        "text",
+        &[
+            message(b"a", CAPTIONS[0].as_bytes()),
+            message(b"b", b""),
+            message(b"c", b"not \xff utf-8"),
+            message(b"\xff", b"its key isn't text"),
+        ],
+    );
+    let options =
+        ["input.format=text", "input.on_empty=embed", "output.format=json", "output.id=key"];
+    let worker = Worker::start(&cluster, "text", tiny_package(), &options).ready();
+    let out = cluster.await_records("text.out", 2);
+    let dead = cluster.await_records("text.dead", 2);
+    worker.stop();
+
+    let tokenizer = tokenizer_of(tiny_package());
+    let object = |record: &Record| -> serde_json::Value {
+        serde_json::from_slice(record.value.as_ref().unwrap()).unwrap()
+    };
+    for (record, (id, caption)) in out.iter().zip([("a", CAPTIONS[0]), ("b", "")]) {
+        let object = object(record);
+        assert_eq!(object["id"], id);
+        assert!(object.get("caption").is_none(), "it wasn't asked for");
+        let ids = tokenizer.tokenize(caption).unwrap().ids;
+        let first = HashEmbedder::new(640).vector(ids)[0];
+        assert_eq!(object["vector"][0].as_f64().unwrap() as f32, first);
+    }
+    let reasons: Vec<_> =
+        dead.iter().map(|r| r.header("__connect.errors.exception.class.name")).collect();
+    assert_eq!(reasons, ["not_utf8", "id_missing"]);
+
+    // The same messages for another group, with positions for ids.
+    let options = [
+        "kafka.group=text.group.2",
+        "input.format=text",
+        "input.on_empty=embed",
+        "output.format=json",
+        "output.id=source",
+    ];
+    let worker = Worker::start(&cluster, "text", tiny_package(), &options).ready();
+    let out = cluster.await_records("text.out", 5);
+    worker.stop();
+    let ids: Vec<_> = out[2..].iter().map(|record| object(record)["id"].clone()).collect();
+    assert_eq!(ids, ["text/0/0", "text/0/1", "text/0/3"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 mod cli;
 mod flow;
 mod group;
+mod import;
 mod in_process;
 mod parity;
 mod promises;
