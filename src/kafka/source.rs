@@ -28,6 +28,7 @@ use membership::Leaving;
 use super::committer::{Committed, Committer};
 use super::consumer::{SourceConsumer, SourceContext};
 use super::offsets::{OffsetLedger, WentBack};
+use super::topics::look_up;
 use crate::admin::Health;
 use crate::config::Config;
 use crate::metrics::SourceMetrics;
@@ -87,7 +88,8 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// When librdkafka refuses the configuration, or the system a thread.
+    /// When librdkafka refuses the configuration, the topic can't be used, or the system has no
+    /// thread to give.
     pub fn new(
         config: &Config,
         out: QueueSender<Tracked<()>>,
@@ -104,7 +106,10 @@ impl Source {
             // A full channel means that the thread is to be woken already.
             let _ = sender.try_send(());
         });
-        consumer.subscribe(&[&config.input.topic])?;
+        let (brokers, topic) = (&config.kafka.brokers, &config.input.topic);
+        let patience = config.kafka.startup_timeout;
+        look_up(consumer.client(), brokers, topic, "input.topic", patience)?;
+        consumer.subscribe(&[topic])?;
         let consumer = Arc::new(consumer);
         let committer = Committer::start(Arc::clone(&consumer), &config.input.topic)?;
 

@@ -128,15 +128,21 @@ fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
 
 #[test]
 fn a_missing_topic_is_named_at_the_start() {
-    let (_mock, cluster) = mock();
+    let cluster = Cluster::shared();
+    cluster.create_topics("there", 1);
     let mut config = config(&cluster);
-    config.kafka.brokers = Cluster::shared().bootstrap;
-    config.output.topic = "missing".into();
-    let error = match pipeline::start(&config, &Shutdown::default()) {
-        Ok(_) => panic!("it started"),
-        Err(error) => format!("{error:#}"),
-    };
-    assert!(error.contains("\"missing\"") && error.contains("output.topic"), "{error}");
+    config.reject.topic = String::new();
+    for (input, output, option) in
+        [("there", "missing", "output.topic"), ("missing", "there.out", "input.topic")]
+    {
+        config.input.topic = input.into();
+        config.output.topic = output.into();
+        let error = match pipeline::start(&config, &Shutdown::default()) {
+            Ok(_) => panic!("it started"),
+            Err(error) => format!("{error:#}"),
+        };
+        assert!(error.contains("\"missing\"") && error.contains(option), "{error}");
+    }
 }
 
 #[test]
