@@ -195,7 +195,10 @@ fn reference() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    println!("skipped: {} is not there (set CAPVEC_REFERENCE)", folder.display());
+    // Not by println!, which is shown of tests that fail alone.
+    let line =
+        format!("skipped: {} is not there (or name it in CAPVEC_REFERENCE)\n", folder.display());
+    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
     None
 }
 

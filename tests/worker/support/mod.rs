@@ -266,7 +266,9 @@ pub fn beside(variable: &str, folder: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    eprintln!("skipped: {} is not there (or name another folder in {variable})", path.display());
+    // Not by eprintln!, which is shown of tests that fail alone.
+    let line = format!("skipped: {} is not there (or name it in {variable})\n", path.display());
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
     None
 }
 
