@@ -13,16 +13,22 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::{ConfigArgs, EXIT_USAGE};
+use super::{ConfigArgs, EXIT_USAGE, say};
 use crate::config::{Config, EmbedderKind};
 use crate::embed::onnx::OnnxEmbedder;
 use crate::kafka::topics::look_up;
 use crate::kafka::{admin_properties, consumer_properties, producer_properties};
 use crate::model::package::{Package, TOKENIZER};
+use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
 
 /// How long the brokers may take to answer a check.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Returns how long the brokers may take to answer for a topic.
+fn patience(config: &Config) -> Duration {
+    PATIENCE.min(config.kafka.startup_timeout)
+}
 
 /// Larger records aren't sent to find out whether a topic may be written.
 const PROBE_BYTES_MAX: usize = 16 << 20;
@@ -41,11 +47,11 @@ pub struct CheckArgs {
 pub fn run(args: &CheckArgs) -> ExitCode {
     let config = match args.config.load() {
         Ok(config) => {
-            println!("ok      configuration");
+            line(format_args!("ok      configuration"));
             config
         }
         Err(error) => {
-            println!("FAILED  configuration: {error}");
+            line(format_args!("FAILED  configuration: {error}"));
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -83,14 +89,14 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 fn kafka_checks(config: &Config, checks: &mut Checks) {
     let brokers = checks.check("brokers", || {
         let client: BaseConsumer<Quiet> = admin_properties(config).create_with_context(Quiet)?;
-        let metadata = client.fetch_metadata(None, PATIENCE).with_context(|| {
-            format!("no answer from {} within {PATIENCE:?}", config.kafka.brokers)
+        let metadata = client.fetch_metadata(None, patience(config)).with_context(|| {
+            format!("no answer from {} within {:?}", config.kafka.brokers, patience(config))
         })?;
         Ok((format!("{} answer at {}", metadata.brokers().len(), config.kafka.brokers), ()))
     });
     if brokers.is_none() {
         // Each of the others would wait in vain for the same.
-        println!("skipped input, group, output, dead letters: no brokers");
+        line(format_args!("skipped topics and group: no brokers"));
         return;
     }
     checks.check("input topic", || readable(config));
@@ -99,7 +105,7 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
         Some(topic) => {
             checks.check("dead-letter topic", || writable(config, topic, "reject.topic"));
         }
-        None => println!("ok      dead-letter topic: none; reject.on_reject decides"),
+        None => line(format_args!("ok      dead-letter topic: none; reject.on_reject decides")),
     }
 }
 
@@ -108,7 +114,14 @@ fn readable(config: &Config) -> anyhow::Result<(String, ())> {
     let consumer: BaseConsumer<Quiet> = consumer_properties(config).create_with_context(Quiet)?;
     let topic = &config.input.topic;
     let brokers = &config.kafka.brokers;
-    let partitions = look_up(consumer.client(), brokers, topic, "input.topic", PATIENCE)?;
+    let partitions = look_up(
+        consumer.client(),
+        brokers,
+        topic,
+        "input.topic",
+        patience(config),
+        &Shutdown::default(),
+    )?;
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions as i32 - 1);
     let deadline = Instant::now() + PATIENCE;
@@ -153,7 +166,8 @@ fn is_transient(error: &KafkaError) -> bool {
 fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Result<(String, ())> {
     let admin: AdminClient<Quiet> = admin_properties(config).create_with_context(Quiet)?;
     let brokers = &config.kafka.brokers;
-    let partitions = look_up(admin.inner(), brokers, topic, option, PATIENCE)?;
+    let partitions =
+        look_up(admin.inner(), brokers, topic, option, patience(config), &Shutdown::default())?;
     let there = format!("{topic}, {partitions} partitions");
     let limit = match record_limit(&admin, topic) {
         Ok(limit) if limit <= PROBE_BYTES_MAX => limit,
@@ -207,6 +221,11 @@ fn record_limit(admin: &AdminClient<Quiet>, topic: &str) -> Result<usize, String
         .ok_or_else(|| "the brokers don't say max.message.bytes".into())
 }
 
+/// Prints a line. That nobody reads changes nothing of the checks and of the exit code.
+fn line(text: std::fmt::Arguments<'_>) {
+    drop(say(text));
+}
+
 struct Checks {
     failed: bool,
 }
@@ -220,12 +239,12 @@ impl Checks {
     ) -> Option<T> {
         match check() {
             Ok((said, value)) => {
-                println!("ok      {what}: {said}");
+                line(format_args!("ok      {what}: {said}"));
                 Some(value)
             }
             Err(error) => {
                 self.failed = true;
-                println!("FAILED  {what}: {error:#}");
+                line(format_args!("FAILED  {what}: {error:#}"));
                 None
             }
         }

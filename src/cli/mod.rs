@@ -9,6 +9,7 @@ pub mod progress;
 pub mod run;
 pub mod tokenize;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -96,10 +97,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Prints a line of results. Unlike `println!` it doesn't panic where nobody reads.
+///
+/// # Errors
+///
+/// When standard output can't be written.
+fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}")
+}
+
 /// The reader of the output has seen enough: `capvec tokenize ... | head`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|e| e.downcast_ref::<std::io::Error>())
-        .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    error.chain().any(|cause| {
+        let kind = match cause.downcast_ref::<serde_json::Error>() {
+            Some(error) => error.io_error_kind(),
+            None => cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind),
+        };
+        kind == Some(std::io::ErrorKind::BrokenPipe)
+    })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::progress::{Progress, Unit};
+use super::say;
 use crate::model::import::{self, Import, import};
 use crate::model::manifest::Manifest;
 use crate::model::package::{Existing, Package};
@@ -110,26 +111,29 @@ pub fn run(command: ModelCommand) -> anyhow::Result<()> {
                 max_tokens: args.max_tokens,
             };
             let manifest = shown("importing", |progress| import(&request, progress))?;
-            println!("{}\n{}", args.out.out.display(), describe(&manifest));
+            say(format_args!("{}\n{}", args.out.out.display(), describe(&manifest)))?;
         }
         ModelCommand::Synth(args) => {
             let manifest = shown("synthesizing", |progress| {
                 let (vocab, out) = (args.vocab.as_deref(), &args.out);
                 synthesize(args.preset, args.seed, vocab, &out.out, out.existing(), progress)
             })?;
-            println!("{}\n{}", args.out.out.display(), describe(&manifest));
+            say(format_args!("{}\n{}", args.out.out.display(), describe(&manifest)))?;
         }
         ModelCommand::Inspect(args) => {
             let manifest = Package::open(&args.package)?.manifest;
             match args.json {
-                true => println!("{}", serde_json::to_string_pretty(&manifest)?),
-                false => println!("{}", describe(&manifest)),
+                true => say(serde_json::to_string_pretty(&manifest)?)?,
+                false => say(describe(&manifest))?,
             }
         }
         ModelCommand::Verify(args) => {
             let package = Package::open(&args.package)?;
-            package.verify(|file| println!("ok  {}  {}", file.sha256, file.name))?;
-            println!("{} is whole", package.manifest.model_id);
+            package.verify(|_| ())?;
+            for file in &package.manifest.files {
+                say(format_args!("ok  {}  {}", file.sha256, file.name))?;
+            }
+            say(format_args!("{} is whole", package.manifest.model_id))?;
         }
     }
     Ok(())

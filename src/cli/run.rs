@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{ConfigArgs, logging};
 use crate::pipeline;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Wanted};
 
 /// Arguments of `capvec run`.
 #[derive(Debug, Args)]
@@ -23,7 +23,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     logging::start(&config.log);
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;
-    pipeline::start(&config, &shutdown)?.wait()?;
+    match pipeline::start(&config, &shutdown) {
+        Ok(worker) => worker.wait()?,
+        // Told to stop before it ran: it has taken nothing.
+        Err(error) if shutdown.wanted() == Wanted::Drain => {
+            tracing::info!("stopped before the start: {error:#}");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
     tracing::info!("stopped; what was embedded is settled and committed");
     Ok(())
 }

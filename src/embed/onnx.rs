@@ -38,7 +38,7 @@ pub enum LoadError {
         found: Vec<String>,
     },
     /// The first forward pass failed.
-    #[error("the package loads, but its first forward pass fails: {0}")]
+    #[error("the package loads, but its first forward pass fails")]
     WarmUp(#[source] EmbedError),
 }
 

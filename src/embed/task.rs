@@ -37,7 +37,7 @@ pub struct EmbeddedBatch {
 #[derive(Debug, Error)]
 pub enum EmbedTaskError {
     /// The network fails on everything.
-    #[error("the embedder fails on a caption that it has embedded before: {0}")]
+    #[error("the embedder fails on a caption that it has embedded before")]
     Embedder(#[source] EmbedError),
     /// The next stage has ended.
     #[error("stopped")]

@@ -9,6 +9,10 @@ pub mod sink;
 pub mod source;
 pub mod topics;
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
@@ -82,6 +86,8 @@ fn common_properties(client: &mut ClientConfig, config: &Config) {
 
 /// Writes a line of librdkafka into the log.
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    let is_trouble = level as i32 <= RDKafkaLogLevel::Warning as i32;
+    let Some(repeated) = repeats(is_trouble, facility) else { return };
     // One map of properties serves both clients, and each is told of the other's: no news.
     if facility == "CONFWARN" {
         tracing::debug!(target: "librdkafka", facility, "{message}");
@@ -91,8 +97,12 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
-        | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{message}"),
-        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
+        | RDKafkaLogLevel::Error => {
+            tracing::error!(target: "librdkafka", facility, repeated, "{message}");
+        }
+        RDKafkaLogLevel::Warning => {
+            tracing::warn!(target: "librdkafka", facility, repeated, "{message}");
+        }
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
             tracing::info!(target: "librdkafka", facility, "{message}");
         }
@@ -102,5 +112,41 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 /// Notes an error that librdkafka tells of and retries by itself.
 fn log_client_error(client: &'static str, error: &KafkaError, reason: &str) {
-    tracing::warn!(client, %error, "{reason}");
+    if let Some(repeated) = repeats(true, &format!("{client} {error}")) {
+        tracing::warn!(client, %error, repeated, "{reason}");
+    }
+}
+
+/// Between two lines about one kind of trouble. While brokers are away librdkafka has several a
+/// second to say.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Kinds of trouble that are told apart; beyond that all are told.
+const KINDS_MAX: usize = 256;
+
+/// Returns how many lines of this kind were left out since the last, or `None` where this one is
+/// left out too.
+fn repeats(is_trouble: bool, kind: &str) -> Option<u64> {
+    static LAST: Mutex<BTreeMap<String, (Instant, u64)>> = Mutex::new(BTreeMap::new());
+    if !is_trouble {
+        return Some(0);
+    }
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    match last.get_mut(kind) {
+        Some((told, left_out)) if now - *told < REPEAT_INTERVAL => {
+            *left_out += 1;
+            None
+        }
+        Some((told, left_out)) => {
+            *told = now;
+            Some(std::mem::take(left_out))
+        }
+        None => {
+            if last.len() < KINDS_MAX {
+                last.insert(kind.into(), (now, 0));
+            }
+            Some(0)
+        }
+    }
 }

@@ -66,12 +66,10 @@ pub enum SinkError {
     #[error(transparent)]
     Topic(#[from] TopicError),
     /// librdkafka refuses the configuration.
-    #[error("the producer can't be made: {0}")]
+    #[error("the producer can't be made")]
     Client(#[source] KafkaError),
     /// The broker refuses a record, and not for what it is.
-    #[error(
-        "{topic} can't be written: {source}; offsets stay, redelivery brings the captions again"
-    )]
+    #[error("{topic} can't be written; offsets stay, redelivery brings the captions again")]
     Produce {
         /// The topic.
         topic: String,
@@ -167,7 +165,7 @@ impl Sink {
         ];
         for (topic, option) in topics.into_iter().flatten() {
             let patience = config.kafka.startup_timeout;
-            look_up(producer.client(), &config.kafka.brokers, topic, option, patience)?;
+            look_up(producer.client(), &config.kafka.brokers, topic, option, patience, &shutdown)?;
         }
         Ok(Sink {
             producer,

@@ -46,7 +46,7 @@ const POLL_BURST: usize = 256;
 #[derive(Debug, Error)]
 pub enum SourceError {
     /// The brokers refuse this client, or librdkafka gave up.
-    #[error("the consumer failed: {0}")]
+    #[error("the consumer failed")]
     Consumer(#[source] KafkaError),
     /// At a stop, what was in flight didn't settle in time.
     #[error(
@@ -108,7 +108,7 @@ impl Source {
         });
         let (brokers, topic) = (&config.kafka.brokers, &config.input.topic);
         let patience = config.kafka.startup_timeout;
-        look_up(consumer.client(), brokers, topic, "input.topic", patience)?;
+        look_up(consumer.client(), brokers, topic, "input.topic", patience, &shutdown)?;
         consumer.subscribe(&[topic])?;
         let consumer = Arc::new(consumer);
         let committer = Committer::start(Arc::clone(&consumer), &config.input.topic)?;
@@ -274,7 +274,7 @@ impl Source {
         if fatal || error.rdkafka_error_code().is_some_and(|code| final_codes.contains(&code)) {
             return Err(SourceError::Consumer(error));
         }
-        tracing::warn!(%error, "the consumer goes on after an error");
+        super::log_client_error("consumer", &error, "the consumer goes on after an error");
         Ok(())
     }
 

@@ -7,6 +7,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use thiserror::Error;
 
+use crate::shutdown::{Shutdown, Wanted};
+
 /// Why a topic can't be used.
 #[derive(Debug, Error)]
 pub enum TopicError {
@@ -28,6 +30,12 @@ pub enum TopicError {
         /// Their words.
         reason: String,
     },
+    /// The worker was told to stop while it waited for the brokers.
+    #[error("stopped while waiting for the brokers at {brokers}")]
+    Stopped {
+        /// Their addresses.
+        brokers: String,
+    },
     /// The brokers didn't answer in time.
     #[error("no answer from the brokers at {brokers} within {waited:?}: {reason}")]
     NoAnswer {
@@ -41,20 +49,21 @@ pub enum TopicError {
 }
 
 /// One request waits this long; what is left of the whole is tried again.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Waits until the brokers answer for a topic, and returns its number of partitions.
 ///
 /// # Errors
 ///
 /// At once when they say that it doesn't exist or isn't for this client; after `patience` when they
-/// don't answer, or are still electing leaders.
+/// don't answer, or are still electing leaders; soon when `shutdown` asks for it.
 pub fn look_up<C: ClientContext>(
     client: &Client<C>,
     brokers: &str,
     topic: &str,
     option: &'static str,
     patience: Duration,
+    shutdown: &Shutdown,
 ) -> Result<usize, TopicError> {
     let started = Instant::now();
     loop {
@@ -78,6 +87,9 @@ pub fn look_up<C: ClientContext>(
             }
             Err(e) => e,
         };
+        if shutdown.wanted() != Wanted::Run {
+            return Err(TopicError::Stopped { brokers: brokers.into() });
+        }
         if started.elapsed() >= patience {
             return Err(TopicError::NoAnswer {
                 brokers: brokers.into(),

@@ -30,7 +30,7 @@ const PREFIXES: [&str; 4] = ["", "bert.", "distilbert.", "transformer."];
 #[derive(Debug, Error)]
 pub enum ImportError {
     /// A file could not be read.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io {
         /// The file.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum ImportError {
         reason: String,
     },
     /// The vocabulary is damaged.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Vocabulary {
         /// The file.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum ImportError {
         source: VocabularyError,
     },
     /// The tokenizer can't be used.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Tokenizer {
         /// The file.
         path: PathBuf,

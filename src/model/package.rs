@@ -36,7 +36,7 @@ const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, Error)]
 pub enum PackageError {
     /// A file of the package could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io {
         /// The file.
         path: PathBuf,

@@ -32,7 +32,7 @@ impl TokenizedCaption {
 #[derive(Debug, Error)]
 pub enum TokenizerError {
     /// The file can't be read.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io {
         /// The file.
         path: std::path::PathBuf,
