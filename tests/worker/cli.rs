@@ -184,3 +184,27 @@ fn check_says_when_no_broker_answers() {
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  brokers") && said.contains("skipped"), "{said}");
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let captions = folder.path().join("captions");
+    std::fs::write(&captions, "a caption\n".repeat(100_000)).unwrap();
+    let package = text(tiny_package());
+    for args in [
+        &["tokenize", "--model", package, text(&captions)][..],
+        &["model", "inspect", package, "--json"],
+        &["model", "verify", package],
+    ] {
+        let mut child = std::process::Command::new(CAPVEC)
+            .args(args)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && error.is_empty(), "{args:?}: {error}");
+    }
+}

@@ -240,3 +240,19 @@ fn a_header_whose_name_is_not_utf8_passes_through() {
     shutdown.drain();
     worker.wait().unwrap();
 }
+
+#[test]
+fn a_stop_ends_the_wait_for_brokers() {
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.kafka.brokers = crate::support::free_address();
+    let shutdown = Shutdown::default();
+    shutdown.drain();
+    let started = Instant::now();
+    let error = match pipeline::start(&config, &shutdown) {
+        Ok(_) => panic!("it started"),
+        Err(error) => format!("{error:#}"),
+    };
+    assert!(error.contains("stopped while waiting"), "{error}");
+    assert!(started.elapsed() < config.kafka.startup_timeout / 3, "{:?}", started.elapsed());
+}
