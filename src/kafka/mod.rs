@@ -86,8 +86,6 @@ fn common_properties(client: &mut ClientConfig, config: &Config) {
 
 /// Writes a line of librdkafka into the log.
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    let is_trouble = level as i32 <= RDKafkaLogLevel::Warning as i32;
-    let Some(repeated) = repeats(is_trouble, facility) else { return };
     // One map of properties serves both clients, and each is told of the other's: no news.
     if facility == "CONFWARN" {
         tracing::debug!(target: "librdkafka", facility, "{message}");
@@ -98,10 +96,14 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
         | RDKafkaLogLevel::Error => {
-            tracing::error!(target: "librdkafka", facility, repeated, "{message}");
+            if let Some(repeated) = repeats(facility) {
+                tracing::error!(target: "librdkafka", facility, repeated, "{message}");
+            }
         }
         RDKafkaLogLevel::Warning => {
-            tracing::warn!(target: "librdkafka", facility, repeated, "{message}");
+            if let Some(repeated) = repeats(facility) {
+                tracing::warn!(target: "librdkafka", facility, repeated, "{message}");
+            }
         }
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
             tracing::info!(target: "librdkafka", facility, "{message}");
@@ -112,7 +114,7 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 /// Notes an error that librdkafka tells of and retries by itself.
 fn log_client_error(client: &'static str, error: &KafkaError, reason: &str) {
-    if let Some(repeated) = repeats(true, &format!("{client} {error}")) {
+    if let Some(repeated) = repeats(&format!("{client} {error}")) {
         tracing::warn!(client, %error, repeated, "{reason}");
     }
 }
@@ -126,11 +128,8 @@ const KINDS_MAX: usize = 256;
 
 /// Returns how many lines of this kind were left out since the last, or `None` where this one is
 /// left out too.
-fn repeats(is_trouble: bool, kind: &str) -> Option<u64> {
+fn repeats(kind: &str) -> Option<u64> {
     static LAST: Mutex<BTreeMap<String, (Instant, u64)>> = Mutex::new(BTreeMap::new());
-    if !is_trouble {
-        return Some(0);
-    }
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Instant::now();
     match last.get_mut(kind) {

@@ -196,12 +196,6 @@ impl OffsetLedger {
         self.in_flight
     }
 
-    /// Returns whether no message is unsettled.
-    pub fn is_settled(&self) -> bool {
-        // The first entry of a window is unsettled, or there is none.
-        self.in_flight.messages == 0
-    }
-
     /// Returns when the oldest unsettled message was received.
     pub fn oldest(&self) -> Option<Instant> {
         self.partitions.values().filter_map(|books| Some(books.window.front()?.received)).min()
@@ -246,9 +240,9 @@ mod tests {
         assert_eq!(ledger.committable(), []);
         ledger.commit_failed(0);
         assert_eq!(ledger.committable(), [(0, NextOffset(6))]);
-        assert!(!ledger.is_settled());
+        assert_ne!(ledger.in_flight().messages, 0);
         assert!(ledger.settle(&assignment, Offset(9)));
-        assert!(ledger.is_settled());
+        assert_eq!(ledger.in_flight().messages, 0);
     }
 
     #[test]
@@ -383,7 +377,7 @@ mod tests {
                 }
                 prop_assert_eq!(ledger.committable(), naive.committable());
                 let unsettled = naive.assignments.values().flat_map(|(_, m, _)| m);
-                prop_assert_eq!(ledger.is_settled(), unsettled.clone().all(|(_, s)| *s));
+                prop_assert_eq!(ledger.in_flight().messages == 0, unsettled.clone().all(|(_, s)| *s));
                 let waiting = |m: &Vec<(i64, bool)>| m.iter().skip_while(|(_, s)| *s).count();
                 let waiting = naive.assignments.values().map(|(_, m, _)| waiting(m)).sum();
                 prop_assert_eq!(ledger.in_flight(), InFlight { messages: waiting, bytes: waiting });

@@ -1,7 +1,8 @@
 //! The sink: a thread that owns the producer and publishes vectors, tombstones and dead letters.
 //!
-//! Vectors, tombstones and dead letters leave in the order of their partition. A message is settled by the broker's acknowledgement, which comes back on librdkafka's own thread and goes from
-//! there straight to the source.
+//! All three leave in the order of their partition. A message is settled by the broker's
+//! acknowledgement, which comes back on librdkafka's own thread and goes from there straight to the
+//! source.
 //!
 //! # Invariants
 //!

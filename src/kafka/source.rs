@@ -233,8 +233,10 @@ impl Source {
     fn forward(&mut self, received: Received) -> Result<(), SourceError> {
         let Received { partition, offset, message } = received;
         let leaving = self.leaving.as_ref().is_some_and(|l| l.ids.contains(&partition));
-        // Where the partition is on its way out, its next owner gets the message.
-        let Some(out) = self.out.clone().filter(|_| !leaving) else { return Ok(()) };
+        if leaving || self.out.is_none() {
+            // On its way out: the partition's next owner gets the message.
+            return Ok(());
+        }
         let now = Instant::now();
         let bytes = message.bytes();
         let opened = match self.ledger.open(partition, offset, bytes, now) {
@@ -257,8 +259,8 @@ impl Source {
         self.metrics.bytes.inc_by(bytes as u64);
         let assignment = Arc::clone(assignment);
         let origin = Origin { assignment, offset, sequence, received: now, message };
-        out.send(Tracked { origin: Box::new(origin), payload: () })?;
-        Ok(())
+        let out = self.out.as_ref().expect("looked at above, and a stop begins elsewhere");
+        Ok(out.send(Tracked { origin: Box::new(origin), payload: () })?)
     }
 
     fn consumer_error(&mut self, error: KafkaError) -> Result<(), SourceError> {
