@@ -7,9 +7,9 @@ use clap::{Args, Subcommand};
 use super::progress::{Progress, Unit};
 use super::say;
 use crate::model::import::{self, Import, import};
-use crate::model::manifest::Manifest;
+use crate::model::manifest::{Manifest, Precision};
 use crate::model::package::{Existing, Package};
-use crate::model::synth::{Preset, synthesize};
+use crate::model::synth::{Preset, Synthesis, synthesize};
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -59,6 +59,9 @@ pub struct ImportArgs {
     /// Longest caption in tokens, [CLS] and [SEP] included [default: 128].
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
+    /// The number format of the layers' matrices.
+    #[arg(long, value_enum, default_value_t = Precision::Fp32)]
+    precision: Precision,
 }
 
 /// Arguments of `capvec model synth`.
@@ -73,6 +76,9 @@ pub struct SynthArgs {
     /// A vocabulary, so that captions have as many tokens as with the real model.
     #[arg(long, value_name = "FILE")]
     vocab: Option<PathBuf>,
+    /// The number format of the layers' matrices.
+    #[arg(long, value_enum, default_value_t = Precision::Fp32)]
+    precision: Precision,
     #[command(flatten)]
     out: OutArgs,
 }
@@ -109,15 +115,21 @@ pub fn run(command: ModelCommand) -> anyhow::Result<()> {
                 existing: args.out.existing(),
                 name: args.name,
                 max_tokens: args.max_tokens,
+                precision: args.precision,
             };
             let manifest = shown("importing", |progress| import(&request, progress))?;
             say(format_args!("{}\n{}", args.out.out.display(), describe(&manifest)))?;
         }
         ModelCommand::Synth(args) => {
-            let manifest = shown("synthesizing", |progress| {
-                let (vocab, out) = (args.vocab.as_deref(), &args.out);
-                synthesize(args.preset, args.seed, vocab, &out.out, out.existing(), progress)
-            })?;
+            let request = Synthesis {
+                preset: args.preset,
+                seed: args.seed,
+                vocab: args.vocab.as_deref(),
+                precision: args.precision,
+                out: &args.out.out,
+                existing: args.out.existing(),
+            };
+            let manifest = shown("synthesizing", |progress| synthesize(&request, progress))?;
             say(format_args!("{}\n{}", args.out.out.display(), describe(&manifest)))?;
         }
         ModelCommand::Inspect(args) => {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::checkpoint::{Checkpoint, Head, ReadError, read_head};
-use super::manifest::{FileDigest, Manifest};
+use super::manifest::{FileDigest, Manifest, Precision};
 use super::network::{Family, Network, Weight, WeightSource};
 use super::package::{Draft, Existing, PackageError, write};
 use super::tokenizer_json::{self, TokenizerConfig, VocabularyError};
@@ -100,6 +100,8 @@ pub struct Import<'a> {
     /// Longest caption in tokens, `[CLS]` and `[SEP]` included; by default 128, or the network's
     /// positions where it has fewer.
     pub max_tokens: Option<usize>,
+    /// The number format of the layers' matrices.
+    pub precision: Precision,
 }
 
 /// How far an import has come.
@@ -155,7 +157,14 @@ pub fn import(
         Some(name) => name.clone(),
         None => folder_name(request.checkpoint),
     };
-    let draft = Draft { name, network: network.clone(), max_tokens, tokenizer_json, sources };
+    let draft = Draft {
+        name,
+        network: network.clone(),
+        max_tokens,
+        precision: request.precision,
+        tokenizer_json,
+        sources,
+    };
     let total_bytes = 4 * network.parameters() as u64;
     let mut done_bytes = 0;
     write(request.out, request.existing, draft, |weight, sink| {

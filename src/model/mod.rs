@@ -7,5 +7,6 @@ pub mod manifest;
 pub mod network;
 pub mod onnx;
 pub mod package;
+pub mod quantize;
 pub mod synth;
 pub mod tokenizer_json;

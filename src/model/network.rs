@@ -103,6 +103,12 @@ impl Weight {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// Returns whether it is the matrix of a linear step in a layer, `[out, in]`: those make nearly
+    /// all of a forward pass, and are what a lower precision is for.
+    pub fn is_layer_matrix(&self) -> bool {
+        matches!(self.kind, WeightKind::Matrix { .. }) && self.source != WeightSource::HeadWeight
+    }
 }
 
 impl Network {

@@ -77,6 +77,9 @@ pub struct NodeProto {
     /// Its fixed parameters.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
+    /// The operator set that the operator is of; the empty string means ONNX's own.
+    #[prost(string, tag = "7")]
+    pub domain: String,
 }
 
 /// A fixed parameter of a node.
@@ -139,6 +142,10 @@ pub enum DataType {
     Undefined = 0,
     /// 32-bit float.
     Float = 1,
+    /// 8-bit unsigned integer.
+    Uint8 = 2,
+    /// 8-bit signed integer.
+    Int8 = 3,
     /// 32-bit signed integer.
     Int32 = 6,
     /// 64-bit signed integer.

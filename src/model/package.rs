@@ -16,6 +16,8 @@ use super::manifest::{
     FORMAT, FileDigest, GraphForm, Hashing, Manifest, Pooling, Precision, model_id,
 };
 use super::network::{Network, Weight};
+use super::onnx::DataType;
+use super::quantize::quantize;
 
 /// Name of the graph's file.
 pub const MODEL: &str = "model.onnx";
@@ -180,6 +182,8 @@ pub struct Draft {
     pub network: Network,
     /// Longest caption in tokens.
     pub max_tokens: usize,
+    /// The number format of the layers' matrices.
+    pub precision: Precision,
     /// The contents of `tokenizer.json`.
     pub tokenizer_json: String,
     /// What the package is made from.
@@ -196,7 +200,8 @@ pub enum Existing {
 }
 
 /// Writes a package to `path`. `fill` is asked for the numbers of each weight in turn and gives them
-/// piece by piece, row-major, so that no weight is ever in memory whole.
+/// piece by piece, row-major, so that no weight is ever in memory whole but a matrix that is
+/// quantized.
 ///
 /// # Errors
 ///
@@ -221,25 +226,23 @@ pub fn write<E: From<PackageError>>(
         .map_err(io_error(parent))?;
 
     let weights_path = folder.path().join(WEIGHTS);
-    let file = File::create(&weights_path).map_err(io_error(&weights_path))?;
-    let mut data = Hashing::new(BufWriter::with_capacity(1 << 20, file));
-    let mut placed = Vec::new();
-    let mut bytes = Vec::new();
+    let mut data = DataFile::create(&weights_path).map_err(io_error(&weights_path))?;
     for weight in draft.network.weights() {
-        let padding = data.bytes().next_multiple_of(ALIGNMENT) - data.bytes();
-        data.write_all(&vec![0; padding as usize]).map_err(io_error(&weights_path))?;
-        let offset = data.bytes();
-        fill(&weight, &mut |numbers| {
-            bytes.clear();
-            bytes.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
-            data.write_all(&bytes)
-        })?;
-        let length = data.bytes() - offset;
-        assert_eq!(length, weight.elements() as u64 * 4, "{} is filled exactly", weight.name);
-        placed.push(External { name: weight.name, shape: weight.shape, offset, length });
+        if draft.precision == Precision::Int8 && weight.is_layer_matrix() {
+            let mut matrix = Vec::with_capacity(weight.elements());
+            fill(&weight, &mut |numbers| {
+                matrix.extend_from_slice(numbers);
+                Ok(())
+            })?;
+            data.write_quantized(&weight, &matrix).map_err(io_error(&weights_path))?;
+        } else {
+            let (name, shape) = (weight.name.clone(), weight.shape.clone());
+            data.begin(name, shape, DataType::Float).map_err(io_error(&weights_path))?;
+            fill(&weight, &mut |numbers| data.append(numbers))?;
+            data.end(4);
+        }
     }
-    let (mut writer, weights_digest) = data.finish(WEIGHTS);
-    writer.flush().map_err(io_error(&weights_path))?;
+    let (placed, weights_digest) = data.finish().map_err(io_error(&weights_path))?;
 
     let put = |name: &str, contents: &[u8]| -> Result<FileDigest, PackageError> {
         let path = folder.path().join(name);
@@ -247,8 +250,8 @@ pub fn write<E: From<PackageError>>(
         file.write_all(contents).map_err(io_error(&path))?;
         Ok(file.finish(name).1)
     };
-    let model = graph::emit(&draft.network, &placed, WEIGHTS).encode_to_vec();
-    let (pooling, precision) = (Pooling::Mean, Precision::Fp32);
+    let model = graph::emit(&draft.network, draft.precision, &placed, WEIGHTS).encode_to_vec();
+    let (pooling, precision) = (Pooling::Mean, draft.precision);
     let manifest = Manifest {
         format: FORMAT,
         model_id: model_id(&draft.name, &draft.sources, draft.max_tokens, pooling, precision),
@@ -273,6 +276,63 @@ pub fn write<E: From<PackageError>>(
 
     move_into_place(folder, path)?;
     Ok(manifest)
+}
+
+/// The file of weights while it is written.
+struct DataFile {
+    file: Hashing<BufWriter<File>>,
+    placed: Vec<External>,
+    bytes: Vec<u8>,
+}
+
+impl DataFile {
+    fn create(path: &Path) -> io::Result<DataFile> {
+        let file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+        Ok(DataFile { file: Hashing::new(file), placed: Vec::new(), bytes: Vec::new() })
+    }
+
+    /// Begins a tensor at the next page.
+    fn begin(&mut self, name: String, shape: Vec<usize>, dtype: DataType) -> io::Result<()> {
+        let padding = self.file.bytes().next_multiple_of(ALIGNMENT) - self.file.bytes();
+        self.file.write_all(&vec![0; padding as usize])?;
+        self.placed.push(External { name, shape, dtype, offset: self.file.bytes(), length: 0 });
+        Ok(())
+    }
+
+    fn append(&mut self, numbers: &[f32]) -> io::Result<()> {
+        self.bytes.clear();
+        self.bytes.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
+        self.file.write_all(&self.bytes)
+    }
+
+    /// Ends the tensor, whose numbers take `width` bytes each.
+    fn end(&mut self, width: usize) {
+        let tensor = self.placed.last_mut().expect("a tensor has begun");
+        tensor.length = self.file.bytes() - tensor.offset;
+        let due = tensor.shape.iter().product::<usize>() * width;
+        assert_eq!(tensor.length, due as u64, "{} is filled exactly", tensor.name);
+    }
+
+    /// Writes a matrix `[out, in]` as 8-bit integers `[in, out]`, and its scales `[out]`.
+    fn write_quantized(&mut self, weight: &Weight, matrix: &[f32]) -> io::Result<()> {
+        let (outputs, inputs) = (weight.shape[0], weight.shape[1]);
+        let quantized = quantize(matrix, inputs);
+        self.begin(weight.name.clone(), vec![inputs, outputs], DataType::Int8)?;
+        self.bytes.clear();
+        self.bytes.extend(quantized.numbers.iter().map(|n| n.to_le_bytes()[0]));
+        self.file.write_all(&self.bytes)?;
+        self.end(1);
+        self.begin(graph::scales_of(&weight.name), vec![outputs], DataType::Float)?;
+        self.append(&quantized.scales)?;
+        self.end(4);
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<(Vec<External>, FileDigest)> {
+        let (mut writer, digest) = self.file.finish(WEIGHTS);
+        writer.flush()?;
+        Ok((self.placed, digest))
+    }
 }
 
 fn move_into_place(folder: tempfile::TempDir, path: &Path) -> Result<(), PackageError> {
@@ -307,11 +367,11 @@ fn make_readable(_folder: &Path) -> Result<(), PackageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::synth::{Preset, synthesize};
+    use crate::model::synth::{Synthesis, synthesize};
 
     fn tiny(folder: &Path) -> PathBuf {
         let path = folder.join("tiny");
-        synthesize(Preset::Tiny, 1, None, &path, Existing::Keep, &mut |_| ()).unwrap();
+        synthesize(&Synthesis::tiny(1, &path), &mut |_| ()).unwrap();
         path
     }
 
@@ -329,7 +389,9 @@ mod tests {
     fn an_existing_package_is_kept_unless_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny(folder.path());
-        let again = |existing| synthesize(Preset::Tiny, 2, None, &path, existing, &mut |_| ());
+        let again = |existing| {
+            synthesize(&Synthesis { existing, ..Synthesis::tiny(2, &path) }, &mut |_| ())
+        };
         assert!(again(Existing::Keep).unwrap_err().to_string().contains("--force"));
         let before = Package::open(&path).unwrap().manifest.model_id;
         again(Existing::Replace).unwrap();

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::import::{ImportError, MAX_TOKENS_DEFAULT, Progress};
-use super::manifest::{FileDigest, Hashing, Manifest};
+use super::manifest::{FileDigest, Hashing, Manifest, Precision};
 use super::network::{Family, Network, Weight, WeightKind};
 use super::package::{Draft, Existing, write};
 use super::tokenizer_json::{TokenizerConfig, from_vocabulary, id_space};
@@ -65,22 +65,43 @@ impl Preset {
     }
 }
 
-/// Writes a package of random weights to `out`. With the same preset, seed and vocabulary it is the
-/// same package, on every machine. Without `vocab` the tokenizer knows single characters only, so a
-/// caption has about as many tokens as letters.
+/// What to make, and where.
+pub struct Synthesis<'a> {
+    /// The network.
+    pub preset: Preset,
+    /// The seed of the weights.
+    pub seed: u64,
+    /// A vocabulary; without one the tokenizer knows single characters only, so a caption has about
+    /// as many tokens as letters.
+    pub vocab: Option<&'a Path>,
+    /// The number format of the layers' matrices.
+    pub precision: Precision,
+    /// The package's folder.
+    pub out: &'a Path,
+    /// Whether a package there is replaced.
+    pub existing: Existing,
+}
+
+impl<'a> Synthesis<'a> {
+    /// Returns a request for the smallest package, for tests and demos.
+    pub fn tiny(seed: u64, out: &'a Path) -> Self {
+        let (preset, precision) = (Preset::Tiny, Precision::Fp32);
+        Synthesis { preset, seed, vocab: None, precision, out, existing: Existing::Keep }
+    }
+}
+
+/// Writes a package of random weights. With the same preset, seed, vocabulary and precision it is
+/// the same package, on every machine.
 ///
 /// # Errors
 ///
 /// When the vocabulary can't be read or is larger than the preset's, or the package can't be
 /// written.
 pub fn synthesize(
-    preset: Preset,
-    seed: u64,
-    vocab: Option<&Path>,
-    out: &Path,
-    existing: Existing,
+    request: &Synthesis<'_>,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Manifest, ImportError> {
+    let &Synthesis { preset, seed, vocab, precision, out, existing } = request;
     let mut network = preset.network();
     let mut sources = vec![recipe(preset, seed)];
     let tokenizer_json = match vocab {
@@ -108,7 +129,7 @@ pub fn synthesize(
     let max_tokens = MAX_TOKENS_DEFAULT;
     let total_bytes = 4 * network.parameters() as u64;
     let name = format!("synthetic-{}", preset.name());
-    let draft = Draft { name, network, max_tokens, tokenizer_json, sources };
+    let draft = Draft { name, network, max_tokens, precision, tokenizer_json, sources };
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut done_bytes = 0;
     write(out, existing, draft, |weight, sink| {
@@ -207,7 +228,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str, seed| {
             let out = folder.path().join(name);
-            synthesize(Preset::Tiny, seed, None, &out, Existing::Keep, &mut |_| ()).unwrap()
+            synthesize(&Synthesis::tiny(seed, &out), &mut |_| ()).unwrap()
         };
         let (a, b, c) = (make("a", 1), make("b", 1), make("c", 2));
         assert_eq!(a, b);

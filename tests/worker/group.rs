@@ -8,6 +8,7 @@ use capvec::batch::packing::TokenBatch;
 use capvec::embed::Embedder;
 use capvec::embed::onnx::OnnxEmbedder;
 use capvec::model::import::{Import, import};
+use capvec::model::manifest::Precision;
 use capvec::model::package::{Existing, Package};
 
 use crate::support::{
@@ -55,6 +56,7 @@ fn package() -> (Option<tempfile::TempDir>, PathBuf) {
         existing: Existing::Keep,
         name: None,
         max_tokens: None,
+        precision: Precision::Fp32,
     };
     import(&request, &mut |_| ()).unwrap();
     (Some(folder), out)

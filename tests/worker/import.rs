@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use capvec::model::import::{Import, import};
+use capvec::model::manifest::Precision;
 use capvec::model::network::{Family, Network, WeightSource};
 use capvec::model::package::{Existing, Package, TOKENIZER, WEIGHTS};
 use capvec::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
@@ -114,6 +115,7 @@ impl Checkpoint {
             existing: Existing::Replace,
             name: Some("made-here".into()),
             max_tokens,
+            precision: Precision::Fp32,
         };
         import(&request, &mut |_| ()).map_err(|e| e.to_string())?;
         let left = std::fs::read_dir(self.folder.path()).unwrap();

@@ -21,8 +21,7 @@ use indicatif::HumanCount;
 
 use crate::config::{Config, OutputFormat};
 use crate::metrics::Metrics;
-use crate::model::package::Existing;
-use crate::model::synth::{Preset, synthesize};
+use crate::model::synth::{Synthesis, synthesize};
 use crate::pipeline::{self, Worker};
 use crate::shutdown::{Shutdown, Wanted};
 use broker::{Broker, Feed};
@@ -90,7 +89,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         Some(package) => package.clone(),
         None => {
             let package = folder.path().join("model");
-            synthesize(Preset::Tiny, 0, None, &package, Existing::Keep, &mut |_| ())?;
+            synthesize(&Synthesis::tiny(0, &package), &mut |_| ())?;
             view.say(
                 "no --model: making a tiny one with random weights, whose vectors mean nothing",
             );

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use capvec::model::package::{Existing, Package, TOKENIZER};
-use capvec::model::synth::{Preset, synthesize};
+use capvec::model::synth::{Synthesis, synthesize};
 use capvec::tokenize::Tokenizer;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -244,7 +244,7 @@ pub fn tiny_package() -> &'static Path {
     let (_, path) = PACKAGE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny");
-        synthesize(Preset::Tiny, 7, None, &path, Existing::Keep, &mut |_| ()).unwrap();
+        synthesize(&Synthesis::tiny(7, &path), &mut |_| ()).unwrap();
         (folder, path)
     });
     path
