@@ -159,6 +159,12 @@ pub struct BatchMetrics {
     pub tokens: Histogram,
     /// Most tokens of a batch.
     pub tokens_limit: IntGauge,
+    /// Predicted seconds of a pass without tokens.
+    pub fixed_seconds: Gauge,
+    /// Predicted seconds of each token of a pass.
+    pub token_seconds: Gauge,
+    /// Mean error of the predictions, as a part of the time.
+    pub prediction_error: Gauge,
     /// Batches, by `reason` of the cut.
     pub cut: IntCounterVec,
 }
@@ -172,6 +178,10 @@ pub struct EmbedMetrics {
     pub busy_seconds: Counter,
     /// Batches that failed and were split.
     pub splits: IntCounter,
+    /// Captions whose pass was done later than the latency objective says.
+    pub objective_missed: IntCounter,
+    /// Embedders: passes that may be under way at a time.
+    pub embedders: IntGauge,
     /// Time that loading the model took.
     pub load_seconds: Gauge,
 }
@@ -327,6 +337,21 @@ impl Metrics {
                 captions: histogram(&r, "batch_captions", "Captions of a batch", powers(13)),
                 tokens: histogram(&r, "batch_tokens", "Tokens of a batch", powers(17)),
                 tokens_limit: gauge(&r, "batch_tokens_limit", "Most tokens of a batch"),
+                fixed_seconds: float_gauge(
+                    &r,
+                    "forward_fixed_seconds",
+                    "Predicted seconds of a forward pass that don't depend on its tokens",
+                ),
+                token_seconds: float_gauge(
+                    &r,
+                    "forward_token_seconds",
+                    "Predicted seconds of each token of a forward pass",
+                ),
+                prediction_error: float_gauge(
+                    &r,
+                    "forward_prediction_error_ratio",
+                    "Mean error of the predicted time of a forward pass, as a part of the time",
+                ),
                 cut: counters(
                     &r,
                     "batches_total",
@@ -347,6 +372,12 @@ impl Metrics {
                     "batch_splits_total",
                     "Batches that failed and were split to find the caption at fault",
                 ),
+                objective_missed: counter(
+                    &r,
+                    "latency_objective_missed_total",
+                    "Captions embedded later after they were received than batch.latency_objective",
+                ),
+                embedders: gauge(&r, "embedders", "Forward passes that may run at a time"),
                 load_seconds: float_gauge(&r, "model_load_seconds", "Seconds that loading took"),
             },
             sink: SinkMetrics {

@@ -13,10 +13,8 @@ use anyhow::{Context, anyhow};
 
 use crate::admin::{self, Health};
 use crate::batch::Batcher;
-use crate::config::{Config, EmbedderKind, OutputFormat};
-use crate::embed::Embedder;
-use crate::embed::hash::HashEmbedder;
-use crate::embed::onnx::OnnxEmbedder;
+use crate::config::{Config, OutputFormat};
+use crate::embed::load::{Embedders, load};
 use crate::embed::task::EmbedTask;
 use crate::kafka::sink::{Finished, Sink};
 use crate::kafka::source::Source;
@@ -57,7 +55,7 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let manifest = &package.manifest;
     let dim = manifest.network.dim;
     let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
-    let embedder = load_embedder(config, &package, &metrics)?;
+    let Embedders { embedders, budget, cost } = load_embedders(config, &package, &metrics)?;
     metrics.set_model(&manifest.model_id, dim, manifest.precision.as_str());
     health.model_loaded();
 
@@ -68,7 +66,7 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let (to_tokenize, received) = queue::bounded("received", 2 * in_flight + 1000, &metrics.queues);
     let (to_batch, tokenized) = queue::bounded("tokenized", in_flight, &metrics.queues);
     let (to_sink, finished) = queue::bounded::<Finished>("finished", FINISHED_MAX, &metrics.queues);
-    let (requests, free_embedders) = crossbeam_channel::bounded(1);
+    let (requests, free_embedders) = crossbeam_channel::bounded(embedders.len());
 
     let sink = Sink::new(
         config,
@@ -99,29 +97,35 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
         };
         stages.spawn(&format!("tokenize-{number}"), move || Ok(task.run()?))?;
     }
-    metrics.batch.tokens_limit.set(config.batch.tokens_max.get() as i64);
     let batcher = Batcher {
         input: tokenized,
         requests: free_embedders,
         around: to_sink.clone(),
-        limits: config.batch_limits(),
+        captions_max: config.batch.captions_max.get(),
+        wait_max: config.batch.wait_max,
+        latency_objective: config.latency_objective(),
+        budget,
+        cost,
         pending_max: in_flight,
         metrics: metrics.batch.clone(),
         wait_seconds: metrics.stage(Stage::Wait),
     };
     stages.spawn("batch", move || Ok(batcher.run()?))?;
-    let task = EmbedTask {
-        embedder,
-        requests,
-        out: to_sink,
-        metrics: metrics.embed.clone(),
-        seconds: metrics.stage(Stage::Embed),
-    };
-    stages.spawn("embed", move || Ok(task.run()?))?;
+    for (number, embedder) in embedders.into_iter().enumerate() {
+        let task = EmbedTask {
+            embedder,
+            requests: requests.clone(),
+            out: to_sink.clone(),
+            metrics: metrics.embed.clone(),
+            seconds: metrics.stage(Stage::Embed),
+            latency_objective: config.latency_objective(),
+        };
+        stages.spawn(&format!("embed-{number}"), move || Ok(task.run()?))?;
+    }
     stages.spawn("sink", move || Ok(sink.run()?))?;
 
     // The stages have the queues' ends now; these would keep them open.
-    drop((received, to_batch));
+    drop((received, to_batch, requests, to_sink));
     let model_id = manifest.model_id.clone();
     tracing::info!(
         input = config.input.topic,
@@ -133,28 +137,18 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     Ok(Worker { stages: stages.handles, admin, metrics, model_id })
 }
 
-/// Loads the embedder that the configuration names.
-///
-/// # Errors
-///
-/// When ONNX Runtime or the package can't be used.
-fn load_embedder(
+fn load_embedders(
     config: &Config,
     package: &Package,
     metrics: &Metrics,
-) -> anyhow::Result<Box<dyn Embedder>> {
+) -> anyhow::Result<Embedders> {
     let started = Instant::now();
-    let embedder: Box<dyn Embedder> = match config.embed.embedder {
-        EmbedderKind::Hash => Box::new(HashEmbedder::new(package.manifest.network.dim)),
-        EmbedderKind::Onnx => {
-            let threads = config.embed.threads();
-            Box::new(OnnxEmbedder::load(package, config.embed.onnxruntime(), threads)?)
-        }
-    };
+    let loaded = load(config, package)?;
     let seconds = started.elapsed().as_secs_f64();
     metrics.embed.load_seconds.set(seconds);
+    metrics.embed.embedders.set(loaded.embedders.len() as i64);
     tracing::info!(model = package.manifest.model_id, seconds, "the model is loaded");
-    Ok(embedder)
+    Ok(loaded)
 }
 
 struct Stages {

@@ -1,9 +1,12 @@
 //! The batcher: a thread that holds what waits and cuts a batch when an embedder is free.
 //!
 //! Embedders ask first, by a [`Request`] with the channel that they wait on; the batch is cut after
-//! that, so it holds everything that has come by then. What to cut is [`policy`]'s decision, and
-//! [`packing`] makes tensors of it.
+//! that, so it holds everything that has come by then. A request says also what the last batch took:
+//! [`cost`] learns to predict the next from it, and [`budget`] how many tokens it should have. What to
+//! cut is [`policy`]'s decision, and [`packing`] makes tensors of it.
 
+pub mod budget;
+pub mod cost;
 pub mod packing;
 pub mod policy;
 
@@ -18,8 +21,10 @@ use crate::metrics::BatchMetrics;
 use crate::queue::{Closed, QueueReceiver, QueueSender};
 use crate::tokenize::task::PreparedCaption;
 use crate::tracked::Tracked;
+use budget::TokenBudget;
+use cost::CostModel;
 use packing::TokenBatch;
-use policy::{CutReason, Decision, Limits};
+use policy::{CutReason, Decision, Limits, Objective};
 
 /// How often captions that wait are looked at for whether their partition is being given up: a look
 /// takes as long as there are captions. One that is embedded in between is published in time.
@@ -34,8 +39,23 @@ pub struct Job {
     pub batch: TokenBatch,
 }
 
-/// A free embedder: the place to send its next batch to.
-pub type Request = Sender<Job>;
+/// A free embedder asks for a batch.
+#[derive(Debug)]
+pub struct Request {
+    /// The place to send it to.
+    pub reply: Sender<Job>,
+    /// What its last batch took, if it was embedded whole.
+    pub last: Option<Pass>,
+}
+
+/// A forward pass that was made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pass {
+    /// Tokens of its batch.
+    pub tokens: usize,
+    /// How long it took.
+    pub seconds: f64,
+}
 
 /// The batcher stage.
 pub struct Batcher {
@@ -45,8 +65,16 @@ pub struct Batcher {
     pub requests: Receiver<Request>,
     /// What is abandoned goes around the network.
     pub around: QueueSender<Finished>,
-    /// The limits of a batch.
-    pub limits: Limits,
+    /// Most captions of a batch.
+    pub captions_max: usize,
+    /// How long the oldest caption may be kept back for a fuller batch.
+    pub wait_max: Duration,
+    /// How long after a caption was received its pass should be done.
+    pub latency_objective: Option<Duration>,
+    /// How many tokens a batch may have.
+    pub budget: TokenBudget,
+    /// What passes take.
+    pub cost: CostModel,
     /// Most captions that wait here; more stay in the queue before.
     pub pending_max: usize,
     /// Counts.
@@ -61,7 +89,8 @@ impl Batcher {
     /// # Errors
     ///
     /// When the sink has ended.
-    pub fn run(self) -> Result<(), Closed> {
+    pub fn run(mut self) -> Result<(), Closed> {
+        self.report();
         let mut pending: VecDeque<Tracked<PreparedCaption>> = VecDeque::new();
         let mut free: VecDeque<Request> = VecDeque::new();
         let mut is_open = true;
@@ -82,8 +111,9 @@ impl Batcher {
                     Decision::Cut { captions, reason } => {
                         // An embedder that has ended in the meantime has failed the worker; the
                         // batch is redelivered.
-                        drop(request.send(self.cut(&mut pending, captions, reason)));
+                        let reply = request.reply.clone();
                         free.pop_front();
+                        drop(reply.send(self.cut(&mut pending, captions, reason)));
                         continue;
                     }
                     Decision::Wait(duration) => alarm = after(duration.min(LEAVING_CHECK)),
@@ -109,7 +139,12 @@ impl Batcher {
                     None => is_open = false,
                 },
                 recv(self.requests) -> request => match request {
-                    Ok(request) => free.push_back(request),
+                    Ok(request) => {
+                        if let Some(pass) = request.last {
+                            self.learn(pass);
+                        }
+                        free.push_back(request);
+                    }
                     Err(_) => return Ok(()),
                 },
                 recv(alarm) -> _ => {}
@@ -136,16 +171,42 @@ impl Batcher {
     }
 
     fn decide(&self, pending: &VecDeque<Tracked<PreparedCaption>>) -> Decision {
-        let waited = pending.front().map_or(Duration::ZERO, |c| c.payload.ready.elapsed());
-        self.limits.decide(pending.iter().map(|c| c.payload.tokens.ids.len()), waited)
+        let limits = Limits {
+            tokens_max: self.budget.next_limit(),
+            captions_max: self.captions_max,
+            wait_max: self.wait_max,
+        };
+        let Some(oldest) = pending.front() else { return Decision::Nothing };
+        let objective = self.latency_objective.map(|objective| Objective {
+            left: objective.saturating_sub(oldest.origin.received.elapsed()),
+            cost: &self.cost,
+        });
+        let lengths = pending.iter().map(|caption| caption.payload.tokens.ids.len());
+        limits.decide(lengths, oldest.payload.ready.elapsed(), objective)
+    }
+
+    fn learn(&mut self, pass: Pass) {
+        self.cost.observe(pass.tokens, pass.seconds);
+        self.budget.observe(pass.tokens, pass.seconds);
+        self.report();
+    }
+
+    fn report(&self) {
+        self.metrics.tokens_limit.set(self.budget.tokens() as i64);
+        self.metrics.fixed_seconds.set(self.cost.fixed_seconds());
+        self.metrics.token_seconds.set(self.cost.token_seconds());
+        self.metrics.prediction_error.set(self.cost.error());
     }
 
     fn cut(
-        &self,
+        &mut self,
         pending: &mut VecDeque<Tracked<PreparedCaption>>,
         captions: usize,
         reason: CutReason,
     ) -> Job {
+        if reason == CutReason::Full {
+            self.budget.filled();
+        }
         let captions: Vec<_> = pending.drain(..captions).collect();
         let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
         let now = Instant::now();

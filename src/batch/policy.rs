@@ -5,6 +5,10 @@
 //! batch is its number of tokens, since the cost of a forward pass follows that number. The oldest
 //! caption is always in the next batch.
 //!
+//! Under a latency objective a batch is no larger than what is predicted to be done in time for its
+//! oldest caption. Where even that caption alone would be late, the objective is missed already, and
+//! the batch is as large as without one: small batches would only make more captions late.
+//!
 //! No clock, no channel and no metric is in here: [`super::Batcher`] has those.
 //!
 //! # Invariants
@@ -13,6 +17,8 @@
 //! - A cut of more than one caption is within both limits.
 
 use std::time::Duration;
+
+use super::cost::CostModel;
 
 /// The limits of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +40,14 @@ pub enum CutReason {
     Idle,
     /// The oldest caption had waited as long as it may.
     Deadline,
+    /// With the next caption the oldest would have missed the latency objective.
+    Objective,
 }
 
 impl CutReason {
     /// All reasons.
-    pub const ALL: [CutReason; 3] = [CutReason::Full, CutReason::Idle, CutReason::Deadline];
+    pub const ALL: [CutReason; 4] =
+        [CutReason::Full, CutReason::Idle, CutReason::Deadline, CutReason::Objective];
 
     /// Returns the reason as a metric label.
     pub fn as_label(self) -> &'static str {
@@ -46,6 +55,7 @@ impl CutReason {
             CutReason::Full => "full",
             CutReason::Idle => "idle",
             CutReason::Deadline => "deadline",
+            CutReason::Objective => "objective",
         }
     }
 }
@@ -66,36 +76,70 @@ pub enum Decision {
     Nothing,
 }
 
+/// What is left for the oldest caption to make the latency objective.
+#[derive(Clone, Copy, Debug)]
+pub struct Objective<'a> {
+    /// Time from now to when its pass should be done.
+    pub left: Duration,
+    /// Predicts passes.
+    pub cost: &'a CostModel,
+}
+
+impl Objective<'_> {
+    /// Returns whether a batch of so many tokens would be done in time. What can't be predicted yet
+    /// is taken to be.
+    fn is_met_by(&self, tokens: usize) -> bool {
+        self.cost.predict(tokens).is_none_or(|duration| duration <= self.left)
+    }
+}
+
 impl Limits {
     /// Decides for a free embedder. `lengths` are the tokens of the captions that wait, the oldest
-    /// first; `waited` is how long the oldest has.
-    pub fn decide(&self, lengths: impl IntoIterator<Item = usize>, waited: Duration) -> Decision {
-        let mut captions = 0;
-        let mut tokens = 0;
-        let mut full = false;
+    /// first; `waited` is how long the oldest has; `objective` is there where there is one.
+    pub fn decide(
+        &self,
+        lengths: impl IntoIterator<Item = usize>,
+        waited: Duration,
+        objective: Option<Objective<'_>>,
+    ) -> Decision {
+        let mut lengths = lengths.into_iter();
+        let Some(mut tokens) = lengths.next() else { return Decision::Nothing };
+        let objective = objective.filter(|objective| objective.is_met_by(tokens));
+        let mut captions = 1;
+        let mut limit = None;
         for length in lengths {
-            let fits = captions < self.captions_max && tokens + length <= self.tokens_max;
-            if captions > 0 && !fits {
-                full = true;
+            if captions >= self.captions_max || tokens + length > self.tokens_max {
+                limit = Some(CutReason::Full);
+                break;
+            }
+            if objective.is_some_and(|objective| !objective.is_met_by(tokens + length)) {
+                limit = Some(CutReason::Objective);
                 break;
             }
             captions += 1;
             tokens += length;
         }
-        if captions == 0 {
-            return Decision::Nothing;
+        if tokens >= self.tokens_max || captions >= self.captions_max {
+            limit = Some(CutReason::Full);
         }
-        full |= tokens >= self.tokens_max || captions >= self.captions_max;
-        let reason = if full {
-            CutReason::Full
-        } else if self.wait_max.is_zero() {
-            CutReason::Idle
-        } else if waited >= self.wait_max {
-            CutReason::Deadline
-        } else {
-            return Decision::Wait(self.wait_max - waited);
-        };
-        Decision::Cut { captions, reason }
+        if let Some(reason) = limit {
+            return Decision::Cut { captions, reason };
+        }
+        if self.wait_max.is_zero() {
+            return Decision::Cut { captions, reason: CutReason::Idle };
+        }
+        if waited >= self.wait_max {
+            return Decision::Cut { captions, reason: CutReason::Deadline };
+        }
+        let mut wait = self.wait_max - waited;
+        if let Some(Objective { left, cost }) = objective {
+            let slack = left.saturating_sub(cost.predict(tokens).unwrap_or_default());
+            if slack.is_zero() {
+                return Decision::Cut { captions, reason: CutReason::Objective };
+            }
+            wait = wait.min(slack);
+        }
+        Decision::Wait(wait)
     }
 }
 
@@ -111,7 +155,7 @@ mod tests {
     }
 
     fn decide(limits: Limits, lengths: &[usize], waited: Duration) -> Decision {
-        limits.decide(lengths.iter().copied(), waited)
+        limits.decide(lengths.iter().copied(), waited, None)
     }
 
     fn cut(captions: usize, reason: CutReason) -> Decision {
@@ -140,6 +184,44 @@ mod tests {
         assert_eq!(decide(patient, &[10], 2 * MS), Decision::Wait(3 * MS));
         assert_eq!(decide(patient, &[10], 5 * MS), cut(1, CutReason::Deadline));
         assert_eq!(decide(patient, &[99, 2], Duration::ZERO), cut(1, CutReason::Full));
+    }
+
+    /// A millisecond a token.
+    fn cost() -> CostModel {
+        let mut cost = CostModel::default();
+        for tokens in [10, 100, 50, 200].into_iter().cycle().take(100) {
+            cost.observe(tokens, tokens as f64 * 1e-3);
+        }
+        cost
+    }
+
+    fn decide_within(limits: Limits, lengths: &[usize], left: Duration) -> Decision {
+        let objective = Objective { left, cost: &cost() };
+        limits.decide(lengths.iter().copied(), Duration::ZERO, Some(objective))
+    }
+
+    #[test]
+    fn a_batch_is_no_larger_than_its_oldest_caption_has_time_for() {
+        let now = limits(100, 10, Duration::ZERO);
+        assert_eq!(decide_within(now, &[20, 20, 20], 45 * MS), cut(2, CutReason::Objective));
+        assert_eq!(decide_within(now, &[20, 20, 20], 95 * MS), cut(3, CutReason::Idle));
+        assert_eq!(decide_within(now, &[60, 50], 200 * MS), cut(1, CutReason::Full));
+    }
+
+    #[test]
+    fn a_caption_that_is_late_anyway_makes_no_small_batch() {
+        let now = limits(100, 10, Duration::ZERO);
+        assert_eq!(decide_within(now, &[20, 20, 20], 5 * MS), cut(3, CutReason::Idle));
+        assert_eq!(decide_within(now, &[20; 9], Duration::ZERO), cut(5, CutReason::Full));
+    }
+
+    #[test]
+    fn nothing_is_kept_back_past_the_objective() {
+        let patient = limits(100, 10, 500 * MS);
+        match decide_within(patient, &[20], 50 * MS) {
+            Decision::Wait(wait) => assert!((29 * MS..31 * MS).contains(&wait), "{wait:?}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ConfigArgs, EXIT_USAGE, say};
 use crate::config::{Config, EmbedderKind};
+use crate::embed::load::threads_of_one;
 use crate::embed::onnx::OnnxEmbedder;
 use crate::kafka::topics::look_up;
 use crate::kafka::{admin_properties, consumer_properties, producer_properties};
@@ -75,7 +76,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         });
         if config.embed.embedder == EmbedderKind::Onnx {
             checks.check("embedder", || {
-                let threads = config.embed.threads();
+                let threads = threads_of_one(config.embed.threads);
                 let loaded = OnnxEmbedder::load(&package, config.embed.onnxruntime(), threads)?;
                 let seconds = loaded.load_time().as_secs_f64();
                 Ok((format!("loads and runs in ONNX Runtime, {seconds:.1} s"), ()))

@@ -20,6 +20,8 @@ use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
 use crate::config;
 use crate::embed::Embedder;
+use crate::embed::calibration::TOKENS_UNMEASURED;
+use crate::embed::load::threads_of_one;
 use crate::embed::onnx::OnnxEmbedder;
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::{TokenizedCaption, Tokenizer};
@@ -27,6 +29,10 @@ use crate::wire::pointer::{Found, Pointer};
 
 /// Captions tokenized ahead of the embedder.
 const AHEAD: usize = 4096;
+
+/// Tokens of a batch where nobody says otherwise.
+const TOKENS_DEFAULT: std::num::NonZeroUsize =
+    std::num::NonZeroUsize::new(TOKENS_UNMEASURED).expect("a batch has tokens");
 
 /// Where captions come from.
 #[derive(Debug, Args)]
@@ -54,7 +60,7 @@ pub struct EmbedArgs {
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
     /// Most tokens of a batch.
-    #[arg(long, value_name = "N", default_value_t = config::Batch::default().tokens_max)]
+    #[arg(long, value_name = "N", default_value_t = TOKENS_DEFAULT)]
     batch_tokens: std::num::NonZeroUsize,
     /// Most captions of a batch.
     #[arg(long, value_name = "N", default_value_t = config::Batch::default().captions_max)]
@@ -141,7 +147,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let package = Package::open(&args.model)?;
     let manifest = &package.manifest;
     let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
-    let threads = config::Embed { threads: args.threads, ..Default::default() }.threads();
+    let threads = threads_of_one(args.threads);
     let mut embedder = OnnxEmbedder::load(&package, args.onnxruntime.as_deref(), threads)?;
     let captions = Captions::open(&args.input)?;
     let limits = Limits {
@@ -242,7 +248,7 @@ fn embed_batches<W: Write>(
             pending.push_back(caption);
         }
         let lengths = pending.iter().map(|caption| caption.ids.len());
-        let Decision::Cut { captions, .. } = limits.decide(lengths, Duration::ZERO) else {
+        let Decision::Cut { captions, .. } = limits.decide(lengths, Duration::ZERO, None) else {
             unreachable!("captions are pending, and nothing may be waited for");
         };
         let batch: Vec<_> = pending.drain(..captions).collect();

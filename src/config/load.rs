@@ -238,7 +238,7 @@ mod tests {
         let variables =
             [("CAPVEC__BATCH__TOKENS_MAX", "200"), ("CAPVEC__DELIVERY__COMMIT_INTERVAL", "2s")];
         let config = load_text(&text, &variables).unwrap();
-        assert_eq!(config.batch.tokens_max.get(), 200);
+        assert_eq!(config.batch.tokens_max, 200);
         assert_eq!(config.batch.captions_max.get(), 5);
         assert_eq!(config.delivery.commit_interval, Duration::from_secs(2));
         assert_eq!(config.input.pointer, "/caption");
@@ -260,7 +260,7 @@ mod tests {
             kafka = { brokers = "b:9092", gruop = "g" }
             input = { topic = "x", format = "xml", pointer = "caption" }
             output = { topic = "x" }
-            batch = { tokens_max = 0, wait_max = "soon" }
+            batch = { tokens_max = -2, wait_max = "soon" }
             colour = "red"
         "#;
         let faults = faults(load_text(text, &[("CAPVEC__TOKENIZE__THREADS", "many")]));

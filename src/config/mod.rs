@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::policy::Limits;
 use crate::wire::caption::{CaptionDecoder, CaptionFormat};
 use crate::wire::pointer::Pointer;
 use crate::wire::vector::VectorFormat;
@@ -135,13 +134,18 @@ pub struct Tokenize {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batch {
-    /// Most tokens of a batch. A batch grows up to here while the embedder is busy.
-    pub tokens_max: NonZeroUsize,
+    /// Most tokens of a batch; 0 measures how many are best. A batch grows up to here while the
+    /// embedder is busy.
+    pub tokens_max: usize,
     /// Most captions of a batch.
     pub captions_max: NonZeroUsize,
     /// How long the oldest caption may be kept back for a fuller batch while the embedder is free.
     #[serde(with = "humantime_serde")]
     pub wait_max: Duration,
+    /// How long after it was received a caption should be embedded; 0 for no objective. Batches are
+    /// cut smaller so that the oldest caption makes it; captions that don't are counted.
+    #[serde(with = "humantime_serde")]
+    pub latency_objective: Duration,
 }
 
 /// Options of `[embed]`.
@@ -152,7 +156,9 @@ pub struct Embed {
     pub embedder: EmbedderKind,
     /// ONNX Runtime's library; empty to look for it.
     pub onnxruntime: PathBuf,
-    /// Compute threads of one forward pass; 0 takes as many as the process may use CPUs.
+    /// Forward passes that run at a time; 0 measures how many are best.
+    pub sessions: usize,
+    /// Compute threads of one forward pass; 0 shares out the CPUs that the process may use.
     pub threads: usize,
 }
 
@@ -323,13 +329,18 @@ impl Default for Tokenize {
 
 impl Default for Batch {
     fn default() -> Self {
-        Batch { tokens_max: some(512), captions_max: some(1024), wait_max: Duration::ZERO }
+        Batch {
+            tokens_max: 0,
+            captions_max: some(1024),
+            wait_max: Duration::ZERO,
+            latency_objective: Duration::ZERO,
+        }
     }
 }
 
 impl Default for Embed {
     fn default() -> Self {
-        Embed { embedder: EmbedderKind::Onnx, onnxruntime: PathBuf::new(), threads: 0 }
+        Embed { embedder: EmbedderKind::Onnx, onnxruntime: PathBuf::new(), sessions: 0, threads: 0 }
     }
 }
 
@@ -418,13 +429,9 @@ impl Config {
         }
     }
 
-    /// Returns the limits of a batch.
-    pub fn batch_limits(&self) -> Limits {
-        Limits {
-            tokens_max: self.batch.tokens_max.get(),
-            captions_max: self.batch.captions_max.get(),
-            wait_max: self.batch.wait_max,
-        }
+    /// Returns the latency objective, if there is one.
+    pub fn latency_objective(&self) -> Option<Duration> {
+        Some(self.batch.latency_objective).filter(|objective| !objective.is_zero())
     }
 
     /// Returns the dead-letter topic, if there is one.
@@ -434,15 +441,6 @@ impl Config {
 }
 
 impl Embed {
-    /// Returns the number of compute threads of one forward pass.
-    pub fn threads(&self) -> usize {
-        match self.threads {
-            // Follows the cgroup's quota and the affinity mask, not the number of CPUs.
-            0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-            threads => threads,
-        }
-    }
-
     /// Returns the path of ONNX Runtime's library, if one is named.
     pub fn onnxruntime(&self) -> Option<&Path> {
         Some(self.onnxruntime.as_path()).filter(|path| !path.as_os_str().is_empty())

@@ -1,11 +1,13 @@
 //! The neural network: a [`TokenBatch`] becomes one vector a caption.
 //!
 //! Two implementations ship: [`onnx`], which runs a package in ONNX Runtime, and [`hash`], which
-//! makes a vector out of the token ids by arithmetic, for tests and dry runs. [`task`] is the
-//! worker's thread around either.
+//! makes a vector out of the token ids by arithmetic, for tests and dry runs. [`load`] makes as many of
+//! them as [`calibration`] finds best, and [`task`] is the worker's thread around each.
 
+pub mod calibration;
 pub mod hash;
 pub mod library;
+pub mod load;
 pub mod onnx;
 pub mod task;
 

@@ -4,7 +4,7 @@
 //! caption is at fault only if the network still works without it: before anything is rejected, a
 //! known caption must succeed. Where it doesn't, the network is at fault, and the worker fails.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use prometheus::Histogram;
@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{EmbedError, Embedder};
 use crate::batch::packing::TokenBatch;
-use crate::batch::{Job, Request};
+use crate::batch::{Job, Pass, Request};
 use crate::kafka::sink::Finished;
 use crate::metrics::EmbedMetrics;
 use crate::queue::{Closed, QueueSender};
@@ -56,6 +56,8 @@ pub struct EmbedTask {
     pub metrics: EmbedMetrics,
     /// Seconds of a forward pass, once for each caption in it.
     pub seconds: Histogram,
+    /// How long after a caption was received its pass should be done.
+    pub latency_objective: Option<Duration>,
 }
 
 impl EmbedTask {
@@ -65,22 +67,24 @@ impl EmbedTask {
     ///
     /// When the embedder fails on everything, or the sink has ended.
     pub fn run(mut self) -> Result<(), EmbedTaskError> {
+        let mut last = None;
         loop {
             // A channel of its own for each batch: it closes when the batcher has nothing more.
-            let (sender, batch) = crossbeam_channel::bounded(1);
-            if self.requests.send(sender).is_err() {
+            let (reply, batch) = crossbeam_channel::bounded(1);
+            if self.requests.send(Request { reply, last }).is_err() {
                 return Ok(());
             }
             let Ok(Job { captions, batch }) = batch.recv() else { return Ok(()) };
-            self.embed(captions, &batch)?;
+            last = self.embed(captions, &batch)?;
         }
     }
 
+    /// Returns what the pass took, if it was one.
     fn embed(
         &mut self,
         captions: Vec<Tracked<PreparedCaption>>,
         batch: &TokenBatch,
-    ) -> Result<(), EmbedTaskError> {
+    ) -> Result<Option<Pass>, EmbedTaskError> {
         let started = Instant::now();
         let result = self.embedder.embed(batch);
         let seconds = started.elapsed().as_secs_f64();
@@ -91,9 +95,18 @@ impl EmbedTask {
                     self.seconds.observe(seconds);
                 }
                 self.metrics.captions.inc_by(captions.len() as u64);
-                self.pass_on(captions, vectors)
+                if let Some(objective) = self.latency_objective {
+                    let is_late = |c: &&Tracked<_>| c.origin.received.elapsed() > objective;
+                    let late = captions.iter().filter(is_late).count();
+                    self.metrics.objective_missed.inc_by(late as u64);
+                }
+                self.pass_on(captions, vectors)?;
+                Ok(Some(Pass { tokens: batch.tokens(), seconds }))
             }
-            Err(error) => self.isolate(captions, error),
+            Err(error) => {
+                self.isolate(captions, error)?;
+                Ok(None)
+            }
         }
     }
 
@@ -216,11 +229,12 @@ mod tests {
             out,
             metrics: metrics.embed.clone(),
             seconds: metrics.stage(crate::metrics::Stage::Embed),
+            latency_objective: Some(Duration::from_secs(3600)),
         };
         let captions: Vec<_> =
             tokens.iter().enumerate().map(|(i, &token)| caption(i as u64, token)).collect();
         let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
-        let result = task.embed(captions, &batch);
+        let result = task.embed(captions, &batch).map(|_| ());
         drop(task);
         let (mut embedded, mut rejected) = (Vec::new(), Vec::new());
         while let Some(item) = finished.recv() {

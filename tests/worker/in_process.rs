@@ -188,7 +188,7 @@ fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
     let mut patient = config.clone();
     // An embedder that would take an hour: captions wait for a batch that never fills.
     patient.batch.wait_max = Duration::from_secs(3600);
-    patient.batch.tokens_max = 100_000.try_into().unwrap();
+    patient.batch.tokens_max = 100_000;
     let shutdown = Shutdown::default();
     let worker = pipeline::start(&patient, &shutdown).unwrap();
     let mut messages = captions(50);

@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use capvec::model::package::{Existing, Package, TOKENIZER};
+use capvec::model::package::{Package, TOKENIZER};
 use capvec::model::synth::{Synthesis, synthesize};
 use capvec::tokenize::Tokenizer;
 use rdkafka::ClientConfig;

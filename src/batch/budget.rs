@@ -1,0 +1,167 @@
+//! How many tokens a batch should have: the fewest with which the device is nearly as fast as it can
+//! be. More would make captions wait without embedding more of them.
+//!
+//! The budget begins with the rates that [`crate::embed::calibration`] has measured, and follows
+//! what the batches themselves then show: now and then a full batch is made of another size, of each
+//! in turn, and what it took moves that size's rate against the present one's. A device that slows
+//! down as a whole changes nothing.
+
+/// The part of the best rate that the budget must reach.
+pub const ENOUGH: f64 = 0.95;
+
+/// Of so many full batches, one tries another size.
+const PROBE_EVERY: u32 = 64;
+
+/// How far a try moves the rate of its step, as a power of the ratio.
+const PROBE_GAIN: f64 = 0.3;
+
+/// How far a batch of the present size moves the speed of the device.
+const SPEED_GAIN: f64 = 0.1;
+
+/// A batch counts for a step whose tokens it has within this factor.
+const NEAR: f64 = 1.25;
+
+/// A batch size that was measured.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Step {
+    /// Tokens of a batch.
+    pub tokens: usize,
+    /// Tokens a second with such batches.
+    pub tokens_per_second: f64,
+}
+
+/// The tokens that a batch may have.
+#[derive(Clone, Debug)]
+pub struct TokenBudget {
+    /// By tokens.
+    steps: Vec<Step>,
+    present: usize,
+    /// How fast the device is against what was measured.
+    speed: f64,
+    full: u32,
+}
+
+impl TokenBudget {
+    /// Returns a budget that never changes.
+    pub fn fixed(tokens: usize) -> Self {
+        TokenBudget::new(vec![Step { tokens, tokens_per_second: 1.0 }])
+    }
+
+    /// Returns the budget of a device on which these rates were measured, by tokens.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn new(steps: Vec<Step>) -> Self {
+        assert!(!steps.is_empty(), "a device was measured");
+        debug_assert!(steps.is_sorted_by_key(|step| step.tokens));
+        let present = enough(&steps);
+        TokenBudget { steps, present, speed: 1.0, full: 0 }
+    }
+
+    /// Returns the present budget.
+    pub fn tokens(&self) -> usize {
+        self.steps[self.present].tokens
+    }
+
+    /// Returns the limit of the next batch: the budget, or another size when it is one's turn.
+    pub fn next_limit(&self) -> usize {
+        let (round, batch) = (self.full / PROBE_EVERY, self.full % PROBE_EVERY);
+        let is_try = batch == 0 && round > 0;
+        let step = if is_try { round as usize % self.steps.len() } else { self.present };
+        self.steps[step].tokens
+    }
+
+    /// Notes that a batch was filled up to its limit.
+    pub fn filled(&mut self) {
+        self.full = self.full.wrapping_add(1);
+    }
+
+    /// Learns that a batch of `tokens` has taken `seconds`.
+    pub fn observe(&mut self, tokens: usize, seconds: f64) {
+        let away = |step: &Step| (tokens as f64 / step.tokens as f64).ln().abs();
+        let nearest = (0..self.steps.len())
+            .min_by(|a, b| away(&self.steps[*a]).total_cmp(&away(&self.steps[*b])))
+            .expect("there is a step");
+        let expected = self.speed * self.steps[nearest].tokens_per_second;
+        let ratio = tokens as f64 / seconds / expected;
+        if away(&self.steps[nearest]) > NEAR.ln() || !ratio.is_finite() || ratio <= 0.0 {
+            return;
+        }
+        // A machine that was stopped for a second says little.
+        let ratio = ratio.clamp(0.5, 2.0);
+        if nearest == self.present {
+            self.speed *= ratio.powf(SPEED_GAIN);
+        } else {
+            self.steps[nearest].tokens_per_second *= ratio.powf(PROBE_GAIN);
+            self.present = enough(&self.steps);
+        }
+    }
+}
+
+/// Returns the first step that is fast enough.
+fn enough(steps: &[Step]) -> usize {
+    let best = steps.iter().map(|step| step.tokens_per_second).fold(0.0, f64::max);
+    let is_enough = |step: &Step| step.tokens_per_second >= ENOUGH * best;
+    steps.iter().position(is_enough).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, 512];
+
+    fn measured(cost: impl Fn(f64) -> f64) -> TokenBudget {
+        let step = |tokens: usize| {
+            let seconds = cost(tokens as f64);
+            Step { tokens, tokens_per_second: tokens as f64 / seconds }
+        };
+        TokenBudget::new(SIZES.map(step).to_vec())
+    }
+
+    fn run(budget: &mut TokenBudget, batches: usize, cost: impl Fn(f64) -> f64) {
+        for _ in 0..batches {
+            // A full batch has a few tokens less than it may have.
+            let tokens = budget.next_limit() - 5;
+            budget.filled();
+            budget.observe(tokens, cost(tokens as f64));
+        }
+    }
+
+    #[test]
+    fn is_the_fewest_tokens_that_are_nearly_as_fast_as_any() {
+        // 95 % of the best at 19 times the ratio of the fixed part and each token's.
+        let budget = measured(|tokens| 0.005 + tokens * 0.001);
+        assert_eq!(budget.tokens(), 96);
+        assert_eq!(TokenBudget::fixed(300).tokens(), 300);
+        assert_eq!(measured(|tokens| tokens * 0.001).tokens(), 16);
+    }
+
+    #[test]
+    fn a_slower_device_keeps_its_budget() {
+        let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
+        run(&mut budget, 20_000, |tokens| 3.0 * (0.005 + tokens * 0.001));
+        assert_eq!(budget.tokens(), 96);
+    }
+
+    #[test]
+    fn follows_a_device_that_wants_larger_batches_and_back() {
+        let mut budget = measured(|tokens| 0.001 + tokens * 0.001);
+        let before = budget.tokens();
+        run(&mut budget, 60_000, |tokens| 0.02 + tokens * 0.001);
+        assert!(budget.tokens() >= 192, "{before} to {}", budget.tokens());
+        run(&mut budget, 60_000, |tokens| 0.001 + tokens * 0.001);
+        assert!(budget.tokens() <= 96, "{}", budget.tokens());
+    }
+
+    #[test]
+    fn small_batches_say_nothing_of_large_ones() {
+        let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
+        for _ in 0..1000 {
+            budget.observe(3, 0.5);
+            budget.observe(0, 0.0);
+        }
+        assert_eq!(budget.tokens(), 96);
+    }
+}

@@ -1,0 +1,317 @@
+//! Finds out how a package runs best on this machine: how many passes at a time, with how many threads
+//! each, and how fast it is by the tokens of a batch.
+//!
+//! It takes seconds, when a worker starts, and is kept in a file beside the package, by model and
+//! device, so that the next start is quick. More passes at a time are chosen only where they are
+//! worth it, for each takes memory of its own and makes a caption wait longer.
+
+mod cache;
+mod machine;
+
+use std::time::{Duration, Instant};
+
+use super::{EmbedError, Embedder};
+use crate::batch::budget::{Step, TokenBudget};
+use crate::batch::cost::CostModel;
+use crate::batch::packing::TokenBatch;
+
+pub use cache::{Cache, Key};
+pub use machine::{cpu_name, memory_available};
+
+/// Tokens of a batch where nothing was measured. CPUs are full with fewer.
+pub const TOKENS_UNMEASURED: usize = 512;
+
+/// Sizes of batches that are measured, in tokens. The largest is for the largest of devices.
+const SIZES: [usize; 25] = [
+    16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192,
+    12_288, 16_384, 24_576, 32_768, 49_152, 65_536,
+];
+
+/// Tokens of the captions that are measured with.
+const CAPTION_TOKENS: usize = 20;
+
+/// Sizes that bring nothing, in a row, after which larger ones aren't measured.
+const FLAT: usize = 3;
+
+/// What a larger batch must bring to be better.
+const BETTER: f64 = 1.02;
+
+/// What more passes at a time must bring.
+const WORTH_MORE_SESSIONS: f64 = 1.05;
+
+/// The longest that the sizes are measured for.
+const TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Passes of each size, of which the fastest counts: what else the machine does only makes slower.
+const ROUNDS: usize = 3;
+
+/// How a package runs on a device.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Passes that run at a time.
+    pub sessions: usize,
+    /// Compute threads of each.
+    pub threads: usize,
+    /// Tokens a second of all together, by the tokens of each one's batch.
+    pub steps: Vec<Step>,
+}
+
+/// What the configuration leaves open; `None` is to be found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Wanted {
+    /// Tokens of a batch.
+    pub tokens: Option<usize>,
+    /// Passes that run at a time.
+    pub sessions: Option<usize>,
+    /// Compute threads of each.
+    pub threads: Option<usize>,
+}
+
+impl Wanted {
+    /// Returns the calibration where nothing is left open.
+    pub fn settled(&self) -> Option<Calibration> {
+        let Wanted { tokens: Some(tokens), sessions: Some(sessions), threads: Some(threads) } =
+            *self
+        else {
+            return None;
+        };
+        let steps = vec![Step { tokens, tokens_per_second: 1.0 }];
+        Some(Calibration { sessions, threads, steps })
+    }
+
+    /// Returns the numbers of sessions and threads to try on so many CPUs, fewest sessions first.
+    /// There are never more threads than CPUs, unless the configuration says so.
+    fn candidates(&self, cpus: usize) -> Vec<(usize, usize)> {
+        let threads = |sessions: usize| self.threads.unwrap_or((cpus / sessions).max(1));
+        if let Some(sessions) = self.sessions {
+            return vec![(sessions, threads(sessions))];
+        }
+        let most = (cpus / self.threads.unwrap_or(1)).max(1);
+        let doubled = std::iter::successors(Some(1), |sessions: &usize| Some(sessions * 2));
+        let mut sessions: Vec<usize> = doubled.take_while(|sessions| *sessions < most).collect();
+        sessions.push(most);
+        sessions.into_iter().map(|sessions| (sessions, threads(sessions))).collect()
+    }
+}
+
+impl Calibration {
+    /// Returns the budget of a batch; a fixed one where the configuration names it.
+    pub fn budget(&self, wanted: &Wanted) -> TokenBudget {
+        match wanted.tokens {
+            Some(tokens) => TokenBudget::fixed(tokens),
+            None => {
+                let of_one = |step: &Step| Step {
+                    tokens_per_second: step.tokens_per_second / self.sessions as f64,
+                    ..*step
+                };
+                TokenBudget::new(self.steps.iter().map(of_one).collect())
+            }
+        }
+    }
+
+    /// Returns what is known of the time that passes take.
+    pub fn cost(&self) -> CostModel {
+        let mut cost = CostModel::default();
+        // One size alone is a size that was given and not measured.
+        for step in self.steps.iter().filter(|_| self.steps.len() > 1) {
+            let together = (step.tokens * self.sessions) as f64;
+            cost.observe(step.tokens, together / step.tokens_per_second);
+        }
+        cost
+    }
+}
+
+/// Measures, and returns what was found with the embedders that it was found with. `load` makes the
+/// embedders of so many sessions with so many threads each, or none where there isn't the memory.
+///
+/// # Errors
+///
+/// When the first embedder can't be made, or fails on the smallest batch.
+pub fn calibrate<E: Embedder, L>(
+    wanted: &Wanted,
+    cpus: usize,
+    vocabulary: usize,
+    mut load: impl FnMut(usize, usize) -> Result<Option<Vec<E>>, L>,
+) -> Result<(Calibration, Vec<E>), L>
+where
+    L: From<EmbedError> + From<NoMemory>,
+{
+    let mut candidates = wanted.candidates(cpus).into_iter();
+    let (mut sessions, mut threads) = candidates.next().expect("there is one candidate at least");
+    let mut embedders = load(sessions, threads)?.ok_or(NoMemory { sessions })?;
+    let mut steps = measure(&mut embedders, wanted, vocabulary)?;
+    let mut is_measured = true;
+    for (more, threads_of_each) in candidates {
+        let tokens = wanted.tokens.unwrap_or_else(|| TokenBudget::new(steps.clone()).tokens());
+        let Some(mut others) = load(more, threads_of_each)? else { break };
+        let batch = batch_of(tokens, vocabulary);
+        // In turn, so that both are measured on the same machine.
+        let (mut present, mut next) = (0.0f64, 0.0f64);
+        for _ in 0..ROUNDS {
+            present = present.max(rate(&mut embedders, &batch)?);
+            next = next.max(rate(&mut others, &batch)?);
+        }
+        if next < WORTH_MORE_SESSIONS * present {
+            break;
+        }
+        (sessions, threads, embedders) = (more, threads_of_each, others);
+        is_measured = false;
+    }
+    if !is_measured {
+        steps = measure(&mut embedders, wanted, vocabulary)?;
+    }
+    Ok((Calibration { sessions, threads, steps }, embedders))
+}
+
+/// There isn't the memory for what is asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("there isn't the memory for {sessions} sessions (embed.sessions)")]
+pub struct NoMemory {
+    /// Sessions asked for.
+    pub sessions: usize,
+}
+
+/// Measures the sizes, the smallest first, until larger ones bring nothing.
+fn measure<E: Embedder>(
+    embedders: &mut [E],
+    wanted: &Wanted,
+    vocabulary: usize,
+) -> Result<Vec<Step>, EmbedError> {
+    let started = Instant::now();
+    let sizes = wanted.tokens.map_or_else(|| SIZES.to_vec(), |tokens| vec![tokens]);
+    let mut steps: Vec<Step> = Vec::new();
+    let (mut best, mut flat) = (0.0, 0);
+    for tokens in sizes {
+        let batch = batch_of(tokens, vocabulary);
+        let measured =
+            (0..ROUNDS).try_fold(0.0f64, |most, _| Ok(most.max(rate(embedders, &batch)?)));
+        let tokens_per_second = match measured {
+            Ok(rate) => rate,
+            // A device has its memory: what is too large is no size for a batch.
+            Err(error) if !steps.is_empty() => {
+                tracing::info!(tokens, %error, "batches of this size fail; smaller ones it is");
+                break;
+            }
+            Err(error) => return Err(error),
+        };
+        steps.push(Step { tokens, tokens_per_second });
+        flat = if tokens_per_second > BETTER * best { 0 } else { flat + 1 };
+        best = best.max(tokens_per_second);
+        if flat >= FLAT || started.elapsed() > TIME_MAX {
+            break;
+        }
+    }
+    Ok(steps)
+}
+
+/// Returns the tokens a second of all embedders, each with one batch.
+fn rate<E: Embedder>(embedders: &mut [E], batch: &TokenBatch) -> Result<f64, EmbedError> {
+    let started = Instant::now();
+    let tokens = (embedders.len() * batch.tokens()) as f64;
+    if let [alone] = embedders {
+        alone.embed(batch)?;
+    } else {
+        std::thread::scope(|scope| {
+            let passes: Vec<_> =
+                embedders.iter_mut().map(|e| scope.spawn(|| e.embed(batch).map(drop))).collect();
+            passes.into_iter().try_for_each(|pass| pass.join().expect("embedding doesn't panic"))
+        })?;
+    }
+    Ok(tokens / started.elapsed().as_secs_f64())
+}
+
+/// Returns a batch of so many tokens, of captions of the usual length.
+fn batch_of(tokens: usize, vocabulary: usize) -> TokenBatch {
+    // Far apart in the vocabulary, as real ones are.
+    let ids: Vec<u32> =
+        (0..tokens).map(|token| (token * 7919 % vocabulary.max(1)) as u32).collect();
+    TokenBatch::pack(ids.chunks(CAPTION_TOKENS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Fault {
+        #[error(transparent)]
+        Embed(#[from] EmbedError),
+        #[error(transparent)]
+        NoMemory(#[from] NoMemory),
+    }
+
+    /// Takes a time for each pass and for each token, and fails above a size.
+    struct Slow {
+        fixed: Duration,
+        each: Duration,
+        tokens_max: usize,
+    }
+
+    impl Embedder for Slow {
+        fn dim(&self) -> usize {
+            1
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            let (captions, tokens) = (batch.captions(), batch.tokens());
+            if tokens > self.tokens_max {
+                return Err(EmbedError::Run { captions, tokens, reason: "no memory".into() });
+            }
+            std::thread::sleep(self.fixed + self.each * tokens as u32);
+            Ok(vec![0.0; captions])
+        }
+    }
+
+    fn slow(fixed_us: u64, each_us: u64, tokens_max: usize) -> Slow {
+        let (fixed, each) = (Duration::from_micros(fixed_us), Duration::from_micros(each_us));
+        Slow { fixed, each, tokens_max }
+    }
+
+    #[test]
+    fn tries_sessions_up_to_the_cpus() {
+        let open = Wanted::default();
+        assert_eq!(open.candidates(1), [(1, 1)]);
+        assert_eq!(open.candidates(2), [(1, 2), (2, 1)]);
+        assert_eq!(open.candidates(6), [(1, 6), (2, 3), (4, 1), (6, 1)]);
+        assert_eq!(Wanted { threads: Some(2), ..open }.candidates(8), [(1, 2), (2, 2), (4, 2)]);
+        assert_eq!(Wanted { sessions: Some(3), ..open }.candidates(8), [(3, 2)]);
+        assert_eq!(Wanted { threads: Some(9), ..open }.candidates(8), [(1, 9)]);
+    }
+
+    #[test]
+    fn more_sessions_are_taken_where_they_are_worth_it() {
+        // Each pass takes the same time, however many run: twice the sessions are twice as fast.
+        let (found, embedders) = calibrate(&Wanted::default(), 4, 100, |sessions, _| {
+            Ok::<_, Fault>(
+                (sessions <= 2).then(|| (0..sessions).map(|_| slow(500, 5, 4096)).collect()),
+            )
+        })
+        .unwrap();
+        assert_eq!((found.sessions, found.threads, embedders.len()), (2, 2, 2));
+        assert!(found.steps.len() > 1);
+        assert!(found.cost().predict(100).is_some());
+    }
+
+    #[test]
+    fn sizes_that_fail_are_not_taken() {
+        let wanted = Wanted { sessions: Some(1), ..Wanted::default() };
+        let load = |_, _| Ok::<_, Fault>(Some(vec![slow(2000, 1, 64)]));
+        let (found, _) = calibrate(&wanted, 1, 100, load).unwrap();
+        assert_eq!(found.steps.last().unwrap().tokens, 64);
+        let load = |_, _| Ok::<_, Fault>(Some(vec![slow(0, 0, 8)]));
+        assert!(matches!(calibrate(&wanted, 1, 100, load), Err(Fault::Embed(_))));
+    }
+
+    #[test]
+    fn what_the_configuration_names_is_kept() {
+        let wanted = Wanted { tokens: Some(300), sessions: Some(1), threads: None };
+        let load = |_, _| Ok::<_, Fault>(Some(vec![slow(10, 1, 4096)]));
+        let (found, _) = calibrate(&wanted, 4, 100, load).unwrap();
+        assert_eq!((found.threads, found.steps.len()), (4, 1));
+        assert_eq!(found.budget(&wanted).tokens(), 300);
+        assert_eq!(wanted.settled(), None);
+        let settled = Wanted { threads: Some(2), ..wanted }.settled().unwrap();
+        assert_eq!((settled.sessions, settled.threads), (1, 2));
+    }
+}

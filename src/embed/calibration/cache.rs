@@ -1,0 +1,182 @@
+//! The file beside a package that keeps what was measured of it, by model and device.
+//!
+//! It is a convenience: a folder that can't be written, or a file that can't be read, costs the
+//! seconds of measuring again and nothing else.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Calibration, Wanted};
+
+/// The layout of the file.
+const FORMAT: u32 = 1;
+
+/// Most calibrations in a file; the oldest goes first.
+const ENTRIES_MAX: usize = 16;
+
+/// A larger file isn't one of ours.
+const BYTES_MAX: u64 = 1 << 20;
+
+/// What a calibration holds for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The model's id.
+    pub model_id: String,
+    /// The kind of CPU or GPU.
+    pub device: String,
+    /// CPUs that the process may use.
+    pub cpus: usize,
+    /// ONNX Runtime's library.
+    pub onnxruntime: PathBuf,
+    /// The version of this program: another one may make another graph.
+    pub capvec: String,
+    /// What the configuration left open.
+    pub wanted: Wanted,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    format: u32,
+    entries: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    key: Key,
+    calibration: Calibration,
+}
+
+/// The file of a package.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    path: PathBuf,
+}
+
+impl Cache {
+    /// Returns the file beside the package at this path: `models/m-bert` has
+    /// `models/m-bert.calibration.json`.
+    pub fn beside(package: &Path) -> Cache {
+        let package = fs::canonicalize(package).unwrap_or_else(|_| package.into());
+        let mut name = package.file_name().unwrap_or_default().to_owned();
+        name.push(".calibration.json");
+        Cache { path: package.with_file_name(name) }
+    }
+
+    /// Returns the file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns what is kept for the key.
+    pub fn get(&self, key: &Key) -> Option<Calibration> {
+        let entry = self.read().into_iter().find(|entry| entry.key == *key)?;
+        let usable = entry.calibration.sessions > 0
+            && entry.calibration.threads > 0
+            && !entry.calibration.steps.is_empty()
+            && entry.calibration.steps.is_sorted_by_key(|step| step.tokens)
+            && entry.calibration.steps.iter().all(|step| {
+                step.tokens > 0
+                    && step.tokens_per_second.is_finite()
+                    && step.tokens_per_second > 0.0
+            });
+        usable.then_some(entry.calibration)
+    }
+
+    /// Keeps a calibration.
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be written.
+    pub fn put(&self, key: Key, calibration: Calibration) -> io::Result<()> {
+        let mut entries = self.read();
+        entries.retain(|entry| entry.key != key);
+        entries.push(Entry { key, calibration });
+        let over = entries.len().saturating_sub(ENTRIES_MAX);
+        let contents = Contents { format: FORMAT, entries: entries.split_off(over) };
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        // Other workers may read it meanwhile: it is written beside its place and moved there.
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        serde_json::to_writer_pretty(&mut file, &contents)?;
+        file.write_all(b"\n")?;
+        file.persist(&self.path)?;
+        Ok(())
+    }
+
+    fn read(&self) -> Vec<Entry> {
+        let is_ours = fs::metadata(&self.path).is_ok_and(|file| file.len() <= BYTES_MAX);
+        if !is_ours {
+            return Vec::new();
+        }
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        match serde_json::from_str::<Contents>(&text) {
+            Ok(contents) if contents.format == FORMAT => contents.entries,
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::budget::Step;
+
+    fn key(model: &str, cpus: usize) -> Key {
+        Key {
+            model_id: model.into(),
+            device: "a CPU".into(),
+            cpus,
+            onnxruntime: "lib.so".into(),
+            capvec: "1".into(),
+            wanted: Wanted::default(),
+        }
+    }
+
+    fn calibration(threads: usize) -> Calibration {
+        let steps = vec![Step { tokens: 64, tokens_per_second: 1000.0 }];
+        Calibration { sessions: 1, threads, steps }
+    }
+
+    #[test]
+    fn keeps_one_calibration_for_each_model_and_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::beside(&folder.path().join("m"));
+        assert_eq!(cache.get(&key("a", 1)), None);
+        for threads in [1, 2] {
+            cache.put(key("a", 1), calibration(threads)).unwrap();
+        }
+        cache.put(key("a", 2), calibration(3)).unwrap();
+        assert_eq!(cache.get(&key("a", 1)), Some(calibration(2)));
+        assert_eq!(cache.get(&key("a", 2)), Some(calibration(3)));
+        assert_eq!(cache.get(&key("b", 1)), None);
+        for cpus in 10..40 {
+            cache.put(key("a", cpus), calibration(1)).unwrap();
+        }
+        assert_eq!(cache.get(&key("a", 1)), None, "the oldest went");
+        assert_eq!(cache.read().len(), ENTRIES_MAX);
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_is_measured_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::beside(&folder.path().join("m"));
+        cache.put(key("a", 1), calibration(1)).unwrap();
+        let text = fs::read_to_string(cache.path()).unwrap();
+        for damaged in [
+            &text[..text.len() / 2],
+            &text.replace("1000.0", "-1.0"),
+            &text.replace("\"sessions\": 1", "\"sessions\": 0"),
+            &text.replace("\"format\": 1", "\"format\": 2"),
+        ] {
+            fs::write(cache.path(), damaged).unwrap();
+            assert_eq!(cache.get(&key("a", 1)), None, "{damaged}");
+        }
+        cache.put(key("a", 1), calibration(1)).unwrap();
+        assert!(cache.get(&key("a", 1)).is_some());
+    }
+}
