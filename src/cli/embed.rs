@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
 use crate::config;
 use crate::embed::Embedder;
-use crate::embed::onnx::OnnxEmbedder;
+use crate::embed::onnx::{LoadError, OnnxEmbedder};
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::{TokenizedCaption, Tokenizer};
 use crate::wire::pointer::{Found, Pointer};
@@ -39,6 +40,55 @@ pub struct InputArgs {
     pointer: Option<Pointer>,
 }
 
+impl InputArgs {
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be opened.
+    pub fn open(&self) -> anyhow::Result<Captions> {
+        Captions::open(&self.file, self.pointer.clone())
+    }
+}
+
+/// How a package is run.
+#[derive(Debug, Args)]
+pub struct NetworkArgs {
+    /// Most tokens of a batch.
+    #[arg(long, value_name = "N", default_value_t = config::Batch::default().tokens_max)]
+    batch_tokens: NonZeroUsize,
+    /// Most captions of a batch.
+    #[arg(long, value_name = "N", default_value_t = config::Batch::default().captions_max)]
+    batch_captions: NonZeroUsize,
+    /// Compute threads; 0 takes as many as the process may use CPUs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// ONNX Runtime's library, where it isn't found by itself.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+}
+
+impl NetworkArgs {
+    /// Loads the package.
+    ///
+    /// # Errors
+    ///
+    /// When ONNX Runtime isn't found, or can't run the package.
+    pub fn load(&self, package: &Package) -> Result<OnnxEmbedder, LoadError> {
+        let threads = config::Embed { threads: self.threads, ..Default::default() }.threads();
+        OnnxEmbedder::load(package, self.onnxruntime.as_deref(), threads)
+    }
+
+    /// Returns the limits of a batch; nothing is waited for.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            tokens_max: self.batch_tokens.get(),
+            captions_max: self.batch_captions.get(),
+            wait_max: Duration::ZERO,
+        }
+    }
+}
+
 /// Arguments of `capvec embed`.
 #[derive(Debug, Args)]
 pub struct EmbedArgs {
@@ -53,18 +103,8 @@ pub struct EmbedArgs {
     /// The format of the vectors.
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
-    /// Most tokens of a batch.
-    #[arg(long, value_name = "N", default_value_t = config::Batch::default().tokens_max)]
-    batch_tokens: std::num::NonZeroUsize,
-    /// Most captions of a batch.
-    #[arg(long, value_name = "N", default_value_t = config::Batch::default().captions_max)]
-    batch_captions: std::num::NonZeroUsize,
-    /// Compute threads; 0 takes as many as the process may use CPUs.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// ONNX Runtime's library, where it isn't found by itself.
-    #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 /// Formats of vectors in files.
@@ -87,19 +127,19 @@ pub struct Captions {
 }
 
 impl Captions {
-    /// Opens the file.
+    /// Opens the file, `-` for standard input, of captions or of JSON with captions at `pointer`.
     ///
     /// # Errors
     ///
     /// When it can't be opened.
-    pub fn open(input: &InputArgs) -> anyhow::Result<Captions> {
-        let name = input.file.display().to_string();
-        let reader: Box<dyn BufRead + Send> = if input.file == Path::new("-") {
+    pub fn open(file: &Path, pointer: Option<Pointer>) -> anyhow::Result<Captions> {
+        let name = file.display().to_string();
+        let reader: Box<dyn BufRead + Send> = if file == Path::new("-") {
             Box::new(BufReader::new(io::stdin()))
         } else {
-            Box::new(BufReader::new(File::open(&input.file).with_context(|| name.clone())?))
+            Box::new(BufReader::new(File::open(file).with_context(|| name.clone())?))
         };
-        Ok(Captions { lines: reader.split(b'\n'), pointer: input.pointer.clone(), name, number: 0 })
+        Ok(Captions { lines: reader.split(b'\n'), pointer, name, number: 0 })
     }
 
     fn caption(&self, mut line: Vec<u8>) -> anyhow::Result<String> {
@@ -141,14 +181,9 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let package = Package::open(&args.model)?;
     let manifest = &package.manifest;
     let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
-    let threads = config::Embed { threads: args.threads, ..Default::default() }.threads();
-    let mut embedder = OnnxEmbedder::load(&package, args.onnxruntime.as_deref(), threads)?;
-    let captions = Captions::open(&args.input)?;
-    let limits = Limits {
-        tokens_max: args.batch_tokens.get(),
-        captions_max: args.batch_captions.get(),
-        wait_max: Duration::ZERO,
-    };
+    let mut embedder = args.network.load(&package)?;
+    let captions = args.input.open()?;
+    let limits = args.network.limits();
 
     if to_stdout {
         let out = BufWriter::new(io::stdout().lock());
