@@ -322,7 +322,7 @@ fn describe(report: &Report) -> String {
             "cosine          mean {:.6}, first percentile {:.6}, lowest {:.6}",
             cosine.mean, cosine.p1, cosine.min
         ),
-        format!("  lowest in     line {}: {}", worst.line, worst.caption),
+        format!("  lowest in     line {}: {:?}", worst.line, worst.caption),
         format!(
             "relative error  median {:.2e}, largest {:.2e}",
             relative_error.median, relative_error.max
