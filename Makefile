@@ -7,12 +7,12 @@ SHELL := /bin/bash
 # Cargo puts its files elsewhere where it is told to.
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 
-# Arguments for `make demo`, e.g. ARGS="--help".
+# Arguments for `make demo` and `make bench`, e.g. ARGS="--help".
 ARGS ?=
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 30
 
-.PHONY: help build demo test lint fuzz clean
+.PHONY: help build demo test bench lint fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -37,6 +37,10 @@ test: ## Run all tests, those on a real Kafka included
 	  END { if (passed + failed + skipped) printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped }' \
 	  $(target_dir)/test.log; \
 	exit $$status
+
+bench: ## Benchmark the pure parts: make bench ARGS="caption"
+	@scripts/setup build
+	cargo bench --locked --bench pure -- $(ARGS)
 
 lint: ## Check format, clippy and the shell scripts
 	@cargo fmt --version >/dev/null 2>&1 || { echo "missing: rustup component add rustfmt" >&2; exit 1; }

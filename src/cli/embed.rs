@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,17 +23,13 @@ use crate::config;
 use crate::embed::Embedder;
 use crate::embed::calibration::TOKENS_UNMEASURED;
 use crate::embed::load::threads_of_one;
-use crate::embed::onnx::OnnxEmbedder;
+use crate::embed::onnx::{LoadError, OnnxEmbedder};
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::{TokenizedCaption, Tokenizer};
 use crate::wire::pointer::{Found, Pointer};
 
 /// Captions tokenized ahead of the embedder.
 const AHEAD: usize = 4096;
-
-/// Tokens of a batch where nobody says otherwise.
-const TOKENS_DEFAULT: std::num::NonZeroUsize =
-    std::num::NonZeroUsize::new(TOKENS_UNMEASURED).expect("a batch has tokens");
 
 /// Where captions come from.
 #[derive(Debug, Args)]
@@ -43,6 +40,59 @@ pub struct InputArgs {
     /// Lines are JSON with the caption at this JSON Pointer, such as /caption.
     #[arg(long, value_name = "POINTER")]
     pointer: Option<Pointer>,
+}
+
+impl InputArgs {
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be opened.
+    pub fn open(&self) -> anyhow::Result<Captions> {
+        Captions::open(&self.file, self.pointer.clone())
+    }
+}
+
+/// Tokens of a batch where nobody says otherwise.
+const TOKENS_DEFAULT: NonZeroUsize =
+    NonZeroUsize::new(TOKENS_UNMEASURED).expect("a batch has tokens");
+
+/// How a package is run.
+#[derive(Debug, Args)]
+pub struct NetworkArgs {
+    /// Most tokens of a batch.
+    #[arg(long, value_name = "N", default_value_t = TOKENS_DEFAULT)]
+    batch_tokens: NonZeroUsize,
+    /// Most captions of a batch.
+    #[arg(long, value_name = "N", default_value_t = config::Batch::default().captions_max)]
+    batch_captions: NonZeroUsize,
+    /// Compute threads; 0 takes as many as the process may use CPUs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// ONNX Runtime's library, where it isn't found by itself.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+}
+
+impl NetworkArgs {
+    /// Loads the package.
+    ///
+    /// # Errors
+    ///
+    /// When ONNX Runtime isn't found, or can't run the package.
+    pub fn load(&self, package: &Package) -> Result<OnnxEmbedder, LoadError> {
+        let threads = threads_of_one(self.threads);
+        OnnxEmbedder::load(package, self.onnxruntime.as_deref(), threads)
+    }
+
+    /// Returns the limits of a batch; nothing is waited for.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            tokens_max: self.batch_tokens.get(),
+            captions_max: self.batch_captions.get(),
+            wait_max: Duration::ZERO,
+        }
+    }
 }
 
 /// Arguments of `capvec embed`.
@@ -59,18 +109,8 @@ pub struct EmbedArgs {
     /// The format of the vectors.
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
-    /// Most tokens of a batch.
-    #[arg(long, value_name = "N", default_value_t = TOKENS_DEFAULT)]
-    batch_tokens: std::num::NonZeroUsize,
-    /// Most captions of a batch.
-    #[arg(long, value_name = "N", default_value_t = config::Batch::default().captions_max)]
-    batch_captions: std::num::NonZeroUsize,
-    /// Compute threads; 0 takes as many as the process may use CPUs.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// ONNX Runtime's library, where it isn't found by itself.
-    #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 /// Formats of vectors in files.
@@ -93,19 +133,19 @@ pub struct Captions {
 }
 
 impl Captions {
-    /// Opens the file.
+    /// Opens the file, `-` for standard input, of captions or of JSON with captions at `pointer`.
     ///
     /// # Errors
     ///
     /// When it can't be opened.
-    pub fn open(input: &InputArgs) -> anyhow::Result<Captions> {
-        let name = input.file.display().to_string();
-        let reader: Box<dyn BufRead + Send> = if input.file == Path::new("-") {
+    pub fn open(file: &Path, pointer: Option<Pointer>) -> anyhow::Result<Captions> {
+        let name = file.display().to_string();
+        let reader: Box<dyn BufRead + Send> = if file == Path::new("-") {
             Box::new(BufReader::new(io::stdin()))
         } else {
-            Box::new(BufReader::new(File::open(&input.file).with_context(|| name.clone())?))
+            Box::new(BufReader::new(File::open(file).with_context(|| name.clone())?))
         };
-        Ok(Captions { lines: reader.split(b'\n'), pointer: input.pointer.clone(), name, number: 0 })
+        Ok(Captions { lines: reader.split(b'\n'), pointer, name, number: 0 })
     }
 
     fn caption(&self, mut line: Vec<u8>) -> anyhow::Result<String> {
@@ -147,14 +187,9 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let package = Package::open(&args.model)?;
     let manifest = &package.manifest;
     let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
-    let threads = threads_of_one(args.threads);
-    let mut embedder = OnnxEmbedder::load(&package, args.onnxruntime.as_deref(), threads)?;
-    let captions = Captions::open(&args.input)?;
-    let limits = Limits {
-        tokens_max: args.batch_tokens.get(),
-        captions_max: args.batch_captions.get(),
-        wait_max: Duration::ZERO,
-    };
+    let mut embedder = args.network.load(&package)?;
+    let captions = args.input.open()?;
+    let limits = args.network.limits();
 
     if to_stdout {
         let out = BufWriter::new(io::stdout().lock());

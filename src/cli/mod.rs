@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 pub mod check;
+pub mod compare;
 pub mod demo;
 pub mod embed;
 pub mod logging;
@@ -38,7 +39,7 @@ enum Command {
     Embed(embed::EmbedArgs),
     /// Prints the token ids of captions, one JSON array a line.
     Tokenize(tokenize::TokenizeArgs),
-    /// Makes, shows and verifies model packages.
+    /// Makes, shows, verifies and compares model packages.
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// Shows the worker at work, with a broker inside the process and synthetic weights.

@@ -1,11 +1,11 @@
-//! `capvec model`: makes, shows and verifies packages.
+//! `capvec model`: makes, shows, verifies and compares packages.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
 use super::progress::{Progress, Unit};
-use super::say;
+use super::{compare, say};
 use crate::model::import::{self, Import, import};
 use crate::model::manifest::{Manifest, Precision};
 use crate::model::package::{Existing, Package};
@@ -22,6 +22,8 @@ pub enum ModelCommand {
     Inspect(InspectArgs),
     /// Compares a package's files with their SHA-256.
     Verify(VerifyArgs),
+    /// Compares what two packages make of the same captions: vectors, neighbours and speed.
+    Compare(compare::CompareArgs),
 }
 
 /// Where a package goes.
@@ -147,6 +149,7 @@ pub fn run(command: ModelCommand) -> anyhow::Result<()> {
             }
             say(format_args!("{} is whole", package.manifest.model_id))?;
         }
+        ModelCommand::Compare(args) => compare::run(&args)?,
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::embed::{Captions, InputArgs};
+use super::embed::InputArgs;
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::Tokenizer;
 
@@ -29,7 +29,7 @@ pub fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
     let tokenizer =
         Tokenizer::from_file(&package.path.join(TOKENIZER), package.manifest.max_tokens)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for caption in Captions::open(&args.input)? {
+    for caption in args.input.open()? {
         let ids = tokenizer.tokenize(&caption?)?.ids;
         serde_json::to_writer(&mut out, &ids)?;
         out.write_all(b"\n")?;

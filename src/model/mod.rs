@@ -1,6 +1,7 @@
 //! Model packages: what the worker runs, and how they are made from what others publish.
 
 pub mod checkpoint;
+pub mod compare;
 pub mod graph;
 pub mod import;
 pub mod manifest;

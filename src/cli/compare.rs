@@ -1,0 +1,351 @@
+//! `capvec model compare`: what two packages make of the same captions, and how fast. It is for the
+//! choice between two precisions of one model.
+//!
+//! Captions are tokenized once, since both packages must have the same tokenizer, and embedded with
+//! each package in the same batches. [`crate::model::compare`] has the arithmetic.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::embed::{Captions, NetworkArgs};
+use super::progress::{Progress, Unit};
+use super::say;
+use crate::batch::packing::TokenBatch;
+use crate::batch::policy::{Decision, Limits};
+use crate::embed::onnx::OnnxEmbedder;
+use crate::embed::{EmbedError, Embedder};
+use crate::model::compare::{
+    Cosine, Likeness, Neighbours, RelativeError, Vectors, comparable, quantile, sample,
+};
+use crate::model::package::{Package, TOKENIZER};
+use crate::tokenize::Tokenizer;
+use crate::wire::pointer::Pointer;
+
+/// How many nearest neighbours of a caption are looked at.
+const NEIGHBOURS: usize = 10;
+
+/// Arguments of `capvec model compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The package that is compared with.
+    #[arg(value_name = "A")]
+    a: PathBuf,
+    /// The package in question.
+    #[arg(value_name = "B")]
+    b: PathBuf,
+    /// The captions, one a line; take real ones, well mixed.
+    #[arg(long, value_name = "FILE")]
+    captions: PathBuf,
+    /// Lines are JSON with the caption at this JSON Pointer, such as /caption.
+    #[arg(long, value_name = "POINTER")]
+    pointer: Option<Pointer>,
+    /// Takes the first N lines of the file.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(2000).expect("not 0"))]
+    limit: NonZeroUsize,
+    /// Looks for the nearest neighbours of at most N captions, among all.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(1000).expect("not 0"))]
+    queries: NonZeroUsize,
+    /// Passes of each package by which the speed is measured, in turn; 0 measures none.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeats: usize,
+    /// Measures the speed on at most N of the captions.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(200).expect("not 0"))]
+    speed_captions: NonZeroUsize,
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Report {
+    a: Side,
+    b: Side,
+    captions: Counts,
+    cosine: Cosine,
+    worst: Worst,
+    relative_error: RelativeError,
+    neighbours: Neighbours,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speed: Option<Speed>,
+}
+
+/// A package.
+#[derive(Serialize)]
+struct Side {
+    package: PathBuf,
+    model_id: String,
+    precision: &'static str,
+}
+
+/// The captions.
+#[derive(Serialize)]
+struct Counts {
+    read: usize,
+    /// Those that are compared: with text, and each sequence of tokens once.
+    distinct: usize,
+    tokens: usize,
+}
+
+/// The caption with the lowest cosine.
+#[derive(Serialize)]
+struct Worst {
+    line: usize,
+    caption: String,
+}
+
+/// How fast the packages are, on the same captions.
+#[derive(Serialize)]
+struct Speed {
+    captions: usize,
+    tokens: usize,
+    repeats: usize,
+    a: Rate,
+    b: Rate,
+    /// Of the medians, B's to A's.
+    ratio: f64,
+}
+
+/// Tokens a second over the passes.
+#[derive(Serialize)]
+struct Rate {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+/// A caption that is compared.
+struct Caption {
+    line: usize,
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// Compares the packages and prints the report.
+///
+/// # Errors
+///
+/// When a package or the captions can't be read, when the packages can't be compared, when there
+/// are fewer than two captions, or when a package fails on one.
+pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
+    let (a, b) = (Package::open(&args.a)?, Package::open(&args.b)?);
+    comparable(&a.manifest, &b.manifest).context("the packages can't be compared")?;
+    let tokenizer = Tokenizer::from_file(&a.path.join(TOKENIZER), a.manifest.max_tokens)?;
+    let (captions, read) = read_captions(args, &tokenizer)?;
+    let (mut network_a, mut network_b) = (args.network.load(&a)?, args.network.load(&b)?);
+    let limits = args.network.limits();
+
+    let vectors_a = vectors(&a, &mut network_a, "embedding with A", &captions, limits)?;
+    let vectors_b = vectors(&b, &mut network_b, "embedding with B", &captions, limits)?;
+    let likeness = Likeness::of(&vectors_a, &vectors_b);
+    let worst = &captions[likeness.worst];
+    let neighbours = neighbours(&vectors_a, &vectors_b, args.queries.get());
+    let speed = match args.repeats {
+        0 => None,
+        repeats => {
+            let measured = sample(captions.len(), args.speed_captions.get());
+            let measured: Vec<&Caption> = measured.iter().map(|&row| &captions[row]).collect();
+            Some(speed([&mut network_a, &mut network_b], &measured, repeats, limits)?)
+        }
+    };
+    let report = Report {
+        a: side(&a),
+        b: side(&b),
+        captions: Counts { read, distinct: captions.len(), tokens: tokens(&captions) },
+        cosine: likeness.cosine,
+        worst: Worst { line: worst.line, caption: worst.text.clone() },
+        relative_error: likeness.relative_error,
+        neighbours,
+        speed,
+    };
+    match args.json {
+        true => say(serde_json::to_string_pretty(&report)?)?,
+        false => say(describe(&report))?,
+    }
+    Ok(())
+}
+
+/// Returns the captions that are compared, and how many lines were read. The same tokens make the
+/// same vector, and would be each other's nearest neighbour in every package. Captions without text
+/// get no vector from the worker.
+fn read_captions(
+    args: &CompareArgs,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<(Vec<Caption>, usize)> {
+    let mut captions = Vec::new();
+    let mut seen = HashSet::new();
+    let mut read = 0;
+    let lines = Captions::open(&args.captions, args.pointer.clone())?;
+    for text in lines.take(args.limit.get()) {
+        let text = text?;
+        read += 1;
+        let tokens = tokenizer.tokenize(&text)?;
+        if !tokens.is_empty() && seen.insert(tokens.ids.clone()) {
+            captions.push(Caption { line: read, text, ids: tokens.ids });
+        }
+    }
+    if captions.len() < 2 {
+        bail!(
+            "{}: {} different captions with text in {read} lines; at least 2 are needed, and \
+             hundreds for figures that mean something",
+            args.captions.display(),
+            captions.len()
+        );
+    }
+    Ok((captions, read))
+}
+
+fn tokens<'a>(captions: impl IntoIterator<Item = &'a Caption>) -> usize {
+    captions.into_iter().map(|caption| caption.ids.len()).sum()
+}
+
+fn vectors(
+    package: &Package,
+    network: &mut OnnxEmbedder,
+    what: &'static str,
+    captions: &[Caption],
+    limits: Limits,
+) -> anyhow::Result<Vectors> {
+    let total = captions.len() as u64;
+    let mut progress = Progress::start(what, Unit::Captions, Some(total));
+    let captions: Vec<&Caption> = captions.iter().collect();
+    let name = &package.manifest.model_id;
+    let numbers = embed(network, &captions, limits, |done| {
+        progress.update(done as u64, total, name);
+    });
+    let numbers = numbers.with_context(|| name.clone())?;
+    progress.finish();
+    Vectors::new(numbers, network.dim()).map_err(|fault| {
+        let line = captions[fault.row].line;
+        anyhow::anyhow!("{name}: the vector of line {line} is zero, or not of finite numbers")
+    })
+}
+
+/// Returns the vectors of the captions, in batches as the worker cuts them; `done` is told how many
+/// there are.
+fn embed(
+    network: &mut OnnxEmbedder,
+    captions: &[&Caption],
+    limits: Limits,
+    mut done: impl FnMut(usize),
+) -> Result<Vec<f32>, EmbedError> {
+    let mut vectors = Vec::with_capacity(captions.len() * network.dim());
+    let mut rest = captions;
+    loop {
+        let lengths = rest.iter().map(|caption| caption.ids.len());
+        let Decision::Cut { captions: cut, .. } = limits.decide(lengths, Duration::ZERO, None)
+        else {
+            return Ok(vectors);
+        };
+        let (batch, later) = rest.split_at(cut);
+        let batch = TokenBatch::pack(batch.iter().map(|caption| caption.ids.as_slice()));
+        vectors.extend(network.embed(&batch)?);
+        rest = later;
+        done(captions.len() - rest.len());
+    }
+}
+
+fn neighbours(a: &Vectors, b: &Vectors, queries: usize) -> Neighbours {
+    let queries = sample(a.rows(), queries);
+    let rows = a.rows() as u64;
+    let mut progress = Progress::start("neighbours", Unit::Captions, Some(2 * rows));
+    let mut nearest = |vectors: &Vectors, before: u64| {
+        vectors.nearest(&queries, NEIGHBOURS, |done| {
+            progress.update(before + done as u64, 2 * rows, "");
+        })
+    };
+    let (a, b) = (nearest(a, 0), nearest(b, rows));
+    progress.finish();
+    Neighbours::of(&a, &b)
+}
+
+/// Measures both in turn, so that what else the machine does falls on both alike.
+fn speed(
+    mut networks: [&mut OnnxEmbedder; 2],
+    captions: &[&Caption],
+    repeats: usize,
+    limits: Limits,
+) -> anyhow::Result<Speed> {
+    let tokens = tokens(captions.iter().copied());
+    let total = (2 * repeats * captions.len()) as u64;
+    let mut progress = Progress::start("speed", Unit::Captions, Some(total));
+    let mut done = 0;
+    let mut rates = [Vec::new(), Vec::new()];
+    for _ in 0..repeats {
+        for (network, rates) in networks.iter_mut().zip(&mut rates) {
+            let started = Instant::now();
+            embed(network, captions, limits, |of_pass| {
+                progress.update(done + of_pass as u64, total, "");
+            })?;
+            rates.push(tokens as f64 / started.elapsed().as_secs_f64());
+            done += captions.len() as u64;
+        }
+    }
+    progress.finish();
+    let [a, b] = rates.map(|rates| Rate {
+        median: quantile(rates.clone(), 0.5),
+        min: quantile(rates.clone(), 0.0),
+        max: quantile(rates, 1.0),
+    });
+    let ratio = b.median / a.median;
+    Ok(Speed { captions: captions.len(), tokens, repeats, a, b, ratio })
+}
+
+fn side(package: &Package) -> Side {
+    Side {
+        package: package.path.clone(),
+        model_id: package.manifest.model_id.clone(),
+        precision: package.manifest.precision.as_str(),
+    }
+}
+
+fn describe(report: &Report) -> String {
+    let Report { captions, cosine, relative_error, neighbours, worst, .. } = report;
+    let side =
+        |side: &Side| format!("{}, {}, {}", side.model_id, side.precision, side.package.display());
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut lines = vec![
+        format!("A               {}", side(&report.a)),
+        format!("B               {}", side(&report.b)),
+        format!(
+            "captions        {} read, {} different ones compared, {} tokens",
+            captions.read, captions.distinct, captions.tokens
+        ),
+        format!(
+            "cosine          mean {:.6}, first percentile {:.6}, lowest {:.6}",
+            cosine.mean, cosine.p1, cosine.min
+        ),
+        format!("  lowest in     line {}: {:?}", worst.line, worst.caption),
+        format!(
+            "relative error  median {:.2e}, largest {:.2e}",
+            relative_error.median, relative_error.max
+        ),
+        format!(
+            "neighbours      {} of the {} nearest are the same, {} of the first; {} captions asked",
+            percent(neighbours.overlap),
+            neighbours.k,
+            percent(neighbours.first),
+            neighbours.queries
+        ),
+    ];
+    if let Some(speed) = &report.speed {
+        let rate = |rate: &Rate| {
+            format!("{:.0} tokens/s ({:.0} to {:.0})", rate.median, rate.min, rate.max)
+        };
+        lines.push(format!("speed           A {}", rate(&speed.a)));
+        lines.push(format!("                B {}", rate(&speed.b)));
+        lines.push(format!(
+            "                B is {:.2} times A; medians of {} passes of {} captions, {} tokens",
+            speed.ratio, speed.repeats, speed.captions, speed.tokens
+        ));
+    }
+    lines.join("\n")
+}
