@@ -93,13 +93,22 @@ impl Captions {
     ///
     /// When it can't be opened.
     pub fn open(input: &InputArgs) -> anyhow::Result<Captions> {
-        let name = input.file.display().to_string();
-        let reader: Box<dyn BufRead + Send> = if input.file == Path::new("-") {
+        Captions::of_file(&input.file, input.pointer.clone())
+    }
+
+    /// Opens the file, whose lines are captions, or JSON with the caption at `pointer`.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be opened.
+    pub fn of_file(file: &Path, pointer: Option<Pointer>) -> anyhow::Result<Captions> {
+        let name = file.display().to_string();
+        let reader: Box<dyn BufRead + Send> = if file == Path::new("-") {
             Box::new(BufReader::new(io::stdin()))
         } else {
-            Box::new(BufReader::new(File::open(&input.file).with_context(|| name.clone())?))
+            Box::new(BufReader::new(File::open(file).with_context(|| name.clone())?))
         };
-        Ok(Captions { lines: reader.split(b'\n'), pointer: input.pointer.clone(), name, number: 0 })
+        Ok(Captions { lines: reader.split(b'\n'), pointer, name, number: 0 })
     }
 
     fn caption(&self, mut line: Vec<u8>) -> anyhow::Result<String> {
