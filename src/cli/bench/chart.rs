@@ -208,7 +208,7 @@ mod tests {
             assert!(!rest[..begin].contains('>'), "{rest}");
             let end = begin + rest[begin..].find('>').expect("a tag closes");
             let tag = &rest[begin + 1..end];
-            assert!(!tag.contains('<') && tag.matches('"').count() % 2 == 0, "{tag}");
+            assert!(!tag.contains('<') && tag.matches('"').count().is_multiple_of(2), "{tag}");
             let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap();
             match (tag.starts_with('/'), tag.ends_with('/')) {
                 (true, _) => assert_eq!(open.pop(), Some(name)),

@@ -257,10 +257,13 @@ impl Bench<'_> {
             match first {
                 None if through >= first_at.max(1) => first = Some(now),
                 Some((began, cpu, already)) if through >= args.messages => {
-                    let captions = (through - already) as f64;
-                    ensure!(captions > 0.0, "too few messages for a measurement: raise --messages");
+                    let (captions, cpu_seconds) = ((through - already) as f64, now.1 - cpu);
+                    ensure!(
+                        captions > 0.0 && cpu_seconds > 0.0,
+                        "too few messages for a clock of hundredths of a second: raise --messages"
+                    );
                     return Ok(Sample {
-                        cpu_us_per_caption: (now.1 - cpu) * 1e6 / captions,
+                        cpu_us_per_caption: cpu_seconds * 1e6 / captions,
                         captions_per_second: captions / (now.0 - began).as_secs_f64(),
                     });
                 }

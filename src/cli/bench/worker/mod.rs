@@ -4,6 +4,7 @@
 //! network over the same captions without Kafka. Then open loads at shares of that rate: captions are
 //! due by a schedule that is fixed beforehand, and a caption's latency counts from when it was due.
 
+mod measured;
 mod reader;
 mod report;
 mod rig;
@@ -19,7 +20,6 @@ use super::captions::{Caption, CaptionArgs, with_long_texts};
 use super::cluster::{Cluster, ClusterArgs};
 use super::offline::{self, Policy, Work};
 use super::report::ReportArgs;
-use super::stats::{Latencies, Spread};
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::Limits;
 use crate::cli::progress::{Progress, Unit};
@@ -29,8 +29,9 @@ use crate::embed::onnx::OnnxEmbedder;
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
-use report::{Alone, Closed, Load, Long, Offline, Throughput, WorkerReport};
-use rig::{Latency, Rate, Rig};
+use measured::{LoadRuns, Measured};
+use report::WorkerReport;
+use rig::Rig;
 
 /// The open loads of the scenario `open`, as shares of the closed loop's rate.
 const LOADS: [f64; 4] = [0.1, 0.5, 0.8, 0.95];
@@ -124,7 +125,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     let measured = bench.measure();
     // What the worker has to say comes first: the rest is a consequence.
     bench.rig.stop()?;
-    let report = measured?.into_report(args, &package, &config, &bench);
+    let report = bench.report(measured?, &package, &config);
     args.report.publish(&report, &report.text(), || report.chart())
 }
 
@@ -175,19 +176,6 @@ struct Bench<'a> {
     ids: Vec<Vec<u32>>,
 }
 
-/// What has been measured.
-#[derive(Default)]
-struct Measured {
-    alone_tokens: usize,
-    alone_ms: Vec<f64>,
-    worker: Vec<Rate>,
-    packed: Vec<Work>,
-    padded: Vec<Work>,
-    loads: Vec<(String, f64, f64, Vec<Vec<Latency>>)>,
-    plain: Vec<Rate>,
-    long: Vec<Rate>,
-}
-
 impl<'a> Bench<'a> {
     fn new(
         args: &'a WorkerArgs,
@@ -233,16 +221,17 @@ impl<'a> Bench<'a> {
                 measured.padded.push(self.offline(Policy::Padded)?);
             }
         }
-        let rate = median(&measured.worker);
+        let rate = measured.rate();
         for seed in 0..repeats {
             for (index, (name, load, spans)) in args.loads(rate).into_iter().enumerate() {
                 steps.next(&format!("open loop, {name}"));
                 let due = schedule(&spans, u64::from(seed));
                 let latencies = self.rig.open(&self.captions, &due)?;
                 if measured.loads.len() == index {
-                    measured.loads.push((name, load, load * rate, Vec::new()));
+                    let is_step = name == STEP;
+                    measured.loads.push(LoadRuns { name, load, is_step, runs: Vec::new() });
                 }
-                measured.loads[index].3.push(latencies);
+                measured.loads[index].runs.push(latencies);
             }
         }
         for _ in 0..if long { repeats } else { 0 } {
@@ -253,6 +242,23 @@ impl<'a> Bench<'a> {
         }
         steps.finish();
         Ok(measured)
+    }
+
+    fn report(&self, measured: Measured, package: &Package, config: &Config) -> WorkerReport {
+        let args = self.args;
+        WorkerReport {
+            bench: "worker",
+            model: package.manifest.model_id.clone(),
+            brokers: args.cluster.brokers.clone().unwrap_or_else(|| "embedded".into()),
+            threads: config.embed.threads(),
+            tokens_max: self.limits.tokens_max,
+            repeats: args.report.repeats(),
+            seconds: args.seconds,
+            alone: measured.alone(),
+            closed: measured.closed(),
+            loads: measured.loads(args.window()),
+            long: measured.long(&self.captions, &self.long),
+        }
     }
 
     /// Measures the network over one caption of the median length.
@@ -279,78 +285,6 @@ impl<'a> Bench<'a> {
     }
 }
 
-impl Measured {
-    fn into_report(
-        self,
-        args: &WorkerArgs,
-        package: &Package,
-        config: &Config,
-        bench: &Bench<'_>,
-    ) -> WorkerReport {
-        let ratios = |offline: &[Work]| {
-            let pairs = self.worker.iter().zip(offline);
-            Spread::of(pairs.map(|(w, o)| w.captions_per_second / o.captions_per_second()))
-        };
-        let offline = args.wants(&[Scenario::Closed]).then(|| Offline {
-            packed: of_work(&self.packed),
-            padded: of_work(&self.padded),
-            padding_share: Spread::of(self.padded.iter().map(Work::padding_share)).median,
-            worker_over_packed: ratios(&self.packed),
-            worker_over_padded: ratios(&self.padded),
-        });
-        let closed =
-            (!self.worker.is_empty()).then(|| Closed { worker: of_rates(&self.worker), offline });
-        let long = (!self.long.is_empty()).then(|| {
-            let ratio = |of: fn(&Rate) -> f64| {
-                Spread::of(
-                    self.long.iter().zip(&self.plain).map(|(long, plain)| of(long) / of(plain)),
-                )
-            };
-            Long {
-                plain: of_rates(&self.plain),
-                long: of_rates(&self.long),
-                plain_tokens: mean_tokens(&bench.captions),
-                long_tokens: mean_tokens(&bench.long),
-                captions_ratio: ratio(|rate| rate.captions_per_second),
-                tokens_ratio: ratio(|rate| rate.tokens_per_second),
-            }
-        });
-        let mut loads = Vec::new();
-        for (name, load, rate, runs) in &self.loads {
-            if name == STEP {
-                let half = args.window() / 2;
-                let (before, after) = STEP_LOADS;
-                for (share, is_after) in [(before, false), (after, true)] {
-                    let name = format!("step 30 → 90 %, at {:.0} %", 100.0 * share);
-                    let runs = runs.iter().map(|run| {
-                        run.iter().filter(|l| (l.due >= half) == is_after).copied().collect()
-                    });
-                    let runs: Vec<Vec<Latency>> = runs.collect();
-                    loads.push(of_latencies(name, share, rate / load * share, &runs));
-                }
-            } else {
-                loads.push(of_latencies(name.clone(), *load, *rate, runs));
-            }
-        }
-        WorkerReport {
-            bench: "worker",
-            model: package.manifest.model_id.clone(),
-            brokers: args.cluster.brokers.clone().unwrap_or_else(|| "embedded".into()),
-            threads: config.embed.threads(),
-            tokens_max: bench.limits.tokens_max,
-            repeats: args.report.repeats(),
-            seconds: args.seconds,
-            alone: Alone {
-                tokens: self.alone_tokens,
-                milliseconds: Spread::of(self.alone_ms.iter().copied()),
-            },
-            closed,
-            loads,
-            long,
-        }
-    }
-}
-
 /// Shows which measurement is under way.
 struct Steps {
     progress: Progress,
@@ -372,51 +306,5 @@ impl Steps {
     fn finish(mut self) {
         self.progress.update(self.done, self.total, "");
         self.progress.finish();
-    }
-}
-
-/// Returns the median rate of captions, or 0 where none was measured.
-fn median(rates: &[Rate]) -> f64 {
-    match rates.is_empty() {
-        true => 0.0,
-        false => Spread::of(rates.iter().map(|rate| rate.captions_per_second)).median,
-    }
-}
-
-fn mean_tokens(captions: &[Caption]) -> f64 {
-    let tokens: usize = captions.iter().map(|caption| caption.ids.len()).sum();
-    tokens as f64 / captions.len().max(1) as f64
-}
-
-fn of_rates(rates: &[Rate]) -> Throughput {
-    let runs: Vec<f64> = rates.iter().map(|rate| rate.captions_per_second).collect();
-    Throughput {
-        captions_per_second: Spread::of(runs.iter().copied()),
-        tokens_per_second: Spread::of(rates.iter().map(|rate| rate.tokens_per_second)),
-        runs,
-    }
-}
-
-fn of_work(work: &[Work]) -> Throughput {
-    let runs: Vec<f64> = work.iter().map(Work::captions_per_second).collect();
-    Throughput {
-        captions_per_second: Spread::of(runs.iter().copied()),
-        tokens_per_second: Spread::of(work.iter().map(Work::tokens_per_second)),
-        runs,
-    }
-}
-
-fn of_latencies(name: String, load: f64, rate: f64, runs: &[Vec<Latency>]) -> Load {
-    let received = |run: &Vec<Latency>| Latencies::of(run.iter().map(|l| l.received_ms));
-    let appended = |run: &Vec<Latency>| Latencies::of(run.iter().filter_map(|l| l.appended_ms));
-    let has_appended = runs.iter().flatten().any(|l| l.appended_ms.is_some());
-    Load {
-        name,
-        load,
-        captions_per_second: rate,
-        received: Latencies::median_of(&runs.iter().map(received).collect::<Vec<_>>()),
-        received_pooled: Latencies::of(runs.iter().flatten().map(|l| l.received_ms)),
-        appended: has_appended
-            .then(|| Latencies::median_of(&runs.iter().map(appended).collect::<Vec<_>>())),
     }
 }

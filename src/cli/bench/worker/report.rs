@@ -158,10 +158,10 @@ impl WorkerReport {
 impl Closed {
     fn text(&self) -> String {
         let mut table = Table::new(&["closed loop", "captions/s", "tokens/s", "worker over it"]);
-        row(&mut table, "worker", &self.worker, None);
+        row(&mut table, "worker", &self.worker, String::new());
         let Some(offline) = &self.offline else { return table.to_string().trim_end().to_owned() };
-        row(&mut table, "offline packed", &offline.packed, Some(offline.worker_over_packed));
-        row(&mut table, "offline padded-32", &offline.padded, Some(offline.worker_over_padded));
+        row(&mut table, "offline packed", &offline.packed, ratio(offline.worker_over_packed));
+        row(&mut table, "offline padded-32", &offline.padded, ratio(offline.worker_over_padded));
         format!("{table}padding is {} of padded-32's tokens", percent(offline.padding_share))
     }
 
@@ -188,28 +188,31 @@ impl Closed {
 
 impl Long {
     fn text(&self) -> String {
-        let mut table = Table::new(&["mix", "captions/s", "tokens/s", "plain over it"]);
-        row(&mut table, "plain", &self.plain, None);
-        row(&mut table, "5 % long captions", &self.long, None);
+        let mut table = Table::new(&["closed loop", "captions/s", "tokens/s", "tokens/caption"]);
+        let mixes = [
+            ("plain", &self.plain, self.plain_tokens),
+            ("5 % long captions", &self.long, self.long_tokens),
+        ];
+        for (name, of, tokens) in mixes {
+            row(&mut table, name, of, format!("{tokens:.1}"));
+        }
         format!(
-            "{table}5 % long captions over plain: {:.3} of the captions/s, {:.3} of the tokens/s; \
-             {:.1} tokens a caption where plain has {:.1}",
-            self.captions_ratio.median,
-            self.tokens_ratio.median,
-            self.long_tokens,
-            self.plain_tokens,
+            "{table}5 % long captions / plain: {} of the captions/s, {} of the tokens/s",
+            ratio(self.captions_ratio),
+            ratio(self.tokens_ratio),
         )
     }
 }
 
-fn row(table: &mut Table, name: &str, of: &Throughput, ratio: Option<Spread>) {
-    let ratio = ratio
-        .map(|ratio| format!("{:.3} ({:.3} to {:.3})", ratio.median, ratio.min, ratio.max))
-        .unwrap_or_default();
+fn row(table: &mut Table, name: &str, of: &Throughput, last: String) {
     table.row([
         name.into(),
         format!("{:.1}", of.captions_per_second.median),
         format!("{:.0}", of.tokens_per_second.median),
-        ratio,
+        last,
     ]);
+}
+
+fn ratio(of: Spread) -> String {
+    format!("{:.3} ({:.3} to {:.3})", of.median, of.min, of.max)
 }

@@ -66,6 +66,14 @@ pub struct Latency {
     pub appended_ms: Option<f64>,
 }
 
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // After an error that isn't the worker's: its threads must not outlive the broker.
+        self.shutdown.abort();
+        drop(self.stop());
+    }
+}
+
 impl Rig {
     /// Starts the worker and waits until it has its partitions.
     ///
