@@ -1,9 +1,11 @@
 //! The command line: one file a subcommand.
 
+pub mod bench;
 pub mod check;
 pub mod compare;
 pub mod demo;
 pub mod embed;
+pub mod embedded;
 pub mod logging;
 pub mod model;
 pub mod progress;
@@ -44,6 +46,9 @@ enum Command {
     Model(model::ModelCommand),
     /// Shows the worker at work, with a broker inside the process and synthetic weights.
     Demo(demo::DemoArgs),
+    /// Measures the network, the host's share of the work, and the whole worker.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 /// Where the configuration is.
@@ -84,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Model(command) => model::run(command),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(command) => bench::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

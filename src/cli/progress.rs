@@ -15,6 +15,8 @@ pub enum Unit {
     Bytes,
     /// Captions.
     Captions,
+    /// Measurements.
+    Measurements,
 }
 
 /// A piece of work that takes a while.
@@ -34,6 +36,7 @@ impl Progress {
             let counts = match unit {
                 Unit::Bytes => "{bytes}/{total_bytes}  {bytes_per_sec}",
                 Unit::Captions => "{human_pos}/{human_len} captions  {per_sec}",
+                Unit::Measurements => "{pos}/{len}",
             };
             let template = format!("{{prefix}} {{bar:30}} {counts}  {{eta}} {{msg:.dim}}");
             let bar = ProgressBar::new(total.unwrap_or(0));
@@ -65,7 +68,7 @@ impl Progress {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         let rate = match self.unit {
-            Unit::Bytes => String::new(),
+            Unit::Bytes | Unit::Measurements => String::new(),
             Unit::Captions => format!(", {:.0} a second", self.done as f64 / seconds),
         };
         eprintln!("{}: {} in {seconds:.1} s{rate}", self.what, self.show(self.done));
@@ -75,6 +78,7 @@ impl Progress {
         match self.unit {
             Unit::Bytes => format!("{:.1} MB", number as f64 / 1e6),
             Unit::Captions => format!("{number} captions"),
+            Unit::Measurements => format!("{number} measurements"),
         }
     }
 }

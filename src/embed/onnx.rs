@@ -82,7 +82,13 @@ impl OnnxEmbedder {
     }
 }
 
-fn build_session(
+/// Returns a session of the graph at `path`, with the settings that the worker's has. `threads`
+/// compute threads work on one run.
+///
+/// # Errors
+///
+/// When ONNX Runtime refuses the graph.
+pub fn build_session(
     environment: &ort::environment::Environment,
     path: &Path,
     threads: usize,

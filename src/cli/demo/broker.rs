@@ -1,8 +1,7 @@
 //! The broker inside the process, and the producer that feeds captions into it.
 //!
-//! The broker is librdkafka's mock cluster: real clients talk to it over the loopback interface, and
-//! nothing has to be installed. It keeps about 5 MB a partition and throws the oldest away, so the
-//! producer never runs far ahead of the worker.
+//! The broker keeps little and throws the oldest away, so the producer never runs far ahead of the
+//! worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,13 +13,11 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{
-    BaseRecord, DefaultProducerContext, Producer, ProducerContext, ThreadedProducer,
-};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
+use crate::cli::embedded::EmbeddedBroker;
 use crate::metrics::SourceMetrics;
 use crate::tracked::Outcome;
 
@@ -41,9 +38,8 @@ pub const HEADER_NUMBER: &str = "demo.number";
 /// Header: the caption's language.
 pub const HEADER_LANG: &str = "lang";
 
-/// The mock broker answers an empty fetch when this time is over, whatever comes meanwhile; the
-/// default of 500 ms would be what the demo measures.
-pub const FETCH_WAIT: (&str, &str) = ("fetch.wait.max.ms", "5");
+/// The captions of the demo, a JSON object a line with `id`, `lang` and `caption`.
+pub const CAPTION_LINES: &str = include_str!("captions.jsonl");
 
 /// Messages that the producer may be ahead of the worker. What the broker keeps is enough for many
 /// times as many, and a worker with a slow model still comes to an end soon.
@@ -75,7 +71,7 @@ enum Kind {
 }
 
 /// A Kafka cluster of one broker.
-pub struct Broker(MockCluster<'static, DefaultProducerContext>);
+pub struct Broker(EmbeddedBroker);
 
 /// The producer's thread.
 pub struct Feed {
@@ -103,23 +99,18 @@ impl Broker {
     ///
     /// When librdkafka can't.
     pub fn start() -> anyhow::Result<Broker> {
-        let cluster = MockCluster::new(1).context("the embedded broker doesn't start")?;
-        for (topic, partitions) in [(CAPTIONS, PARTITIONS), (VECTORS, PARTITIONS), (REJECTED, 1)] {
-            cluster.create_topic(topic, partitions, 1).context(topic)?;
-        }
-        Ok(Broker(cluster))
+        let topics = [(CAPTIONS, PARTITIONS), (VECTORS, PARTITIONS), (REJECTED, 1)];
+        Ok(Broker(EmbeddedBroker::start(&topics)?))
     }
 
     /// Returns the address, as `bootstrap.servers` takes it.
     pub fn bootstrap(&self) -> String {
-        self.0.bootstrap_servers()
+        self.0.bootstrap()
     }
 
     /// Returns the properties of a client of this broker.
     pub fn client(&self) -> ClientConfig {
-        let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", self.bootstrap());
-        client
+        self.0.client()
     }
 
     /// Returns how many captions the worker's group has committed.
@@ -278,7 +269,7 @@ fn captions() -> anyhow::Result<Vec<DemoCaption<'static>>> {
         let caption = serde_json::from_str(line).with_context(|| line)?;
         Ok(DemoCaption { line, ..caption })
     };
-    include_str!("captions.jsonl").lines().map(parse).collect()
+    CAPTION_LINES.lines().map(parse).collect()
 }
 
 impl ClientContext for Acknowledgements {}

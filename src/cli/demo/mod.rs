@@ -19,6 +19,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, value_parser};
 use indicatif::HumanCount;
 
+use crate::cli::embedded::FETCH_WAIT;
 use crate::config::{Config, OutputFormat};
 use crate::metrics::Metrics;
 use crate::model::synth::{Synthesis, synthesize};
@@ -28,6 +29,9 @@ use broker::{Broker, Feed};
 use figures::{Snapshot, show_ms};
 use reader::{Reader, Tally};
 use view::{Facts, Phase, View, counts};
+
+pub(super) use broker::CAPTION_LINES;
+pub(super) use reader::header;
 
 /// Between two looks at how far things are.
 const TICK: Duration = Duration::from_millis(50);
@@ -153,7 +157,7 @@ fn config(args: &DemoArgs, broker: &Broker, package: &Path) -> Config {
     let mut config = Config::default();
     config.kafka.brokers = broker.bootstrap();
     config.kafka.group = broker::GROUP.into();
-    let (property, value) = broker::FETCH_WAIT;
+    let (property, value) = FETCH_WAIT;
     config.kafka.librdkafka.0.insert(property.into(), value.into());
     config.input.topic = broker::CAPTIONS.into();
     config.model.package = package.into();

@@ -13,9 +13,8 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
-use super::broker::{
-    Broker, FETCH_WAIT, HEADER_LANG, HEADER_NUMBER, PARTITIONS, REJECTED, VECTORS,
-};
+use super::broker::{Broker, HEADER_LANG, HEADER_NUMBER, PARTITIONS, REJECTED, VECTORS};
+use crate::cli::embedded::FETCH_WAIT;
 use crate::kafka::dead_letter::{HEADER_EXCEPTION, HEADER_MESSAGE};
 use crate::wire::vector::HEADER_TOKENS;
 
@@ -211,7 +210,8 @@ impl Tally {
     }
 }
 
-fn header(record: &BorrowedMessage<'_>, key: &str) -> Option<String> {
+/// Returns the text of a record's first header of this name.
+pub fn header(record: &BorrowedMessage<'_>, key: &str) -> Option<String> {
     let header = record.headers()?.iter().find(|header| header.key == key)?;
     Some(String::from_utf8_lossy(header.value?).into_owned())
 }

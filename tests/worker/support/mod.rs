@@ -175,6 +175,14 @@ impl Cluster {
         partitions.map(|p| (p, consumer.fetch_watermarks(topic, p, PATIENCE).unwrap().1)).collect()
     }
 
+    /// Returns the topics whose names begin so.
+    pub fn topics(&self, prefix: &str) -> Vec<String> {
+        let consumer: BaseConsumer = self.client().create().unwrap();
+        let metadata = consumer.fetch_metadata(None, PATIENCE).unwrap();
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        names.filter(|name| name.starts_with(prefix)).collect()
+    }
+
     /// Returns everything in a topic, in the order of each partition.
     pub fn records(&self, topic: &str) -> Vec<Record> {
         let ends = self.ends(topic);

@@ -1,0 +1,377 @@
+//! `capvec bench encoder`: the network alone.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::captions::{self, CaptionArgs};
+use super::chart::{Chart, Scale, Series};
+use super::flops::Flops;
+use super::matmul::MatrixProducts;
+use super::offline::{self, Policy};
+use super::report::{ReportArgs, Table, percent};
+use super::stats::Spread;
+use crate::batch::packing::TokenBatch;
+use crate::batch::policy::{Decision, Limits};
+use crate::cli::progress::{Progress, Unit};
+use crate::config;
+use crate::embed::calibration::TOKENS_UNMEASURED;
+use crate::embed::load::threads_of_one;
+use crate::embed::onnx::OnnxEmbedder;
+use crate::embed::{Embedder, library};
+use crate::model::package::{Package, TOKENIZER};
+use crate::tokenize::Tokenizer;
+
+/// A place of the grid is measured for at least this long each time, and for one batch.
+const MEASURE: Duration = Duration::from_millis(500);
+
+/// Batches made for a place of the grid; they are measured round and round.
+const BATCHES: usize = 64;
+
+/// How long packed batches run each time beside padded ones, about.
+const POLICY_SECONDS: f64 = 1.0;
+
+/// Captions that the two are compared over: a few batches on the slowest machine, and no more than
+/// fit into memory on the fastest.
+const POLICY_CAPTIONS: (usize, usize) = (128, 1 << 16);
+
+/// Arguments of `capvec bench encoder`.
+#[derive(Debug, Args)]
+pub struct EncoderArgs {
+    /// The model package.
+    #[arg(long, value_name = "PACKAGE")]
+    model: PathBuf,
+    #[command(flatten)]
+    captions: CaptionArgs,
+    /// Most tokens of a batch, one after the other.
+    #[arg(
+        long,
+        value_name = "N,N,...",
+        value_delimiter = ',',
+        default_value = "16,64,128,320,512,1024,2048"
+    )]
+    tokens: Vec<NonZeroUsize>,
+    /// Compute threads; 0 takes as many as the process may use CPUs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// ONNX Runtime's library, where it isn't found by itself.
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What is printed as JSON.
+#[derive(Debug, Serialize)]
+struct EncoderReport {
+    bench: &'static str,
+    model: String,
+    threads: usize,
+    repeats: u32,
+    matrix_product_gflops: Spread,
+    grid: Vec<Place>,
+    policies: Policies,
+}
+
+/// A place of the grid.
+#[derive(Debug, Serialize)]
+struct Place {
+    tokens_max: usize,
+    mix: &'static str,
+    /// Tokens of a batch, on average.
+    batch_tokens: f64,
+    /// The share of attention's slots that have a token.
+    fill: f64,
+    tokens_per_second: Spread,
+    captions_per_second: Spread,
+    gflops: Spread,
+    /// Of the machine's rate of matrix products, each time measured just before.
+    share: Spread,
+}
+
+/// Packed batches beside padded ones.
+#[derive(Debug, Serialize)]
+struct Policies {
+    captions: usize,
+    tokens_max: usize,
+    packed_captions_per_second: Spread,
+    padded_captions_per_second: Spread,
+    padding_share: f64,
+    packed_over_padded: Spread,
+}
+
+/// Captions of which a batch is made of each budget.
+struct Mix {
+    name: &'static str,
+    captions: Vec<Vec<u32>>,
+}
+
+/// A place of the grid while it is measured.
+struct Cell {
+    tokens_max: usize,
+    mix: &'static str,
+    batches: Vec<(TokenBatch, f64)>,
+    runs: Vec<Run>,
+}
+
+/// One measurement of a place.
+#[derive(Clone, Copy)]
+struct Run {
+    tokens_per_second: f64,
+    captions_per_second: f64,
+    flops: f64,
+    machine_flops: f64,
+}
+
+/// Measures.
+///
+/// # Errors
+///
+/// When the package, the captions or ONNX Runtime can't be used.
+pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
+    args.report.check()?;
+    let package = Package::open(&args.model)?;
+    let network = &package.manifest.network;
+    let mixes = mixes(args, &package)?;
+    let threads = threads_of_one(args.threads);
+    let onnxruntime = args.onnxruntime.as_deref();
+    let mut machine = MatrixProducts::load(&library::environment(onnxruntime)?, threads)?;
+    let mut embedder = OnnxEmbedder::load(&package, onnxruntime, threads)?;
+
+    let flops = Flops::of(network);
+    let mut cells: Vec<Cell> = mixes
+        .iter()
+        .flat_map(|mix| args.tokens.iter().map(|tokens| Cell::new(mix, tokens.get(), &flops)))
+        .collect();
+    let mut comparison = Comparison::new(&mut embedder, &mixes[0].captions)?;
+    let repeats = args.report.repeats();
+    let mut machine_flops = Vec::new();
+    let mut progress = Progress::start("bench encoder", Unit::Measurements, None);
+    let total = u64::from(repeats) * (cells.len() as u64 + 1);
+    let mut done = 0;
+    for _ in 0..repeats {
+        for (index, cell) in cells.iter_mut().enumerate() {
+            progress.update(done, total, &format!("{}, {} tokens", cell.mix, cell.tokens_max));
+            // Near in time to what it is compared with, and not before every place.
+            if index % args.tokens.len() == 0 {
+                machine_flops.push(machine.measure()?);
+            }
+            cell.measure(&mut embedder, machine_flops[machine_flops.len() - 1])?;
+            done += 1;
+        }
+        progress.update(done, total, "packed and padded");
+        comparison.measure(&mut embedder)?;
+        done += 1;
+    }
+    progress.update(total, total, "");
+    progress.finish();
+
+    let report = EncoderReport {
+        bench: "encoder",
+        model: package.manifest.model_id.clone(),
+        threads,
+        repeats,
+        matrix_product_gflops: Spread::of(machine_flops.iter().map(|flops| flops / 1e9)),
+        grid: cells.iter().map(Cell::place).collect(),
+        policies: comparison.policies(),
+    };
+    args.report.publish(&report, &report.text(), || report.chart())
+}
+
+/// Returns the mixes of lengths; the first is the one of captions.
+fn mixes(args: &EncoderArgs, package: &Package) -> anyhow::Result<Vec<Mix>> {
+    let manifest = &package.manifest;
+    let (max_tokens, vocabulary) = (manifest.max_tokens, manifest.network.vocabulary);
+    let plain = if args.captions.is_given() {
+        let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), max_tokens)?;
+        args.captions.read(&tokenizer)?.into_iter().map(|caption| caption.ids).collect()
+    } else {
+        captions::made_up(max_tokens, vocabulary, 1)?
+    };
+    let long = captions::with_long(&plain, max_tokens, vocabulary, 2)?;
+    let random = captions::any_length(max_tokens, vocabulary, 3)?;
+    let mixes = [("captions", plain), ("long", long), ("random", random)];
+    Ok(mixes.map(|(name, captions)| Mix { name, captions }).into())
+}
+
+impl Cell {
+    fn new(mix: &Mix, tokens_max: usize, flops: &Flops) -> Cell {
+        let limits = Limits { tokens_max, captions_max: usize::MAX, wait_max: Duration::ZERO };
+        let mut batches = Vec::new();
+        let mut left = &mix.captions[..];
+        while batches.len() < BATCHES
+            && let Decision::Cut { captions, .. } =
+                limits.decide(left.iter().map(Vec::len), Duration::ZERO, None)
+        {
+            let (batch, rest) = left.split_at(captions);
+            // The last one may be small for want of captions, and no batch of this budget.
+            if rest.is_empty() && !batches.is_empty() {
+                break;
+            }
+            let operations = batch.iter().map(|ids| flops.of_caption(ids.len())).sum();
+            batches.push((TokenBatch::pack(batch.iter().map(Vec::as_slice)), operations));
+            left = rest;
+        }
+        Cell { tokens_max, mix: mix.name, batches, runs: Vec::new() }
+    }
+
+    fn measure(&mut self, embedder: &mut OnnxEmbedder, machine_flops: f64) -> anyhow::Result<()> {
+        if self.runs.is_empty() {
+            // The first of a size makes room in ONNX Runtime's memory.
+            embedder.embed(&self.batches[0].0)?;
+        }
+        let (mut tokens, mut captions, mut operations) = (0, 0, 0.0);
+        let started = Instant::now();
+        for (batch, flops) in self.batches.iter().cycle() {
+            embedder.embed(batch)?;
+            tokens += batch.tokens();
+            captions += batch.captions();
+            operations += flops;
+            if started.elapsed() >= MEASURE {
+                break;
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        self.runs.push(Run {
+            tokens_per_second: tokens as f64 / seconds,
+            captions_per_second: captions as f64 / seconds,
+            flops: operations / seconds,
+            machine_flops,
+        });
+        Ok(())
+    }
+
+    fn place(&self) -> Place {
+        let tokens: usize = self.batches.iter().map(|(batch, _)| batch.tokens()).sum();
+        let slots: usize = self.batches.iter().map(|(batch, _)| batch.slot_tokens.len()).sum();
+        let spread = |of: fn(&Run) -> f64| Spread::of(self.runs.iter().map(of));
+        Place {
+            tokens_max: self.tokens_max,
+            mix: self.mix,
+            batch_tokens: tokens as f64 / self.batches.len() as f64,
+            fill: tokens as f64 / slots as f64,
+            tokens_per_second: spread(|run| run.tokens_per_second),
+            captions_per_second: spread(|run| run.captions_per_second),
+            gflops: spread(|run| run.flops / 1e9),
+            share: spread(|run| run.flops / run.machine_flops),
+        }
+    }
+}
+
+/// The two policies over the same captions.
+struct Comparison {
+    captions: Vec<Vec<u32>>,
+    limits: Limits,
+    packed: Vec<f64>,
+    padded: Vec<f64>,
+    padding_share: f64,
+}
+
+impl Comparison {
+    /// Takes as many captions as the network embeds in that time, in whole padded batches.
+    fn new(embedder: &mut OnnxEmbedder, captions: &[Vec<u32>]) -> anyhow::Result<Comparison> {
+        let limits = Limits {
+            tokens_max: TOKENS_UNMEASURED,
+            captions_max: config::Batch::default().captions_max.get(),
+            wait_max: Duration::ZERO,
+        };
+        let policy = Policy::Packed(limits);
+        let trial = offline::embed(embedder, captions, policy, |work| work.time >= MEASURE)?;
+        let wanted = (trial.captions_per_second() * POLICY_SECONDS) as usize;
+        let (least, most) = POLICY_CAPTIONS;
+        let whole = wanted.div_ceil(offline::PADDED_CAPTIONS) * offline::PADDED_CAPTIONS;
+        let captions = captions.iter().cycle().take(whole.clamp(least, most)).cloned().collect();
+        let (packed, padded) = (Vec::new(), Vec::new());
+        Ok(Comparison { captions, limits, packed, padded, padding_share: 0.0 })
+    }
+
+    fn measure(&mut self, embedder: &mut OnnxEmbedder) -> anyhow::Result<()> {
+        let all = self.captions.len();
+        let mut embed =
+            |policy| offline::embed(embedder, &self.captions, policy, |work| work.captions >= all);
+        self.packed.push(embed(Policy::Packed(self.limits))?.captions_per_second());
+        let padded = embed(Policy::Padded)?;
+        self.padded.push(padded.captions_per_second());
+        self.padding_share = padded.padding_share();
+        Ok(())
+    }
+
+    fn policies(&self) -> Policies {
+        let ratios = self.packed.iter().zip(&self.padded).map(|(packed, padded)| packed / padded);
+        Policies {
+            captions: self.captions.len(),
+            tokens_max: self.limits.tokens_max,
+            packed_captions_per_second: Spread::of(self.packed.iter().copied()),
+            padded_captions_per_second: Spread::of(self.padded.iter().copied()),
+            padding_share: self.padding_share,
+            packed_over_padded: Spread::of(ratios),
+        }
+    }
+}
+
+impl EncoderReport {
+    fn text(&self) -> String {
+        let mut table = Table::new(&[
+            "mix",
+            "budget",
+            "batch",
+            "tokens/s",
+            "captions/s",
+            "GFLOP/s",
+            "share",
+            "fill",
+        ]);
+        for place in &self.grid {
+            table.row([
+                place.mix.into(),
+                place.tokens_max.to_string(),
+                format!("{:.0}", place.batch_tokens),
+                format!("{:.0}", place.tokens_per_second.median),
+                format!("{:.1}", place.captions_per_second.median),
+                format!("{:.1}", place.gflops.median),
+                percent(place.share.median),
+                percent(place.fill),
+            ]);
+        }
+        let policies = &self.policies;
+        format!(
+            "{model}, {threads} threads, medians of {repeats}\n\n{table}\n\
+             matrix products: {gflops:.1} GFLOP/s, of which `share` is a share\n\
+             packed, {tokens_max} tokens: {packed:.1} captions/s; padded, 32 captions: {padded:.1} \
+             captions/s, {padding} of its tokens fill up\n\
+             packed / padded: {ratio:.2} ({min:.2} to {max:.2})",
+            model = self.model,
+            threads = self.threads,
+            repeats = self.repeats,
+            gflops = self.matrix_product_gflops.median,
+            tokens_max = policies.tokens_max,
+            packed = policies.packed_captions_per_second.median,
+            padded = policies.padded_captions_per_second.median,
+            padding = percent(policies.padding_share),
+            ratio = policies.packed_over_padded.median,
+            min = policies.packed_over_padded.min,
+            max = policies.packed_over_padded.max,
+        )
+    }
+
+    fn chart(&self) -> Chart {
+        let mut series: Vec<Series> = Vec::new();
+        for place in &self.grid {
+            let point = (place.tokens_max as f64, place.tokens_per_second.median);
+            match series.iter_mut().find(|line| line.name == place.mix) {
+                Some(line) => line.points.push(point),
+                None => series.push(Series { name: place.mix.into(), points: vec![point] }),
+            }
+        }
+        Chart {
+            title: format!("Forward passes of {}", self.model),
+            x_label: "most tokens of a batch".into(),
+            y_label: "tokens a second".into(),
+            x_scale: Scale::Doubling,
+            series,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The producer of captions.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+
+use crate::config::Config;
+use crate::kafka::admin_properties;
+
+/// Header: the message's running number. The worker carries headers along.
+pub const HEADER_NUMBER: &str = "bench.number";
+
+/// How long the producer's queue may stay full, and its last records may take.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sends captions into a topic.
+pub struct Feed {
+    producer: ThreadedProducer<DefaultProducerContext>,
+    topic: String,
+    sent: u64,
+}
+
+impl Feed {
+    /// Makes the producer; `linger_ms` is how long a record waits for others to go with it.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses the configuration.
+    pub fn new(config: &Config, linger_ms: u32) -> anyhow::Result<Feed> {
+        let producer = admin_properties(config)
+            .set("linger.ms", linger_ms.to_string())
+            .set("partitioner", "murmur2_random")
+            .create()?;
+        Ok(Feed { producer, topic: config.input.topic.clone(), sent: 0 })
+    }
+
+    /// Returns how many captions were sent; it is the number of the next one.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Sends the next caption, in JSON, keyed by its number.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses it.
+    pub fn send(&mut self, text: &str, timestamp_ms: Option<i64>) -> anyhow::Result<()> {
+        let number = self.sent.to_string();
+        let value = serde_json::json!({ "caption": text }).to_string();
+        let headers =
+            OwnedHeaders::new().insert(Header { key: HEADER_NUMBER, value: Some(&number) });
+        let mut record = BaseRecord::to(&self.topic).key(&number).payload(&value).headers(headers);
+        record.timestamp = timestamp_ms;
+        let deadline = Instant::now() + SEND_TIMEOUT;
+        while let Err((error, back)) = self.producer.send(record) {
+            let is_full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+            if !is_full || Instant::now() > deadline {
+                bail!("a caption can't be sent to {}: {error}", self.topic);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            record = back;
+        }
+        self.sent += 1;
+        Ok(())
+    }
+
+    /// Waits until the brokers have all.
+    ///
+    /// # Errors
+    ///
+    /// When they don't take them in time.
+    pub fn flush(&self) -> anyhow::Result<()> {
+        self.producer.flush(SEND_TIMEOUT).context("the brokers don't take the captions")
+    }
+}

@@ -1,0 +1,122 @@
+//! Medians and quantiles.
+
+use serde::Serialize;
+
+/// One quantity, measured several times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// The median.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+/// How long captions took, in milliseconds; nothing where there were none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Latencies {
+    /// Number of captions.
+    pub captions: usize,
+    /// Every second caption took no longer.
+    pub p50_ms: Option<f64>,
+    /// Nine of ten took no longer.
+    pub p90_ms: Option<f64>,
+    /// All but one of a hundred took no longer.
+    pub p99_ms: Option<f64>,
+    /// The longest.
+    pub max_ms: Option<f64>,
+}
+
+impl Spread {
+    /// Returns the spread of some measurements.
+    ///
+    /// # Panics
+    ///
+    /// When there are none: every caller measures at least once.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        let sorted = sorted(values.into_iter().collect());
+        let median = median(&sorted).expect("something was measured");
+        Spread { median, min: sorted[0], max: sorted[sorted.len() - 1] }
+    }
+}
+
+impl Latencies {
+    /// Returns the quantiles of some latencies in milliseconds.
+    pub fn of(milliseconds: impl IntoIterator<Item = f64>) -> Latencies {
+        let sorted = sorted(milliseconds.into_iter().collect());
+        Latencies {
+            captions: sorted.len(),
+            p50_ms: quantile(&sorted, 0.5),
+            p90_ms: quantile(&sorted, 0.9),
+            p99_ms: quantile(&sorted, 0.99),
+            max_ms: sorted.last().copied(),
+        }
+    }
+
+    /// Returns the median of each quantile over runs, and the longest of all.
+    pub fn median_of(runs: &[Latencies]) -> Latencies {
+        let median = |of: fn(&Latencies) -> Option<f64>| {
+            median(&sorted(runs.iter().filter_map(of).collect()))
+        };
+        Latencies {
+            captions: runs.iter().map(|run| run.captions).sum(),
+            p50_ms: median(|run| run.p50_ms),
+            p90_ms: median(|run| run.p90_ms),
+            p99_ms: median(|run| run.p99_ms),
+            max_ms: runs.iter().filter_map(|run| run.max_ms).reduce(f64::max),
+        }
+    }
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(sorted: &[f64]) -> Option<f64> {
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(sorted[middle]),
+        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
+    }
+}
+
+/// The least value that this share of all doesn't exceed.
+fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let spread = Spread::of([5.0, 1.0, 2.0]);
+        assert_eq!(spread, Spread { median: 2.0, min: 1.0, max: 5.0 });
+        assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]).median, 2.5);
+    }
+
+    #[test]
+    fn quantiles_are_values_that_were_measured() {
+        let latencies = Latencies::of((1..=1000).rev().map(f64::from));
+        assert_eq!(latencies.captions, 1000);
+        assert_eq!(latencies.p50_ms, Some(500.0));
+        assert_eq!(latencies.p90_ms, Some(900.0));
+        assert_eq!(latencies.p99_ms, Some(990.0));
+        assert_eq!(latencies.max_ms, Some(1000.0));
+        assert_eq!(Latencies::of([7.0]).p99_ms, Some(7.0));
+        assert_eq!(Latencies::of([]), Latencies::default());
+    }
+
+    #[test]
+    fn runs_are_summed_up_by_their_medians_and_their_maximum() {
+        let runs = [Latencies::of([1.0]), Latencies::of([9.0]), Latencies::of([2.0])];
+        let all = Latencies::median_of(&runs);
+        assert_eq!((all.captions, all.p50_ms, all.max_ms), (3, Some(2.0), Some(9.0)));
+        assert_eq!(Latencies::median_of(&[]), Latencies::default());
+    }
+}

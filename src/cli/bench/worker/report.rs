@@ -1,0 +1,218 @@
+//! The results of `capvec bench worker`: the tables, the JSON form and the chart.
+
+use serde::Serialize;
+
+use crate::cli::bench::chart::{Chart, Scale, Series};
+use crate::cli::bench::report::{Table, milliseconds, percent};
+use crate::cli::bench::stats::{Latencies, Spread};
+
+/// What is printed as JSON.
+#[derive(Debug, Serialize)]
+pub struct WorkerReport {
+    pub bench: &'static str,
+    pub model: String,
+    pub brokers: String,
+    pub threads: usize,
+    pub tokens_max: usize,
+    pub repeats: u32,
+    /// The length of a phase.
+    pub seconds: f64,
+    /// One forward pass of a caption of the median length, with nothing beside it.
+    pub alone: Alone,
+    pub closed: Option<Closed>,
+    pub loads: Vec<Load>,
+    pub long: Option<Long>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Alone {
+    pub tokens: usize,
+    pub milliseconds: Spread,
+}
+
+/// A throughput.
+#[derive(Debug, Serialize)]
+pub struct Throughput {
+    pub captions_per_second: Spread,
+    pub tokens_per_second: Spread,
+    /// The captions a second of each run.
+    pub runs: Vec<f64>,
+}
+
+/// The closed loop, and the network without Kafka beside it.
+#[derive(Debug, Serialize)]
+pub struct Closed {
+    pub worker: Throughput,
+    /// Of the scenario `closed`; the others need the worker's rate alone.
+    pub offline: Option<Offline>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Offline {
+    pub packed: Throughput,
+    pub padded: Throughput,
+    pub padding_share: f64,
+    pub worker_over_packed: Spread,
+    pub worker_over_padded: Spread,
+}
+
+/// An open load.
+#[derive(Debug, Serialize)]
+pub struct Load {
+    pub name: String,
+    /// Of the closed loop's rate, on average.
+    pub load: f64,
+    /// Captions that were due a second, on average.
+    pub captions_per_second: f64,
+    /// Until the reader had the vector: medians over the repeats.
+    pub received: Latencies,
+    /// The same over the captions of all repeats together.
+    pub received_pooled: Latencies,
+    /// Until the broker had it, on real brokers.
+    pub appended: Option<Latencies>,
+}
+
+/// The plain mix beside one with long captions.
+#[derive(Debug, Serialize)]
+pub struct Long {
+    pub plain: Throughput,
+    pub long: Throughput,
+    /// Tokens of a caption, on average.
+    pub plain_tokens: f64,
+    pub long_tokens: f64,
+    /// Of captions a second.
+    pub captions_ratio: Spread,
+    /// Of tokens a second; 1 where long captions cost their tokens and no more.
+    pub tokens_ratio: Spread,
+}
+
+impl WorkerReport {
+    /// Returns the tables.
+    pub fn text(&self) -> String {
+        let mut parts = vec![
+            format!(
+                "{}, {} threads, batches of {} tokens, {} brokers, {} runs of {} s",
+                self.model, self.threads, self.tokens_max, self.brokers, self.repeats, self.seconds
+            ),
+            format!(
+                "one forward pass of a caption of {} tokens alone: {:.1} ms",
+                self.alone.tokens, self.alone.milliseconds.median
+            ),
+        ];
+        parts.extend(self.closed.as_ref().map(Closed::text));
+        if !self.loads.is_empty() {
+            parts.push(self.loads_text());
+        }
+        parts.extend(self.long.as_ref().map(Long::text));
+        parts.join("\n\n")
+    }
+
+    fn loads_text(&self) -> String {
+        let has_appended = self.loads.iter().any(|load| load.appended.is_some());
+        let mut heads = vec!["open loop, ms", "captions/s", "captions", "p50", "p90", "p99", "max"];
+        if has_appended {
+            heads.extend(["broker p50", "broker p99"]);
+        }
+        let mut table = Table::new(&heads);
+        for load in &self.loads {
+            let of = &load.received;
+            let mut cells = vec![
+                load.name.clone(),
+                format!("{:.1}", load.captions_per_second),
+                of.captions.to_string(),
+            ];
+            cells.extend([of.p50_ms, of.p90_ms, of.p99_ms, of.max_ms].map(milliseconds));
+            if let Some(appended) = &load.appended {
+                cells.extend([appended.p50_ms, appended.p99_ms].map(milliseconds));
+            }
+            table.row(cells);
+        }
+        table.to_string().trim_end().to_owned()
+    }
+
+    /// Returns the latencies by load; without those, the throughput by run.
+    pub fn chart(&self) -> Chart {
+        let steady: Vec<&Load> =
+            self.loads.iter().filter(|load| load.name.starts_with("steady")).collect();
+        if let (true, Some(closed)) = (steady.is_empty(), &self.closed) {
+            return closed.chart(&self.model);
+        }
+        let line = |name: &str, of: fn(&Latencies) -> Option<f64>| {
+            let points = steady.iter().filter_map(|l| Some((100.0 * l.load, of(&l.received)?)));
+            Series { name: name.into(), points: points.collect() }
+        };
+        Chart {
+            title: format!("Latency of {}", self.model),
+            x_label: "load, % of the closed loop's rate".into(),
+            y_label: "milliseconds from due to received".into(),
+            x_scale: Scale::Linear,
+            series: vec![
+                line("p50", |of| of.p50_ms),
+                line("p90", |of| of.p90_ms),
+                line("p99", |of| of.p99_ms),
+            ],
+        }
+    }
+}
+
+impl Closed {
+    fn text(&self) -> String {
+        let mut table = Table::new(&["closed loop", "captions/s", "tokens/s", "worker over it"]);
+        row(&mut table, "worker", &self.worker, String::new());
+        let Some(offline) = &self.offline else { return table.to_string().trim_end().to_owned() };
+        row(&mut table, "offline packed", &offline.packed, ratio(offline.worker_over_packed));
+        row(&mut table, "offline padded-32", &offline.padded, ratio(offline.worker_over_padded));
+        format!("{table}padding is {} of padded-32's tokens", percent(offline.padding_share))
+    }
+
+    fn chart(&self, model: &str) -> Chart {
+        let line = |name: &str, of: &Throughput| {
+            let runs = of.runs.iter().enumerate();
+            let points = runs.map(|(run, rate)| (run as f64 + 1.0, *rate)).collect();
+            Series { name: name.into(), points }
+        };
+        let mut series = vec![line("worker", &self.worker)];
+        if let Some(offline) = &self.offline {
+            series.push(line("offline packed", &offline.packed));
+            series.push(line("offline padded-32", &offline.padded));
+        }
+        Chart {
+            title: format!("Throughput of {model}"),
+            x_label: "run".into(),
+            y_label: "captions a second".into(),
+            x_scale: Scale::Linear,
+            series,
+        }
+    }
+}
+
+impl Long {
+    fn text(&self) -> String {
+        let mut table = Table::new(&["closed loop", "captions/s", "tokens/s", "tokens/caption"]);
+        let mixes = [
+            ("plain", &self.plain, self.plain_tokens),
+            ("5 % long captions", &self.long, self.long_tokens),
+        ];
+        for (name, of, tokens) in mixes {
+            row(&mut table, name, of, format!("{tokens:.1}"));
+        }
+        format!(
+            "{table}5 % long captions / plain: {} of the captions/s, {} of the tokens/s",
+            ratio(self.captions_ratio),
+            ratio(self.tokens_ratio),
+        )
+    }
+}
+
+fn row(table: &mut Table, name: &str, of: &Throughput, last: String) {
+    table.row([
+        name.into(),
+        format!("{:.1}", of.captions_per_second.median),
+        format!("{:.0}", of.tokens_per_second.median),
+        last,
+    ]);
+}
+
+fn ratio(of: Spread) -> String {
+    format!("{:.3} ({:.3} to {:.3})", of.median, of.min, of.max)
+}
