@@ -127,6 +127,7 @@ pub struct Sink {
     include_caption: bool,
     model_id: String,
     dim: usize,
+    dim_text: String,
 }
 
 impl Sink {
@@ -192,6 +193,7 @@ impl Sink {
             include_caption: config.output.include_caption,
             model_id: model_id.into(),
             dim,
+            dim_text: dim.to_string(),
         })
     }
 
@@ -331,14 +333,13 @@ impl Sink {
     }
 
     fn vector_headers(&self, origin: &Origin, caption: &PreparedCaption) -> OwnedHeaders {
-        let dim = self.dim.to_string();
         let source = self.source(origin);
         let tokens = caption.tokens.ids.len().to_string();
         let truncated = if caption.tokens.truncated { "true" } else { "false" };
         let own = origin.message.headers.clone().unwrap_or_default();
         [
             (HEADER_MODEL, self.model_id.as_str()),
-            (HEADER_DIM, &dim),
+            (HEADER_DIM, &self.dim_text),
             (HEADER_DTYPE, DTYPE),
             (HEADER_SOURCE, &source),
             (HEADER_TOKENS, &tokens),

@@ -77,6 +77,42 @@ fn a_limit_in_bytes_pauses_fetching_too() {
 }
 
 #[test]
+fn an_objective_that_is_missed_is_counted_and_drops_nothing() {
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.batch.latency_objective = Duration::from_nanos(1);
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    cluster.send("in", &captions(100));
+    cluster.await_records("out", 100);
+    assert_eq!(metric(&worker, "capvec_latency_objective_missed_total"), 100.0);
+    shutdown.drain();
+    worker.wait().unwrap();
+}
+
+#[test]
+fn several_sessions_share_the_captions_and_their_order_holds() {
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.embed.embedder = EmbedderKind::Onnx;
+    (config.embed.sessions, config.embed.threads) = (3, 1);
+    (config.batch.tokens_max, config.batch.captions_max) = (40, 4.try_into().unwrap());
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    assert_eq!(metric(&worker, "capvec_embedders"), 3.0);
+    let one_key: Vec<_> =
+        (0..300).map(|i| Outgoing::caption("key", &format!("caption {i}"))).collect();
+    cluster.send("in", &one_key);
+    let records = cluster.await_records("out", 300);
+    let sources: Vec<_> = records.iter().map(|record| record.header("capvec.source")).collect();
+    let offsets =
+        sources.iter().map(|source| source.rsplit_once('/').unwrap().1.parse::<usize>().unwrap());
+    assert!(offsets.eq(0..300), "{sources:?}");
+    shutdown.drain();
+    worker.wait().unwrap();
+}
+
+#[test]
 fn a_broker_that_refuses_for_a_while_is_waited_for() {
     let (mock, cluster) = mock();
     cluster.send("in", &captions(10));

@@ -11,5 +11,6 @@ mod group;
 mod import;
 mod in_process;
 mod parity;
+mod precision;
 mod promises;
 mod rejection;
