@@ -29,8 +29,12 @@ const MEASURE: Duration = Duration::from_millis(500);
 /// Batches made for a place of the grid; they are measured round and round.
 const BATCHES: usize = 64;
 
-/// How long either policy runs each time, about.
-const POLICY_SECONDS: f64 = 2.0;
+/// How long packed batches run each time beside padded ones, about.
+const POLICY_SECONDS: f64 = 1.0;
+
+/// Captions that the two are compared over: a few batches on the slowest machine, and no more than
+/// fit into memory on the fastest.
+const POLICY_CAPTIONS: (usize, usize) = (128, 1 << 16);
 
 /// Arguments of `capvec bench encoder`.
 #[derive(Debug, Args)]
@@ -147,13 +151,12 @@ pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
     let total = u64::from(repeats) * (cells.len() as u64 + 1);
     let mut done = 0;
     for _ in 0..repeats {
-        for (index, cell) in cells.iter_mut().enumerate() {
+        for cell in &mut cells {
             progress.update(done, total, &format!("{}, {} tokens", cell.mix, cell.tokens_max));
-            // Near in time to what it is compared with, and not before every place.
-            if index % args.tokens.len() == 0 {
-                machine_flops.push(machine.measure()?);
-            }
-            cell.measure(&mut embedder, machine_flops[machine_flops.len() - 1])?;
+            // A machine's rate changes within seconds, with its clock and its neighbours.
+            let flops = machine.measure()?;
+            machine_flops.push(flops);
+            cell.measure(&mut embedder, flops)?;
             done += 1;
         }
         progress.update(done, total, "packed and padded");
@@ -265,15 +268,16 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// Takes as many captions as the network embeds in about two seconds, in whole padded batches.
+    /// Takes as many captions as the network embeds in that time, in whole padded batches.
     fn new(embedder: &mut OnnxEmbedder, captions: &[Vec<u32>]) -> anyhow::Result<Comparison> {
         let limits =
             Limits { wait_max: Duration::ZERO, ..config::Config::default().batch_limits() };
         let policy = Policy::Packed(limits);
         let trial = offline::embed(embedder, captions, policy, |work| work.time >= MEASURE)?;
         let wanted = (trial.captions_per_second() * POLICY_SECONDS) as usize;
+        let (least, most) = POLICY_CAPTIONS;
         let whole = wanted.div_ceil(offline::PADDED_CAPTIONS) * offline::PADDED_CAPTIONS;
-        let captions = captions.iter().cycle().take(whole.clamp(64, 1 << 16)).cloned().collect();
+        let captions = captions.iter().cycle().take(whole.clamp(least, most)).cloned().collect();
         let (packed, padded) = (Vec::new(), Vec::new());
         Ok(Comparison { captions, limits, packed, padded, padding_share: 0.0 })
     }

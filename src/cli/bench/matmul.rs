@@ -23,7 +23,7 @@ const HIDDEN: usize = 768;
 const INNER: usize = 3072;
 
 /// A measurement takes at least this long.
-const MEASURE: Duration = Duration::from_millis(300);
+const MEASURE: Duration = Duration::from_millis(150);
 
 /// The two products.
 pub struct MatrixProducts {

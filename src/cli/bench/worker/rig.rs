@@ -32,7 +32,7 @@ const AHEAD_MIN: u64 = 128;
 const AHEAD_MAX: u64 = 20_000;
 
 /// Captions ahead of the worker, in seconds of its work.
-const AHEAD_SECONDS: f64 = 0.5;
+const AHEAD_SECONDS: f64 = 0.25;
 
 /// The worker, its input and its output.
 pub struct Rig {
