@@ -153,13 +153,12 @@ pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
     let total = u64::from(repeats) * (cells.len() as u64 + 1);
     let mut done = 0;
     for _ in 0..repeats {
-        for (index, cell) in cells.iter_mut().enumerate() {
+        for cell in &mut cells {
             progress.update(done, total, &format!("{}, {} tokens", cell.mix, cell.tokens_max));
-            // Near in time to what it is compared with, and not before every place.
-            if index % args.tokens.len() == 0 {
-                machine_flops.push(machine.measure()?);
-            }
-            cell.measure(&mut embedder, machine_flops[machine_flops.len() - 1])?;
+            // A machine's rate changes within seconds, with its clock and its neighbours.
+            let flops = machine.measure()?;
+            machine_flops.push(flops);
+            cell.measure(&mut embedder, flops)?;
             done += 1;
         }
         progress.update(done, total, "packed and padded");
