@@ -88,7 +88,7 @@ struct Place {
     tokens_per_second: Spread,
     captions_per_second: Spread,
     gflops: Spread,
-    /// Of the machine's rate of matrix products, each time measured just before.
+    /// Of the machine's rate of matrix products, each time measured just before and after.
     share: Spread,
 }
 
@@ -114,7 +114,8 @@ struct Cell {
     tokens_max: usize,
     mix: &'static str,
     batches: Vec<(TokenBatch, f64)>,
-    runs: Vec<Run>,
+    /// Each with the machine's rate of matrix products around it.
+    runs: Vec<(Run, f64)>,
 }
 
 /// One measurement of a place.
@@ -123,7 +124,6 @@ struct Run {
     tokens_per_second: f64,
     captions_per_second: f64,
     flops: f64,
-    machine_flops: f64,
 }
 
 /// Measures.
@@ -156,9 +156,11 @@ pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
         for cell in &mut cells {
             progress.update(done, total, &format!("{}, {} tokens", cell.mix, cell.tokens_max));
             // A machine's rate changes within seconds, with its clock and its neighbours.
-            let flops = machine.measure()?;
+            let before = machine.measure()?;
+            let run = cell.measure(&mut embedder)?;
+            let flops = (before + machine.measure()?) / 2.0;
             machine_flops.push(flops);
-            cell.measure(&mut embedder, flops)?;
+            cell.runs.push((run, flops));
             done += 1;
         }
         progress.update(done, total, "packed and padded");
@@ -217,7 +219,7 @@ impl Cell {
         Cell { tokens_max, mix: mix.name, batches, runs: Vec::new() }
     }
 
-    fn measure(&mut self, embedder: &mut OnnxEmbedder, machine_flops: f64) -> anyhow::Result<()> {
+    fn measure(&self, embedder: &mut OnnxEmbedder) -> anyhow::Result<Run> {
         if self.runs.is_empty() {
             // The first of a size makes room in ONNX Runtime's memory.
             embedder.embed(&self.batches[0].0)?;
@@ -234,19 +236,17 @@ impl Cell {
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        self.runs.push(Run {
+        Ok(Run {
             tokens_per_second: tokens as f64 / seconds,
             captions_per_second: captions as f64 / seconds,
             flops: operations / seconds,
-            machine_flops,
-        });
-        Ok(())
+        })
     }
 
     fn place(&self) -> Place {
         let tokens: usize = self.batches.iter().map(|(batch, _)| batch.tokens()).sum();
         let slots: usize = self.batches.iter().map(|(batch, _)| batch.slot_tokens.len()).sum();
-        let spread = |of: fn(&Run) -> f64| Spread::of(self.runs.iter().map(of));
+        let spread = |of: fn(&Run) -> f64| Spread::of(self.runs.iter().map(|(run, _)| of(run)));
         Place {
             tokens_max: self.tokens_max,
             mix: self.mix,
@@ -255,7 +255,7 @@ impl Cell {
             tokens_per_second: spread(|run| run.tokens_per_second),
             captions_per_second: spread(|run| run.captions_per_second),
             gflops: spread(|run| run.flops / 1e9),
-            share: spread(|run| run.flops / run.machine_flops),
+            share: Spread::of(self.runs.iter().map(|(run, machine)| run.flops / machine)),
         }
     }
 }

@@ -244,8 +244,9 @@ impl Bench<'_> {
         let mut first = None;
         let (mut seen, mut moved) = (0, Instant::now());
         loop {
-            process.check()?;
+            // First: a Ctrl-C on the terminal ends the process too.
             ensure!(self.shutdown.wanted() == Wanted::Run, "interrupted");
+            process.check()?;
             let through = ends.records()?;
             let now = (Instant::now(), process.cpu_seconds()?, through);
             if through != seen {
