@@ -67,6 +67,8 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let (to_batch, tokenized) = queue::bounded("tokenized", in_flight, &metrics.queues);
     let (to_sink, finished) = queue::bounded::<Finished>("finished", FINISHED_MAX, &metrics.queues);
     let (requests, free_embedders) = crossbeam_channel::bounded(embedders.len());
+    let (jobs, batches): (Vec<_>, Vec<_>) =
+        embedders.iter().map(|_| crossbeam_channel::bounded(1)).unzip();
 
     let sink = Sink::new(
         config,
@@ -100,6 +102,7 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let batcher = Batcher {
         input: tokenized,
         requests: free_embedders,
+        jobs,
         around: to_sink.clone(),
         captions_max: config.batch.captions_max.get(),
         wait_max: config.batch.wait_max,
@@ -111,10 +114,12 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
         wait_seconds: metrics.stage(Stage::Wait),
     };
     stages.spawn("batch", move || Ok(batcher.run()?))?;
-    for (number, embedder) in embedders.into_iter().enumerate() {
+    for (number, (embedder, jobs)) in embedders.into_iter().zip(batches).enumerate() {
         let task = EmbedTask {
             embedder,
+            number,
             requests: requests.clone(),
+            jobs,
             out: to_sink.clone(),
             metrics: metrics.embed.clone(),
             seconds: metrics.stage(Stage::Embed),

@@ -1,7 +1,8 @@
 //! The batcher: a thread that holds what waits and cuts a batch when an embedder is free.
 //!
-//! Embedders ask first, by a [`Request`] with the channel that they wait on; the batch is cut after
-//! that, so it holds everything that has come by then. A request says also what the last batch took:
+//! Embedders ask first, by a [`Request`]; the batch is cut after that, so it holds everything that has
+//! come by then. The channels that they wait on are the batcher's alone, so that its end ends them: in
+//! a request, one could lie unseen in the requests' channel and keep its embedder waiting for ever. A request says also what the last batch took:
 //! [`cost`] learns to predict the next from it, and [`budget`] how many tokens it should have. What to
 //! cut is [`policy`]'s decision, and [`packing`] makes tensors of it.
 
@@ -40,10 +41,10 @@ pub struct Job {
 }
 
 /// A free embedder asks for a batch.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// The place to send it to.
-    pub reply: Sender<Job>,
+    /// Which embedder, as an index of [`Batcher::jobs`].
+    pub embedder: usize,
     /// What its last batch took, if it was embedded whole.
     pub last: Option<Pass>,
 }
@@ -63,6 +64,8 @@ pub struct Batcher {
     pub input: QueueReceiver<Tracked<PreparedCaption>>,
     /// Free embedders.
     pub requests: Receiver<Request>,
+    /// Where each embedder waits for its batch. There is room for one.
+    pub jobs: Vec<Sender<Job>>,
     /// What is abandoned goes around the network.
     pub around: QueueSender<Finished>,
     /// Most captions of a batch.
@@ -111,9 +114,10 @@ impl Batcher {
                     Decision::Cut { captions, reason } => {
                         // An embedder that has ended in the meantime has failed the worker; the
                         // batch is redelivered.
-                        let reply = request.reply.clone();
+                        let embedder = request.embedder;
                         free.pop_front();
-                        drop(reply.send(self.cut(&mut pending, captions, reason)));
+                        let job = self.cut(&mut pending, captions, reason);
+                        drop(self.jobs[embedder].send(job));
                         continue;
                     }
                     Decision::Wait(duration) => alarm = after(duration.min(LEAVING_CHECK)),
@@ -217,5 +221,62 @@ impl Batcher {
         self.metrics.captions.observe(batch.captions() as f64);
         self.metrics.tokens.observe(batch.tokens() as f64);
         Job { captions, batch }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embed::hash::HashEmbedder;
+    use crate::embed::task::EmbedTask;
+    use crate::metrics::{Metrics, Stage};
+    use crate::queue;
+
+    /// Long enough for a thread to end, however busy the machine is.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Starts an embedder and lets its batcher end, in whichever order their threads come to run.
+    fn batcher_ends(metrics: &Metrics) {
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(1);
+        let (job, jobs) = crossbeam_channel::bounded(1);
+        let embedder = EmbedTask {
+            embedder: Box::new(HashEmbedder::new(4)),
+            number: 0,
+            requests,
+            jobs,
+            out: around.clone(),
+            metrics: metrics.embed.clone(),
+            seconds: metrics.stage(Stage::Embed),
+            latency_objective: None,
+        };
+        let batcher = Batcher {
+            input,
+            requests: free,
+            jobs: vec![job],
+            around,
+            captions_max: 1,
+            wait_max: Duration::ZERO,
+            latency_objective: None,
+            budget: TokenBudget::fixed(1),
+            cost: CostModel::default(),
+            pending_max: 1,
+            metrics: metrics.batch.clone(),
+            wait_seconds: metrics.stage(Stage::Wait),
+        };
+        let (ended, end) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || ended.send(embedder.run().is_ok()));
+        drop::<QueueSender<Tracked<PreparedCaption>>>(captions);
+        batcher.run().unwrap();
+        assert_eq!(end.recv_timeout(PATIENCE), Ok(true), "the embedder ends with its batcher");
+    }
+
+    #[test]
+    fn an_embedder_that_asks_while_the_batcher_ends_is_not_left_waiting() {
+        let metrics = Metrics::new();
+        for _ in 0..500 {
+            batcher_ends(&metrics);
+        }
     }
 }

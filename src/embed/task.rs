@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use prometheus::Histogram;
 use thiserror::Error;
 
@@ -48,8 +48,12 @@ pub enum EmbedTaskError {
 pub struct EmbedTask {
     /// The embedder.
     pub embedder: Box<dyn Embedder>,
+    /// Its number, as an index of [`crate::batch::Batcher::jobs`].
+    pub number: usize,
     /// Where the batcher hears that it is free.
     pub requests: Sender<Request>,
+    /// Batches from the batcher.
+    pub jobs: Receiver<Job>,
     /// Vectors and rejections, for the sink.
     pub out: QueueSender<Finished>,
     /// Counts.
@@ -69,12 +73,10 @@ impl EmbedTask {
     pub fn run(mut self) -> Result<(), EmbedTaskError> {
         let mut last = None;
         loop {
-            // A channel of its own for each batch: it closes when the batcher has nothing more.
-            let (reply, batch) = crossbeam_channel::bounded(1);
-            if self.requests.send(Request { reply, last }).is_err() {
+            if self.requests.send(Request { embedder: self.number, last }).is_err() {
                 return Ok(());
             }
-            let Ok(Job { captions, batch }) = batch.recv() else { return Ok(()) };
+            let Ok(Job { captions, batch }) = self.jobs.recv() else { return Ok(()) };
             last = self.embed(captions, &batch)?;
         }
     }
@@ -223,9 +225,12 @@ mod tests {
         let metrics = Metrics::new();
         let (out, finished) = queue::bounded("test", 100, &metrics.queues);
         let (requests, _free) = crossbeam_channel::bounded(1);
+        let (_batcher, jobs) = crossbeam_channel::bounded(1);
         let mut task = EmbedTask {
             embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), dead }),
+            number: 0,
             requests,
+            jobs,
             out,
             metrics: metrics.embed.clone(),
             seconds: metrics.stage(crate::metrics::Stage::Embed),
