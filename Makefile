@@ -29,6 +29,7 @@ test: ## Run all tests, those on a real Kafka included
 	@scripts/setup test
 	@scripts/onnxruntime
 	@scripts/kafka-jars
+	@scripts/prometheus || true # The tests that need it say that they are skipped.
 	@mkdir -p $(target_dir)
 	@echo cargo test --locked --no-fail-fast
 	@status=0; \
