@@ -142,8 +142,9 @@ impl EmbedTask {
         error: EmbedError,
     ) -> Result<(), EmbedTaskError> {
         if captions.len() > 1 {
-            tracing::warn!(captions = captions.len(), %error, "a batch failed and is split");
-            self.metrics.splits.inc();
+            let reason = error.split_reason().as_label();
+            tracing::warn!(captions = captions.len(), reason, %error, "a batch failed and is split");
+            self.metrics.splits.with_label_values(&[reason]).inc();
             let second = captions.split_off(captions.len() / 2);
             for half in [captions, second] {
                 let batch = TokenBatch::pack(half.iter().map(|c| c.payload.tokens.ids.as_slice()));

@@ -13,6 +13,7 @@
 //! - Every message that is sent on has been opened in the ledger.
 //! - A partition is given up only after its last commit, or after the drain's limit.
 
+mod lag;
 mod membership;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use thiserror::Error;
 
+use lag::Lag;
 use membership::Leaving;
 
 use super::committer::{Committed, Committer};
@@ -90,6 +92,7 @@ pub struct Source {
     shutdown: Shutdown,
     health: Arc<Health>,
     metrics: SourceMetrics,
+    lag: Lag,
     /// By outcome, looked up once: every message has one.
     settled: [IntCounter; Outcome::ALL.len()],
     topic: String,
@@ -150,6 +153,7 @@ impl Source {
             shutdown,
             health,
             settled: Outcome::ALL.map(|o| metrics.settled.with_label_values(&[o.as_label()])),
+            lag: Lag::new(metrics.lag.clone(), config.metrics.per_partition),
             metrics,
             topic: config.input.topic.clone(),
             messages_max,
@@ -269,8 +273,8 @@ impl Source {
             return None;
         }
         let now = Instant::now();
-        let bytes = message.bytes();
-        let opened = match self.ledger.open(partition, offset, bytes, now) {
+        let (bytes, timestamp_ms) = (message.bytes(), message.timestamp_ms);
+        let opened = match self.ledger.open(partition, offset, bytes, timestamp_ms, now) {
             Ok(opened) => opened,
             Err(WentBack { last, found }) => {
                 // The log was cut, or the offset was out of range and reset: what was in flight
@@ -278,7 +282,9 @@ impl Source {
                 tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
                 self.end_assignment(partition);
                 self.begin_assignment(partition);
-                self.ledger.open(partition, offset, bytes, now).expect("nothing was received yet")
+                self.ledger
+                    .open(partition, offset, bytes, timestamp_ms, now)
+                    .expect("nothing was received yet")
             }
         };
         let Some(sequence) = opened else {
@@ -374,7 +380,7 @@ impl Source {
         list
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let in_flight = self.ledger.in_flight();
         self.metrics.in_flight.set(in_flight.messages as i64);
         self.metrics.in_flight_bytes.set(in_flight.bytes as i64);
@@ -383,17 +389,7 @@ impl Source {
             .oldest_unsettled_seconds
             .set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
         self.health.oldest_unsettled(oldest);
-        for (partition, of) in self.consumer.context().take_ends() {
-            if self.ledger.assignment(partition).is_none() {
-                continue;
-            }
-            let committed = Some(of.committed).filter(|committed| *committed >= 0);
-            let settled = self.ledger.position(partition).map(|next| next.0);
-            // A group that has never committed begins at the beginning.
-            let from = settled.or(committed).unwrap_or(of.beginning.max(0));
-            let lag = (of.end - from).max(0);
-            self.metrics.lag.with_label_values(&[&partition.to_string()]).set(lag);
-        }
+        self.lag.report(self.consumer.context().take_ends(), &self.ledger);
     }
 }
 

@@ -172,8 +172,7 @@ impl Source {
             assignment.revoke();
         }
         self.metrics.partitions.set(self.ledger.partitions().len() as i64);
-        // There is no series where the statistics haven't come since the assignment.
-        drop(self.metrics.lag.remove_label_values(&[&partition.to_string()]));
+        self.lag.forget(partition);
     }
 
     /// After a failure: commits what is settled, so that less comes again.
