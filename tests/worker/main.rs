@@ -9,6 +9,7 @@ mod compare;
 mod dashboard;
 mod flow;
 mod group;
+mod image;
 mod import;
 mod in_process;
 mod observe;
