@@ -57,7 +57,7 @@ impl Source {
             self.begin_assignment(partition);
         }
         take(&self.consumer, partitions).map_err(SourceError::Consumer)?;
-        if self.paused_since.is_some() || self.stopping {
+        if self.full.as_ref().is_some_and(|full| full.is_paused) || self.stopping {
             self.consumer.pause(partitions).map_err(SourceError::Consumer)?;
         }
         self.health.assigned();
