@@ -115,6 +115,6 @@ mod tests {
     fn neighbours_that_would_saturate_together_are_smaller() {
         assert_eq!(quantize(&[2.0, 2.0], 2).numbers, [64, 64]);
         assert_eq!(quantize(&[2.0, -2.0], 2).numbers, [127, -127]);
-        assert_eq!(quantize(&[-2.0, -1.0, 2.0, 0.0], 4).numbers, [-85, -43, 85, 0]);
+        assert_eq!(quantize(&[-2.0, -1.0, 2.0, 0.0], 4).numbers, [-85, -42, 85, 0]);
     }
 }
