@@ -139,7 +139,7 @@ fn rule_queries(prometheus: &Prometheus) -> Vec<Query> {
 
 fn show(samples: &[Value]) -> String {
     let value = |s: &Value| s["value"][1].as_str().and_then(|v| v.parse::<f64>().ok());
-    let values: Vec<String> = samples.iter().filter_map(value).map(|v| format!("{v:.4}")).collect();
+    let values: Vec<String> = samples.iter().filter_map(value).map(|v| v.to_string()).collect();
     match values.len() {
         0..=4 => values.join(", "),
         n => format!("{}, … ({n} series)", values[..3].join(", ")),
