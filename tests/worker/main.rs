@@ -6,6 +6,7 @@ mod support;
 mod bench;
 mod cli;
 mod compare;
+mod exactly_once;
 mod flow;
 mod group;
 mod import;
