@@ -143,7 +143,7 @@ fn books(c: &mut Criterion) {
         b.iter(|| {
             let offsets = next..next + MESSAGES as i64;
             for offset in offsets.clone() {
-                ledger.open(0, Offset(offset), black_box(100), received).unwrap();
+                ledger.open(0, Offset(offset), black_box(100), Some(0), received).unwrap();
             }
             for offset in offsets.clone().rev() {
                 assert!(ledger.settle(&assignment, Offset(offset)));

@@ -1,9 +1,14 @@
-//! `/metrics`, `/livez` and `/readyz`, on a thread and a runtime of their own: they answer under full
-//! load, and they never ask a broker.
+//! `/metrics`, `/livez`, `/readyz` and a page that draws the metrics, on a thread and a runtime of their
+//! own: they answer under full load, and they never ask a broker.
 //!
 //! `/livez` fails when the source's thread hasn't polled for a while, or a caption has been in the
 //! worker for too long: then only a restart helps. `/readyz` fails until the model has run once and
 //! the group has answered, and again from the moment a stop begins.
+//!
+//! # Invariants
+//!
+//! - Nothing here changes anything: methods other than GET and HEAD are refused.
+//! - The page loads nothing from elsewhere, and its policy forbids the browser to.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,14 +16,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 
 use crate::metrics::Metrics;
 
 /// The source polls every few milliseconds; this long without is a hang.
 const POLL_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// What the page may do in the browser: load its own files and ask this port. The policy says so even
+/// should a label's value find a way into the page as markup.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What the probes look at. Stages write it, the probes read it.
 #[derive(Debug)]
@@ -147,6 +157,30 @@ fn router(metrics: Metrics, health: Arc<Health>) -> Router {
         )
         .route("/livez", get(move || async move { answer(live.sick()) }))
         .route("/readyz", get(move || async move { answer(health.not_ready()) }))
+        .route("/", page("text/html; charset=utf-8", include_str!("admin/page.html")))
+        .route("/page.css", page("text/css; charset=utf-8", include_str!("admin/page.css")))
+        .route("/page.js", page("text/javascript; charset=utf-8", include_str!("admin/page.js")))
+        .fallback(|method: Method| async move {
+            match method {
+                Method::GET | Method::HEAD => StatusCode::NOT_FOUND,
+                _ => StatusCode::METHOD_NOT_ALLOWED,
+            }
+        })
+}
+
+/// A file of the page. `get` answers HEAD too, and refuses other methods.
+fn page(kind: &'static str, text: &'static str) -> MethodRouter {
+    get(move || async move {
+        let headers = [
+            (header::CONTENT_TYPE, kind),
+            (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            // Another version of the worker has another page.
+            (header::CACHE_CONTROL, "no-cache"),
+        ];
+        (headers, text)
+    })
 }
 
 fn answer(trouble: Option<impl Into<String>>) -> impl IntoResponse {
@@ -159,6 +193,8 @@ fn answer(trouble: Option<impl Into<String>>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
 
     #[test]
     fn ready_from_the_first_assignment_to_the_stop() {
@@ -170,6 +206,54 @@ mod tests {
         assert_eq!(health.not_ready(), None);
         health.stopping();
         assert_eq!(health.not_ready(), Some("stopping"));
+    }
+
+    /// Sends a request and returns the whole answer.
+    fn ask(address: SocketAddr, method: &str, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn the_port_only_reads() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let address = serve(listen, Metrics::new(), Health::new(Duration::from_secs(60))).unwrap();
+        for path in ["/", "/page.css", "/page.js", "/metrics", "/livez"] {
+            assert!(ask(address, "GET", path).starts_with("HTTP/1.1 200 "), "{path}");
+            let head = ask(address, "HEAD", path);
+            assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{path}");
+        }
+        assert!(ask(address, "GET", "/readyz").starts_with("HTTP/1.1 503 "), "no model yet");
+        assert!(ask(address, "GET", "/elsewhere").starts_with("HTTP/1.1 404 "));
+        for path in ["/", "/page.js", "/metrics", "/livez", "/readyz", "/elsewhere"] {
+            for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+                let answer = ask(address, method, path);
+                assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_loads_its_own_files_alone() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let address = serve(listen, Metrics::new(), Health::new(Duration::from_secs(60))).unwrap();
+        let page = ask(address, "GET", "/").to_lowercase();
+        assert!(page.contains("\r\ncontent-security-policy: default-src 'none'; "), "{page}");
+        for file in ["page.html", "page.css", "page.js"] {
+            let path = std::path::Path::new("src/admin").join(file);
+            let text = std::fs::read_to_string(&path).unwrap();
+            // The one address is the name of SVG's namespace, which nobody fetches.
+            let text = text.replace("http://www.w3.org/2000/svg", "");
+            for elsewhere in
+                ["http://", "https://", "//cdn", "url(", "@import", " style=", "onclick"]
+            {
+                assert!(!text.contains(elsewhere), "{file} has {elsewhere}");
+            }
+        }
     }
 
     #[test]

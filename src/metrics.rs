@@ -4,14 +4,20 @@
 //! base units. Label values come from closed sets and all start at 0, partitions excepted, whose
 //! series go when the partition goes. `docs/metrics.md` lists them for people; a test compares.
 
-use prometheus::core::Collector;
+mod make;
+
 use prometheus::{
-    Counter, CounterVec, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
 use crate::batch::policy::CutReason;
+use crate::embed::SplitReason;
 use crate::tracked::{Outcome, RejectReason};
+use make::{
+    buckets, counter, counter_vec, counters, float_gauge, float_gauge_vec, gauge, histogram,
+    histogram_vec, info, int_gauge_vec, powers, seconds,
+};
 
 /// Stages whose time is measured, in the order of a caption's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,7 @@ pub struct Metrics {
     pub sink: SinkMetrics,
     stage_seconds: HistogramVec,
     model: IntGaugeVec,
+    execution_provider: IntGaugeVec,
 }
 
 /// Of each queue between stages, by `queue`.
@@ -121,8 +128,8 @@ pub struct SourceMetrics {
     pub paused: IntGauge,
     /// Age of the oldest unsettled message.
     pub oldest_unsettled_seconds: Gauge,
-    /// Messages between the last settled one and the end, by `partition`.
-    pub lag: IntGaugeVec,
+    /// How far the worker is behind.
+    pub lag: LagMetrics,
     /// Partitions that this worker owns.
     pub partitions: IntGauge,
     /// Commits, by `result`: ok or failed.
@@ -135,6 +142,19 @@ pub struct SourceMetrics {
     pub errors: IntCounter,
     /// From the broker's timestamp to the acknowledgement.
     pub end_to_end_seconds: Histogram,
+}
+
+/// Of what waits in the partitions that the worker owns, and in the worker.
+#[derive(Clone, Debug)]
+pub struct LagMetrics {
+    /// Messages in all partitions.
+    pub messages: IntGauge,
+    /// Age of the oldest.
+    pub seconds: Gauge,
+    /// Messages, by `partition`.
+    pub partition_messages: IntGaugeVec,
+    /// Age of the oldest, by `partition`.
+    pub partition_seconds: GaugeVec,
 }
 
 /// Of decoding and tokenizing.
@@ -176,8 +196,8 @@ pub struct EmbedMetrics {
     pub captions: IntCounter,
     /// Time spent in forward passes.
     pub busy_seconds: Counter,
-    /// Batches that failed and were split.
-    pub splits: IntCounter,
+    /// Batches that failed and were split, by `reason`.
+    pub splits: IntCounterVec,
     /// Captions whose pass was done later than the latency objective says.
     pub objective_missed: IntCounter,
     /// Embedders: passes that may be under way at a time.
@@ -241,12 +261,20 @@ impl Metrics {
             // From the tokenizer's microseconds to a batch of a slow CPU or a wait for a broker.
             buckets(10e-6, 60.0),
         );
-        let build =
-            int_gauge_vec(&r, "build_info", "Always 1; the build is in the labels", "version");
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let model = IntGaugeVec::new(
-            opts("model_info", "Always 1; the model is in the labels"),
+        info(&r, "build_info", "Always 1; the build is in the labels", &["version"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        let model = info(
+            &r,
+            "model_info",
+            "Always 1; the model is in the labels",
             &["model", "dim", "precision"],
+        );
+        let execution_provider = info(
+            &r,
+            "execution_provider_info",
+            "Always 1; what the configuration asks to run the network, and what runs it",
+            &["wanted", "running"],
         );
         Metrics {
             queues: QueueMetrics {
@@ -296,12 +324,30 @@ impl Metrics {
                     "oldest_unsettled_seconds",
                     "Age of the oldest message in the worker, in seconds",
                 ),
-                lag: int_gauge_vec(
-                    &r,
-                    "consumer_lag_messages",
-                    "Messages between the last settled one and the end of the partition",
-                    "partition",
-                ),
+                lag: LagMetrics {
+                    messages: gauge(
+                        &r,
+                        "lag_messages",
+                        "Messages that aren't settled, in this worker and in its partitions",
+                    ),
+                    seconds: float_gauge(
+                        &r,
+                        "lag_seconds",
+                        "Age of the oldest message that isn't settled, by its timestamp",
+                    ),
+                    partition_messages: int_gauge_vec(
+                        &r,
+                        "consumer_lag_messages",
+                        "Messages between the last settled one and the end of the partition",
+                        "partition",
+                    ),
+                    partition_seconds: float_gauge_vec(
+                        &r,
+                        "consumer_lag_seconds",
+                        "Age of the partition's oldest message that isn't settled",
+                        "partition",
+                    ),
+                },
                 partitions: gauge(&r, "assigned_partitions", "Partitions that this worker owns"),
                 commits: counters(
                     &r,
@@ -379,10 +425,12 @@ impl Metrics {
                     "embed_busy_seconds_total",
                     "Seconds spent in forward passes; its rate is the embedder's duty cycle",
                 ),
-                splits: counter(
+                splits: counters(
                     &r,
                     "batch_splits_total",
-                    "Batches that failed and were split to find the caption at fault",
+                    "Batches that failed and were split",
+                    "reason",
+                    SplitReason::ALL.map(SplitReason::as_label),
                 ),
                 objective_missed: counter(
                     &r,
@@ -462,7 +510,8 @@ impl Metrics {
                 ),
             },
             stage_seconds,
-            model: register(&r, model),
+            model,
+            execution_provider,
             registry: r,
         }
     }
@@ -475,6 +524,11 @@ impl Metrics {
     /// Says which model runs.
     pub fn set_model(&self, model_id: &str, dim: usize, precision: &str) {
         self.model.with_label_values(&[model_id, &dim.to_string(), precision]).set(1);
+    }
+
+    /// Says which execution provider of ONNX Runtime is to run the network, and which one does.
+    pub fn set_execution_provider(&self, wanted: &str, running: &str) {
+        self.execution_provider.with_label_values(&[wanted, running]).set(1);
     }
 
     /// Returns all metrics in Prometheus's text format.
@@ -491,96 +545,6 @@ impl Metrics {
     }
 }
 
-fn opts(name: &str, help: &str) -> Opts {
-    Opts::new(name, help).namespace("capvec")
-}
-
-fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: Result<C, prometheus::Error>,
-) -> C {
-    let metric = metric.expect("the name and the labels are valid");
-    registry.register(Box::new(metric.clone())).expect("no other metric has the name");
-    metric
-}
-
-fn counter(r: &Registry, name: &str, help: &str) -> IntCounter {
-    register(r, IntCounter::with_opts(opts(name, help)))
-}
-
-fn seconds(r: &Registry, name: &str, help: &str) -> Counter {
-    register(r, Counter::with_opts(opts(name, help)))
-}
-
-fn gauge(r: &Registry, name: &str, help: &str) -> IntGauge {
-    register(r, IntGauge::with_opts(opts(name, help)))
-}
-
-fn float_gauge(r: &Registry, name: &str, help: &str) -> Gauge {
-    register(r, Gauge::with_opts(opts(name, help)))
-}
-
-fn int_gauge_vec(r: &Registry, name: &str, help: &str, label: &str) -> IntGaugeVec {
-    register(r, IntGaugeVec::new(opts(name, help), &[label]))
-}
-
-fn counter_vec(r: &Registry, name: &str, help: &str, label: &str) -> CounterVec {
-    register(r, CounterVec::new(opts(name, help), &[label]))
-}
-
-/// Counters of which every label value is there from the beginning, at 0.
-fn counters<const N: usize>(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    label: &str,
-    values: [&str; N],
-) -> IntCounterVec {
-    let vec = register(r, IntCounterVec::new(opts(name, help), &[label]));
-    for value in values {
-        vec.with_label_values(&[value]);
-    }
-    vec
-}
-
-fn histogram(r: &Registry, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
-    let opts = HistogramOpts::new(name, help).namespace("capvec").buckets(buckets);
-    register(r, Histogram::with_opts(opts))
-}
-
-fn histogram_vec<const N: usize>(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    label: &str,
-    values: [&str; N],
-    buckets: Vec<f64>,
-) -> HistogramVec {
-    let opts = HistogramOpts::new(name, help).namespace("capvec").buckets(buckets);
-    let vec = register(r, HistogramVec::new(opts, &[label]));
-    for value in values {
-        vec.with_label_values(&[value]);
-    }
-    vec
-}
-
-/// Steps of 1, 2, 5 from `first` to `last`: a quantile is known within a factor of 2.5 at every
-/// scale, at three series a decade.
-fn buckets(first: f64, last: f64) -> Vec<f64> {
-    let mut bounds = Vec::new();
-    let mut decade = first;
-    while decade <= last {
-        bounds.extend([1.0, 2.0, 5.0].map(|step| decade * step).into_iter().filter(|b| *b <= last));
-        decade *= 10.0;
-    }
-    bounds
-}
-
-/// 1, 2, 4, and so on.
-fn powers(number: u32) -> Vec<f64> {
-    (0..number).map(|power| f64::from(1u32 << power)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -595,6 +559,7 @@ mod tests {
             "capvec_rebalances_total{event=\"lost\"} 0",
             "capvec_messages_settled_total{outcome=\"rejected\"} 0",
             "capvec_stage_seconds_count{stage=\"embed\"} 0",
+            "capvec_batch_splits_total{reason=\"out_of_memory\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -47,7 +47,7 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let health = Health::new(config.admin.stall_timeout);
     let admin = admin::serve(config.admin.listen, metrics.clone(), Arc::clone(&health))
         .with_context(|| format!("failed to listen at {} (admin.listen)", config.admin.listen))?;
-    tracing::info!(address = %admin, "serving /metrics, /livez and /readyz");
+    tracing::info!(address = %admin, "serving /metrics, /livez, /readyz and a page at /");
 
     let package = Package::open(&config.model.package).context("model.package")?;
     if config.model.verify {
@@ -56,7 +56,7 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let manifest = &package.manifest;
     let dim = manifest.network.dim;
     let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
-    let Embedders { embedders, budget, cost } = load_embedders(config, &package, &metrics)?;
+    let Embedders { embedders, budget, cost, .. } = load_embedders(config, &package, &metrics)?;
     metrics.set_model(&manifest.model_id, dim, manifest.precision.as_str());
     health.model_loaded();
 
@@ -160,6 +160,7 @@ fn load_embedders(
     let seconds = started.elapsed().as_secs_f64();
     metrics.embed.load_seconds.set(seconds);
     metrics.embed.embedders.set(loaded.embedders.len() as i64);
+    metrics.set_execution_provider(loaded.provider_wanted, loaded.provider_running);
     tracing::info!(model = package.manifest.model_id, seconds, "the model is loaded");
     Ok(loaded)
 }

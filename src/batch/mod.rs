@@ -61,7 +61,7 @@ pub struct Pass {
 /// The batcher stage.
 pub struct Batcher {
     /// Captions from the tokenizers.
-    pub input: QueueReceiver<Tracked<PreparedCaption>>,
+    pub input: QueueReceiver<Vec<Tracked<PreparedCaption>>>,
     /// Free embedders.
     pub requests: Receiver<Request>,
     /// Where each embedder waits for its batch. There is room for one.
@@ -78,7 +78,7 @@ pub struct Batcher {
     pub budget: TokenBudget,
     /// What passes take.
     pub cost: CostModel,
-    /// Most captions that wait here; more stay in the queue before.
+    /// Captions that wait here before more stay in the queue.
     pub pending_max: usize,
     /// Counts.
     pub metrics: BatchMetrics,
@@ -130,14 +130,14 @@ impl Batcher {
             let room = pending.len() < self.pending_max && is_open;
             let input = if room { self.input.inner() } else { &nothing };
             select! {
-                recv(input) -> caption => match self.input.took(caption) {
-                    Some(caption) => {
-                        pending.push_back(caption);
+                recv(input) -> captions => match self.input.took(captions) {
+                    Some(captions) => {
+                        pending.extend(captions);
                         // All that has come by now belongs into the decision.
                         while pending.len() < self.pending_max
-                            && let Some(caption) = self.input.try_recv()
+                            && let Some(captions) = self.input.try_recv()
                         {
-                            pending.push_back(caption);
+                            pending.extend(captions);
                         }
                     }
                     None => is_open = false,
@@ -267,7 +267,7 @@ mod tests {
         };
         let (ended, end) = crossbeam_channel::bounded(1);
         std::thread::spawn(move || ended.send(embedder.run().is_ok()));
-        drop::<QueueSender<Tracked<PreparedCaption>>>(captions);
+        drop::<QueueSender<Vec<Tracked<PreparedCaption>>>>(captions);
         batcher.run().unwrap();
         assert_eq!(end.recv_timeout(PATIENCE), Ok(true), "the embedder ends with its batcher");
     }

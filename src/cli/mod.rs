@@ -10,7 +10,9 @@ pub mod logging;
 pub mod model;
 pub mod progress;
 pub mod run;
+pub mod terminal;
 pub mod tokenize;
+pub mod top;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -46,6 +48,8 @@ enum Command {
     Model(model::ModelCommand),
     /// Shows the worker at work, with a broker inside the process and synthetic weights.
     Demo(demo::DemoArgs),
+    /// Shows a running worker in the terminal: rates, latencies, batches, lag.
+    Top(top::TopArgs),
     /// Measures the network, the host's share of the work, and the whole worker.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Model(command) => model::run(command),
         Command::Demo(args) => demo::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Bench(command) => bench::run(command),
     };
     match result {

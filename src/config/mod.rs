@@ -47,8 +47,10 @@ pub struct Config {
     pub reject: Reject,
     /// How much is in flight, and when offsets are committed.
     pub delivery: Delivery,
-    /// Metrics and probes.
+    /// Where metrics and probes are served.
     pub admin: Admin,
+    /// What the metrics tell.
+    pub metrics: Metrics,
     /// The log.
     pub log: Log,
 }
@@ -300,6 +302,15 @@ pub struct Admin {
     pub stall_timeout: Duration,
 }
 
+/// Options of `[metrics]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Whether each partition has series of its own. Without them only those of the whole worker are
+    /// left, whose number doesn't grow with the topic.
+    pub per_partition: bool,
+}
+
 /// Options of `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -417,6 +428,12 @@ impl Default for Admin {
             listen: SocketAddr::from(([0, 0, 0, 0], 9180)),
             stall_timeout: Duration::from_secs(900),
         }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { per_partition: true }
     }
 }
 

@@ -20,21 +20,25 @@ impl HashEmbedder {
 
     /// Returns the vector of a caption with these token ids.
     pub fn vector(&self, ids: impl IntoIterator<Item = u32>) -> Vec<f32> {
+        let mut vector = Vec::with_capacity(self.dim);
+        self.append(ids, &mut vector);
+        vector
+    }
+
+    fn append(&self, ids: impl IntoIterator<Item = u32>, out: &mut Vec<f32>) {
         // FNV-1a over the ids, then one step of splitmix64 a number: both are public domain.
         let mut state = ids.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, id| {
             (hash ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3)
         });
-        let mut vector = Vec::with_capacity(self.dim);
-        for _ in 0..self.dim {
+        out.extend((0..self.dim).map(|_| {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut mixed = state;
             mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             mixed ^= mixed >> 31;
             // 24 bits fit a float exactly.
-            vector.push((mixed >> 40) as f32 / (1u32 << 23) as f32 - 1.0);
-        }
-        vector
+            (mixed >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        }));
     }
 }
 
@@ -48,7 +52,7 @@ impl Embedder for HashEmbedder {
         let mut ids = batch.token_ids.iter();
         for &length in &batch.caption_lengths {
             let of_caption = ids.by_ref().take(length as usize);
-            vectors.extend(self.vector(of_caption.map(|&id| id as u32)));
+            self.append(of_caption.map(|&id| id as u32), &mut vectors);
         }
         Ok(vectors)
     }

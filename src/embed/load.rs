@@ -17,8 +17,18 @@ use crate::batch::cost::CostModel;
 use crate::config::{Config, EmbedderKind};
 use crate::model::package::{Package, WEIGHTS};
 
+/// What runs a network on the CPU, by ONNX Runtime's name for it.
+const CPU: &str = "CPUExecutionProvider";
+
+/// What runs where there is no network.
+const NONE: &str = "none";
+
 /// The embedders of a worker, each for a thread of its own.
 pub struct Embedders {
+    /// The execution provider that the configuration asks for.
+    pub provider_wanted: &'static str,
+    /// The execution provider that runs the network.
+    pub provider_running: &'static str,
     /// They run at the same time.
     pub embedders: Vec<Box<dyn Embedder>>,
     /// How many tokens a batch should have.
@@ -58,7 +68,13 @@ pub fn load(config: &Config, package: &Package) -> Result<Embedders, EmbeddersEr
         let budget = TokenBudget::fixed(wanted.tokens.unwrap_or(TOKENS_UNMEASURED));
         let embedder = HashEmbedder::new(package.manifest.network.dim);
         let embedders: Vec<Box<dyn Embedder>> = vec![Box::new(embedder)];
-        return Ok(Embedders { embedders, budget, cost: CostModel::default() });
+        return Ok(Embedders {
+            provider_wanted: NONE,
+            provider_running: NONE,
+            embedders,
+            budget,
+            cost: CostModel::default(),
+        });
     }
     let library = config.embed.onnxruntime();
     let (calibration, embedders) = match known(package, library, &wanted)? {
@@ -76,6 +92,9 @@ pub fn load(config: &Config, package: &Package) -> Result<Embedders, EmbeddersEr
         "the embedder runs with"
     );
     Ok(Embedders {
+        // `build_session` registers no other, and ONNX Runtime adds none by itself.
+        provider_wanted: CPU,
+        provider_running: CPU,
         embedders: embedders.into_iter().map(|e| Box::new(e) as Box<dyn Embedder>).collect(),
         budget,
         cost: calibration.cost(),

@@ -40,6 +40,44 @@ pub enum EmbedError {
     },
 }
 
+/// Why a batch was split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitReason {
+    /// The device or the machine had too little memory for it; a smaller one may fit.
+    OutOfMemory,
+    /// Anything else.
+    Failed,
+}
+
+impl SplitReason {
+    /// All reasons.
+    pub const ALL: [SplitReason; 2] = [SplitReason::OutOfMemory, SplitReason::Failed];
+
+    /// Returns the reason as a metric label.
+    pub fn as_label(self) -> &'static str {
+        match self {
+            SplitReason::OutOfMemory => "out_of_memory",
+            SplitReason::Failed => "failed",
+        }
+    }
+}
+
+impl EmbedError {
+    /// Returns why a batch that failed so is split.
+    ///
+    /// ONNX Runtime has no error code for a lack of memory, only these words: of its arena, of C++'s
+    /// allocator on the CPU, and of CUDA.
+    pub fn split_reason(&self) -> SplitReason {
+        let words = ["Failed to allocate memory", "bad_alloc", "out of memory"];
+        match self {
+            EmbedError::Run { reason, .. } if words.iter().any(|w| reason.contains(w)) => {
+                SplitReason::OutOfMemory
+            }
+            EmbedError::Run { .. } | EmbedError::Shape { .. } => SplitReason::Failed,
+        }
+    }
+}
+
 /// Turns token batches into vectors. One thread owns an embedder.
 pub trait Embedder: Send {
     /// Returns the number of numbers in a vector.
@@ -51,4 +89,23 @@ pub trait Embedder: Send {
     ///
     /// When the network fails on this batch. Another batch may still succeed.
     fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_memory_is_told_from_other_failures() {
+        let failed = |reason: &str| {
+            EmbedError::Run { captions: 2, tokens: 20, reason: reason.into() }.split_reason()
+        };
+        let arena = "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer";
+        assert_eq!(failed(arena), SplitReason::OutOfMemory);
+        assert_eq!(failed("CUDA failure 2: out of memory ; GPU=0"), SplitReason::OutOfMemory);
+        assert_eq!(failed("std::bad_alloc"), SplitReason::OutOfMemory);
+        assert_eq!(failed("Gather node: index out of bounds"), SplitReason::Failed);
+        let shape = EmbedError::Shape { found: vec![1], captions: 1, dim: 640 };
+        assert_eq!(shape.split_reason(), SplitReason::Failed);
+    }
 }

@@ -121,7 +121,9 @@ impl EmbedTask {
         assert_eq!(vectors.len(), captions.len() * dim, "one vector a caption");
         let mut good = Vec::with_capacity(captions.len());
         for (row, caption) in captions.into_iter().enumerate() {
-            if vectors[row * dim..(row + 1) * dim].iter().all(|number| number.is_finite()) {
+            // Without an early exit, so that it is done several numbers at a time.
+            let vector = &vectors[row * dim..(row + 1) * dim];
+            if vector.iter().fold(true, |finite, number| finite & number.is_finite()) {
                 good.push((row, caption));
             } else {
                 let detail = "the vector has a number that isn't finite";
@@ -140,8 +142,9 @@ impl EmbedTask {
         error: EmbedError,
     ) -> Result<(), EmbedTaskError> {
         if captions.len() > 1 {
-            tracing::warn!(captions = captions.len(), %error, "a batch failed and is split");
-            self.metrics.splits.inc();
+            let reason = error.split_reason().as_label();
+            tracing::warn!(captions = captions.len(), reason, %error, "a batch failed and is split");
+            self.metrics.splits.with_label_values(&[reason]).inc();
             let second = captions.split_off(captions.len() / 2);
             for half in [captions, second] {
                 let batch = TokenBatch::pack(half.iter().map(|c| c.payload.tokens.ids.as_slice()));

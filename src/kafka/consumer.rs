@@ -49,6 +49,9 @@ pub struct PartitionEnd {
     pub committed: i64,
     /// The offset of the first message.
     pub beginning: i64,
+    /// Whether librdkafka has handed over all messages before `end`. The last offsets may be of
+    /// transaction markers, which it keeps to itself.
+    pub is_read: bool,
 }
 
 impl SourceContext {
@@ -100,7 +103,8 @@ impl ClientContext for SourceContext {
             let end = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
             if end >= 0 {
                 let (committed, beginning) = (p.committed_offset, p.lo_offset);
-                ends.insert(partition, PartitionEnd { end, committed, beginning });
+                let is_read = p.fetchq_cnt == 0 && p.next_offset >= end;
+                ends.insert(partition, PartitionEnd { end, committed, beginning, is_read });
             }
         }
     }

@@ -41,13 +41,27 @@ struct Books {
     next_sequence: u64,
     last: Option<Offset>,
     committable: Option<NextOffset>,
+    /// The timestamp of the message before `committable`.
+    passed_timestamp_ms: Option<i64>,
     committed: Option<NextOffset>,
+}
+
+/// How far a partition is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The offset from which the partition would go on; `None` before the first has been settled.
+    pub position: Option<NextOffset>,
+    /// Whether a message is received and not committable.
+    pub is_open: bool,
+    /// The timestamp of the first such message; where there is none, of the last that was settled.
+    pub timestamp_ms: Option<i64>,
 }
 
 #[derive(Debug)]
 struct Entry {
     offset: Offset,
     bytes: usize,
+    timestamp_ms: Option<i64>,
     received: Instant,
     settled: bool,
 }
@@ -71,6 +85,7 @@ impl OffsetLedger {
             next_sequence: 0,
             last: None,
             committable: None,
+            passed_timestamp_ms: None,
             committed: None,
         };
         self.revoke(assignment.partition);
@@ -101,6 +116,7 @@ impl OffsetLedger {
         partition: i32,
         offset: Offset,
         bytes: usize,
+        timestamp_ms: Option<i64>,
         received: Instant,
     ) -> Result<Option<u64>, WentBack> {
         let Some(books) = self.partitions.get_mut(&partition) else { return Ok(None) };
@@ -108,7 +124,7 @@ impl OffsetLedger {
             return Err(WentBack { last, found: offset });
         }
         books.last = Some(offset);
-        books.window.push_back(Entry { offset, bytes, received, settled: false });
+        books.window.push_back(Entry { offset, bytes, timestamp_ms, received, settled: false });
         self.in_flight.messages += 1;
         self.in_flight.bytes += bytes;
         books.next_sequence += 1;
@@ -130,6 +146,7 @@ impl OffsetLedger {
         }
         while let Some(entry) = books.window.pop_front_if(|entry| entry.settled) {
             books.committable = Some(entry.offset.next());
+            books.passed_timestamp_ms = entry.timestamp_ms;
             self.in_flight.messages -= 1;
             self.in_flight.bytes -= entry.bytes;
         }
@@ -163,9 +180,15 @@ impl OffsetLedger {
         }
     }
 
-    /// Returns the offset from which the partition would go on.
-    pub fn position(&self, partition: i32) -> Option<NextOffset> {
-        self.partitions.get(&partition)?.committable
+    /// Returns how far a partition is; `None` where it isn't assigned.
+    pub fn progress(&self, partition: i32) -> Option<Progress> {
+        let books = self.partitions.get(&partition)?;
+        let first = books.window.front();
+        Some(Progress {
+            position: books.committable,
+            is_open: first.is_some(),
+            timestamp_ms: first.map_or(books.passed_timestamp_ms, |entry| entry.timestamp_ms),
+        })
     }
 
     /// Begins the end of the partitions' assignments, see [`Assignment::leave`].
@@ -227,10 +250,26 @@ mod tests {
     }
 
     #[test]
+    fn progress_tells_of_the_oldest_that_is_open_else_of_the_last_that_was() {
+        let (mut ledger, assignment) = ledger();
+        assert_eq!(ledger.progress(0), Some(Progress::default()));
+        assert_eq!(ledger.progress(1), None, "not assigned");
+        ledger.open(0, Offset(3), 1, Some(30), now()).unwrap();
+        ledger.open(0, Offset(4), 1, Some(40), now()).unwrap();
+        ledger.settle(&assignment, Offset(4));
+        let open = Progress { position: None, is_open: true, timestamp_ms: Some(30) };
+        assert_eq!(ledger.progress(0), Some(open));
+        ledger.settle(&assignment, Offset(3));
+        let position = Some(NextOffset(5));
+        let done = Progress { position, is_open: false, timestamp_ms: Some(40) };
+        assert_eq!(ledger.progress(0), Some(done));
+    }
+
+    #[test]
     fn an_offset_waits_for_all_before_it() {
         let (mut ledger, assignment) = ledger();
         for offset in [3, 5, 9] {
-            ledger.open(0, Offset(offset), 1, now()).unwrap();
+            ledger.open(0, Offset(offset), 1, None, now()).unwrap();
         }
         assert!(ledger.settle(&assignment, Offset(5)));
         assert_eq!(ledger.committable(), []);
@@ -248,10 +287,10 @@ mod tests {
     #[test]
     fn a_settlement_of_an_assignment_that_is_over_counts_for_nothing() {
         let (mut ledger, old) = ledger();
-        ledger.open(0, Offset(1), 1, now()).unwrap();
+        ledger.open(0, Offset(1), 1, None, now()).unwrap();
         ledger.revoke(0);
         ledger.assign(Assignment::new(0, 2));
-        ledger.open(0, Offset(1), 1, now()).unwrap();
+        ledger.open(0, Offset(1), 1, None, now()).unwrap();
         assert!(!ledger.settle(&old, Offset(1)));
         assert_eq!(ledger.committable(), []);
     }
@@ -259,10 +298,10 @@ mod tests {
     #[test]
     fn an_offset_that_goes_back_is_refused() {
         let (mut ledger, _) = ledger();
-        ledger.open(0, Offset(7), 1, now()).unwrap();
-        let error = ledger.open(0, Offset(7), 1, now()).unwrap_err();
+        ledger.open(0, Offset(7), 1, None, now()).unwrap();
+        let error = ledger.open(0, Offset(7), 1, None, now()).unwrap_err();
         assert_eq!(error, WentBack { last: Offset(7), found: Offset(7) });
-        assert_eq!(ledger.open(1, Offset(1), 1, now()), Ok(None), "not assigned");
+        assert_eq!(ledger.open(1, Offset(1), 1, None, now()), Ok(None), "not assigned");
     }
 
     #[derive(Clone, Debug)]
@@ -341,7 +380,7 @@ mod tests {
                     Step::Open { partition, gap } => {
                         offsets[partition as usize] += gap;
                         let offset = offsets[partition as usize];
-                        let opened = ledger.open(partition, Offset(offset), 1, now()).unwrap();
+                        let opened = ledger.open(partition, Offset(offset), 1, None, now()).unwrap();
                         let entry = naive.assignments.get_mut(&partition);
                         prop_assert_eq!(opened, entry.as_ref().map(|e| e.1.len() as u64));
                         if let Some((_, messages, _)) = entry {

@@ -1,7 +1,9 @@
 //! The source: a thread that polls the consumer, and owns the offset ledger and the commits.
 //!
-//! The thread never stops polling. Under pressure it pauses the partitions and resumes them at half
-//! the limit, since a pause throws away what librdkafka has fetched ahead. When the group asks for
+//! When a limit in flight is reached, the thread takes nothing until half of it is free. Mostly that is
+//! a matter of milliseconds, in which it just doesn't poll. Beyond [`HOLD_MAX`] it pauses the
+//! partitions and polls on, since a consumer that doesn't is put out of its group; a pause throws away
+//! what librdkafka has fetched ahead, so it isn't done for every full batch. When the group asks for
 //! partitions back, or the worker stops, what isn't embedded yet is abandoned; the source goes on
 //! polling while what is embedded settles, commits, and only then gives the partitions up. A drain
 //! that takes too long is counted and given up. The partition's next owner gets all that is left.
@@ -14,12 +16,13 @@
 //! - Every message that is sent on has been opened in the ledger.
 //! - A partition is given up only after its last commit, or after the drain's limit.
 
+mod lag;
 mod membership;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::Receiver;
 use prometheus::IntCounter;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -27,6 +30,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use thiserror::Error;
 
+use lag::Lag;
 use membership::Leaving;
 
 use super::committer::{Committed, Committer};
@@ -43,8 +47,19 @@ use crate::tracked::{Offset, Origin, Outcome, RawMessage, Settlement, Tracked};
 /// The longest that the thread sleeps: how late it may notice a stop or a deadline.
 const TICK: Duration = Duration::from_millis(20);
 
+/// The same while settlements are waited for. They don't wake the thread, for there is one for each
+/// message.
+const SETTLING_TICK: Duration = Duration::from_millis(2);
+
+/// How long the thread may not poll because a limit in flight is reached.
+const HOLD_MAX: Duration = Duration::from_millis(100);
+
 /// Messages taken before settlements are looked at again.
 const POLL_BURST: usize = 256;
+
+/// Most messages that go to the next stage at once: waking a thread costs as much as several messages
+/// do, and tokenizing so many takes a fraction of a millisecond.
+const CHUNK_MAX: usize = 64;
 
 /// Why the source ended.
 #[derive(Debug, Error)]
@@ -62,6 +77,13 @@ pub enum SourceError {
     Closed(#[from] Closed),
 }
 
+/// A limit in flight is reached: nothing is taken until half of it is free.
+struct Full {
+    since: Instant,
+    /// Whether the partitions are paused, and the thread polls again.
+    is_paused: bool,
+}
+
 /// The source stage.
 pub struct Source {
     consumer: Arc<SourceConsumer>,
@@ -69,11 +91,12 @@ pub struct Source {
     committer: Option<Committer>,
     wake: Receiver<()>,
     ledger: OffsetLedger,
-    out: Option<QueueSender<Tracked<()>>>,
+    out: Option<QueueSender<Vec<Tracked<()>>>>,
     settlements: Receiver<Settlement>,
     shutdown: Shutdown,
     health: Arc<Health>,
     metrics: SourceMetrics,
+    lag: Lag,
     /// By outcome, looked up once: every message has one.
     settled: [IntCounter; Outcome::ALL.len()],
     topic: String,
@@ -82,7 +105,7 @@ pub struct Source {
     commit_interval: Duration,
     drain_timeout: Duration,
     assignments: u64,
-    paused_since: Option<Instant>,
+    full: Option<Full>,
     last_commit: Instant,
     leaving: Option<Leaving>,
     /// Revocations that a stop has overtaken; they are answered when the group is left.
@@ -99,7 +122,7 @@ impl Source {
     pub fn new(
         config: &Config,
         connection: Connection,
-        out: QueueSender<Tracked<()>>,
+        out: QueueSender<Vec<Tracked<()>>>,
         settlements: Receiver<Settlement>,
         shutdown: Shutdown,
         health: Arc<Health>,
@@ -129,6 +152,7 @@ impl Source {
             shutdown,
             health,
             settled: Outcome::ALL.map(|o| metrics.settled.with_label_values(&[o.as_label()])),
+            lag: Lag::new(metrics.lag.clone(), config.metrics.per_partition),
             metrics,
             topic: config.input.topic.clone(),
             messages_max,
@@ -136,7 +160,7 @@ impl Source {
             commit_interval: config.delivery.commit_interval,
             drain_timeout: config.delivery.drain_timeout,
             assignments: 0,
-            paused_since: None,
+            full: None,
             last_commit: Instant::now(),
             leaving: None,
             unanswered: Vec::new(),
@@ -162,7 +186,7 @@ impl Source {
         loop {
             self.health.polled();
             let settled = self.settle();
-            let received = self.poll()?;
+            let received = if self.is_holding() { false } else { self.poll()? };
             self.handle_events()?;
             self.note_commits();
             match self.shutdown.wanted() {
@@ -180,23 +204,16 @@ impl Source {
             }
             self.report();
             if !settled && !received {
-                self.sleep()?;
+                let is_settling = self.full.is_some() || self.leaving.is_some();
+                let tick = if is_settling { SETTLING_TICK } else { TICK };
+                // Woken or not, everything is looked at.
+                let _ = self.wake.recv_timeout(tick);
             }
         }
     }
 
-    fn sleep(&mut self) -> Result<(), Closed> {
-        select! {
-            recv(self.wake) -> _ => {}
-            recv(self.settlements) -> settlement => match settlement {
-                Ok(settlement) => self.settle_one(&settlement),
-                // The sink has ended. In a stop that is its part; else it has failed.
-                Err(_) if self.stopping => self.settlements = crossbeam_channel::never(),
-                Err(_) => return Err(Closed),
-            },
-            default(TICK) => {}
-        }
-        Ok(())
+    fn is_holding(&self) -> bool {
+        self.full.as_ref().is_some_and(|full| !full.is_paused)
     }
 
     /// Enters what has been settled; returns whether anything was.
@@ -218,9 +235,10 @@ impl Source {
     /// Takes what librdkafka has, up to a burst; returns whether it had anything.
     fn poll(&mut self) -> Result<bool, SourceError> {
         let mut any = false;
+        let mut chunk = Vec::new();
         for _ in 0..POLL_BURST {
             let received = match self.consumer.poll(Duration::ZERO) {
-                None => return Ok(any),
+                None => break,
                 Some(Ok(message)) => Received::copy(&message),
                 Some(Err(error)) => {
                     self.consumer_error(error)?;
@@ -228,21 +246,34 @@ impl Source {
                 }
             };
             any = true;
-            self.forward(received)?;
+            chunk.extend(self.open(received));
+            if chunk.len() >= CHUNK_MAX {
+                self.forward(std::mem::take(&mut chunk))?;
+            }
         }
+        self.forward(chunk)?;
         Ok(any)
     }
 
-    fn forward(&mut self, received: Received) -> Result<(), SourceError> {
+    fn forward(&self, chunk: Vec<Tracked<()>>) -> Result<(), Closed> {
+        match &self.out {
+            Some(out) if !chunk.is_empty() => out.send(chunk),
+            // Nothing is opened once a stop has begun.
+            _ => Ok(()),
+        }
+    }
+
+    /// Enters a message in the ledger; `None` where it isn't this worker's to embed.
+    fn open(&mut self, received: Received) -> Option<Tracked<()>> {
         let Received { partition, offset, message } = received;
         let leaving = self.leaving.as_ref().is_some_and(|l| l.ids.contains(&partition));
         if leaving || self.out.is_none() {
             // On its way out: the partition's next owner gets the message.
-            return Ok(());
+            return None;
         }
         let now = Instant::now();
-        let bytes = message.bytes();
-        let opened = match self.ledger.open(partition, offset, bytes, now) {
+        let (bytes, timestamp_ms) = (message.bytes(), message.timestamp_ms);
+        let opened = match self.ledger.open(partition, offset, bytes, timestamp_ms, now) {
             Ok(opened) => opened,
             Err(WentBack { last, found }) => {
                 // The log was cut, or the offset was out of range and reset: what was in flight
@@ -250,20 +281,21 @@ impl Source {
                 tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
                 self.end_assignment(partition);
                 self.begin_assignment(partition);
-                self.ledger.open(partition, offset, bytes, now).expect("nothing was received yet")
+                self.ledger
+                    .open(partition, offset, bytes, timestamp_ms, now)
+                    .expect("nothing was received yet")
             }
         };
         let Some(sequence) = opened else {
             tracing::debug!(partition, offset = offset.0, "not assigned, dropped");
-            return Ok(());
+            return None;
         };
         let assignment = self.ledger.assignment(partition).expect("it has just been opened in");
         self.metrics.messages.inc();
         self.metrics.bytes.inc_by(bytes as u64);
         let assignment = Arc::clone(assignment);
         let origin = Origin { assignment, offset, sequence, received: now, message };
-        let out = self.out.as_ref().expect("looked at above, and a stop begins elsewhere");
-        Ok(out.send(Tracked { origin: Box::new(origin), payload: () })?)
+        Some(Tracked { origin: Box::new(origin), payload: () })
     }
 
     fn consumer_error(&mut self, error: KafkaError) -> Result<(), SourceError> {
@@ -285,24 +317,26 @@ impl Source {
 
     fn apply_backpressure(&mut self) -> Result<(), SourceError> {
         let in_flight = self.ledger.in_flight();
-        match self.paused_since {
-            None if in_flight.messages >= self.messages_max
-                || in_flight.bytes >= self.bytes_max =>
-            {
-                self.paused_since = Some(Instant::now());
+        let is_over = in_flight.messages >= self.messages_max || in_flight.bytes >= self.bytes_max;
+        let is_half_free =
+            in_flight.messages <= self.messages_max / 2 && in_flight.bytes <= self.bytes_max / 2;
+        match &mut self.full {
+            None if is_over => {
+                self.full = Some(Full { since: Instant::now(), is_paused: false });
                 self.metrics.paused.set(1);
-                self.consumer.pause(&self.owned()).map_err(SourceError::Consumer)?;
             }
-            Some(since)
-                if in_flight.messages <= self.messages_max / 2
-                    && in_flight.bytes <= self.bytes_max / 2 =>
-            {
-                self.paused_since = None;
+            Some(full) if is_half_free => {
                 self.metrics.paused.set(0);
-                self.metrics.paused_seconds.inc_by(since.elapsed().as_secs_f64());
-                if !self.stopping {
+                self.metrics.paused_seconds.inc_by(full.since.elapsed().as_secs_f64());
+                let resume = full.is_paused && !self.stopping;
+                self.full = None;
+                if resume {
                     self.consumer.resume(&self.owned()).map_err(SourceError::Consumer)?;
                 }
+            }
+            Some(full) if !full.is_paused && full.since.elapsed() >= HOLD_MAX => {
+                full.is_paused = true;
+                self.consumer.pause(&self.owned()).map_err(SourceError::Consumer)?;
             }
             _ => {}
         }
@@ -354,7 +388,7 @@ impl Source {
         list
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let in_flight = self.ledger.in_flight();
         self.metrics.in_flight.set(in_flight.messages as i64);
         self.metrics.in_flight_bytes.set(in_flight.bytes as i64);
@@ -363,17 +397,7 @@ impl Source {
             .oldest_unsettled_seconds
             .set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
         self.health.oldest_unsettled(oldest);
-        for (partition, of) in self.consumer.context().take_ends() {
-            if self.ledger.assignment(partition).is_none() {
-                continue;
-            }
-            let committed = Some(of.committed).filter(|committed| *committed >= 0);
-            let settled = self.ledger.position(partition).map(|next| next.0);
-            // A group that has never committed begins at the beginning.
-            let from = settled.or(committed).unwrap_or(of.beginning.max(0));
-            let lag = (of.end - from).max(0);
-            self.metrics.lag.with_label_values(&[&partition.to_string()]).set(lag);
-        }
+        self.lag.report(self.consumer.context().take_ends(), &self.ledger);
     }
 }
 

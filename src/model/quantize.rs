@@ -1,11 +1,26 @@
 //! Matrices of 8-bit integers.
 //!
-//! The weights of each output have a scale of their own, symmetric about 0: the largest becomes 127.
-//! The other side of the product is scaled a token at a time while the graph runs, so that a
-//! caption's vector doesn't depend on the captions beside it; see [`super::graph`].
+//! The weights of each output have a scale of their own, symmetric about 0. The other side of the
+//! product is scaled a token at a time while the graph runs, so that a caption's vector doesn't
+//! depend on the captions beside it; see [`super::graph`].
+//!
+//! # Invariants
+//!
+//! - Two neighbours on one side of 0 make [`PAIR_MAX`] at most. On x86 without VNNI the kernels of ONNX
+//!   Runtime multiply by `vpmaddubsw`, which adds the products of the inputs 2j and 2j + 1 in 16 bits
+//!   that saturate. Without saturation an integer product is exact, and the same on every CPU. That
+//!   costs less than one bit of the weights, for the largest of an output seldom lie side by side.
 
 /// The largest number that a weight becomes. With -128 the range wouldn't be symmetric.
 const LARGEST: f32 = 127.0;
+
+/// The most that two neighbouring weights of one sign make together.
+const PAIR_MAX: f32 = 128.0;
+
+/// The largest number of the other side.
+const TOKEN_MAX: i32 = u8::MAX as i32;
+
+const _: () = assert!(TOKEN_MAX * PAIR_MAX as i32 <= i16::MAX as i32, "no sum of two saturates");
 
 /// A matrix of 8-bit integers, with a scale for each output.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +43,7 @@ pub fn quantize(matrix: &[f32], inputs: usize) -> QuantizedMatrix {
     let mut numbers = vec![0; matrix.len()];
     let mut scales = Vec::with_capacity(outputs);
     for (output, row) in matrix.chunks_exact(inputs).enumerate() {
-        let largest = row.iter().fold(0.0f32, |most, weight| most.max(weight.abs()));
-        let scale = largest / LARGEST;
+        let scale = scale(row);
         scales.push(scale);
         if scale == 0.0 {
             continue;
@@ -41,6 +55,19 @@ pub fn quantize(matrix: &[f32], inputs: usize) -> QuantizedMatrix {
         }
     }
     QuantizedMatrix { numbers, scales }
+}
+
+/// Returns the weight that becomes 1: the least with which both limits hold.
+fn scale(row: &[f32]) -> f32 {
+    let (mut largest, mut pair) = (0.0f32, 0.0f32);
+    for weights in row.chunks(2) {
+        let above: f32 = weights.iter().map(|weight| weight.max(0.0)).sum();
+        let below: f32 = weights.iter().map(|weight| -weight.min(0.0)).sum();
+        pair = pair.max(above).max(below);
+        largest = weights.iter().fold(largest, |most, weight| most.max(weight.abs()));
+    }
+    // Rounding adds a half to either of a pair at most, and whole numbers have no half over the limit.
+    (largest / LARGEST).max(pair / (PAIR_MAX - 0.5))
 }
 
 #[cfg(test)]
@@ -64,6 +91,15 @@ mod tests {
                     let back = f32::from(quantized.numbers[input * outputs + output]) * scale;
                     prop_assert!((back - weight).abs() <= scale * 0.5001, "{back} for {weight}");
                 }
+                let numbers: Vec<i32> = (0..inputs)
+                    .map(|input| i32::from(quantized.numbers[input * outputs + output]))
+                    .collect();
+                for pair in numbers.chunks(2) {
+                    let above: i32 = pair.iter().map(|number| number.max(&0)).sum();
+                    let below: i32 = pair.iter().map(|number| number.min(&0)).sum();
+                    prop_assert!(TOKEN_MAX * above <= i16::MAX.into(), "{pair:?}");
+                    prop_assert!(TOKEN_MAX * below >= i16::MIN.into(), "{pair:?}");
+                }
             }
         }
     }
@@ -73,5 +109,12 @@ mod tests {
         let quantized = quantize(&[0.0, 0.0, 1.0, -2.0], 2);
         assert_eq!(quantized.scales, [0.0, 2.0 / 127.0]);
         assert_eq!(quantized.numbers, [0, 64, 0, -127]);
+    }
+
+    #[test]
+    fn neighbours_that_would_saturate_together_are_smaller() {
+        assert_eq!(quantize(&[2.0, 2.0], 2).numbers, [64, 64]);
+        assert_eq!(quantize(&[2.0, -2.0], 2).numbers, [127, -127]);
+        assert_eq!(quantize(&[-2.0, -1.0, 2.0, 0.0], 4).numbers, [-85, -43, 85, 0]);
     }
 }

@@ -1,7 +1,7 @@
 //! The worker's decode-and-tokenize threads.
 //!
-//! Each takes messages from one shared queue, so they overtake each other; the sink restores the
-//! order.
+//! Each takes chunks of messages from one shared queue, so they overtake each other; the sink restores
+//! the order.
 
 use std::time::Instant;
 
@@ -31,9 +31,9 @@ pub struct PreparedCaption {
 /// The stage of one thread.
 pub struct TokenizeTask {
     /// Messages from the source.
-    pub input: QueueReceiver<Tracked<()>>,
+    pub input: QueueReceiver<Vec<Tracked<()>>>,
     /// Captions for the batcher.
-    pub out: QueueSender<Tracked<PreparedCaption>>,
+    pub out: QueueSender<Vec<Tracked<PreparedCaption>>>,
     /// What goes around the network: rejections, tombstones, and what is abandoned.
     pub around: QueueSender<Finished>,
     /// Reads captions out of messages.
@@ -57,30 +57,42 @@ impl TokenizeTask {
     ///
     /// When a stage behind it has ended.
     pub fn run(self) -> Result<(), Closed> {
-        while let Some(message) = self.input.recv() {
-            if message.origin.assignment.is_leaving() {
-                self.around.send(Finished::Abandoned(message))?;
-                continue;
+        while let Some(chunk) = self.input.recv() {
+            let mut captions = Vec::with_capacity(chunk.len());
+            for message in chunk {
+                captions.extend(self.take(message)?);
             }
-            let Some(value) = message.origin.message.value.as_deref() else {
-                self.around.send(Finished::Tombstone(message))?;
-                continue;
-            };
-            let started = Instant::now();
-            match self.prepare(value) {
-                Ok(caption) => {
-                    self.metrics.captions.inc();
-                    self.metrics.tokens.inc_by(caption.tokens.ids.len() as u64);
-                    self.metrics.truncated.inc_by(u64::from(caption.tokens.truncated));
-                    self.seconds.observe(started.elapsed().as_secs_f64());
-                    self.out.send(message.map(|()| caption))?;
-                }
-                Err(rejection) => {
-                    self.around.send(Finished::Rejected(message.map(|()| rejection)))?;
-                }
+            if !captions.is_empty() {
+                self.out.send(captions)?;
             }
         }
         Ok(())
+    }
+
+    /// Returns the message as a caption, or sends it around the network.
+    fn take(&self, message: Tracked<()>) -> Result<Option<Tracked<PreparedCaption>>, Closed> {
+        if message.origin.assignment.is_leaving() {
+            self.around.send(Finished::Abandoned(message))?;
+            return Ok(None);
+        }
+        let Some(value) = message.origin.message.value.as_deref() else {
+            self.around.send(Finished::Tombstone(message))?;
+            return Ok(None);
+        };
+        let started = Instant::now();
+        match self.prepare(value) {
+            Ok(caption) => {
+                self.metrics.captions.inc();
+                self.metrics.tokens.inc_by(caption.tokens.ids.len() as u64);
+                self.metrics.truncated.inc_by(u64::from(caption.tokens.truncated));
+                self.seconds.observe((caption.ready - started).as_secs_f64());
+                Ok(Some(message.map(|()| caption)))
+            }
+            Err(rejection) => {
+                self.around.send(Finished::Rejected(message.map(|()| rejection)))?;
+                Ok(None)
+            }
+        }
     }
 
     fn prepare(&self, value: &[u8]) -> Result<PreparedCaption, Rejection> {

@@ -35,9 +35,10 @@ pub const DTYPE: &str = "float32";
 
 /// Appends the numbers as raw little-endian float32.
 pub fn write_native(vector: &[f32], out: &mut Vec<u8>) {
-    out.reserve(vector.len() * 4);
-    for number in vector {
-        out.extend_from_slice(&number.to_le_bytes());
+    if cfg!(target_endian = "little") {
+        out.extend_from_slice(bytemuck::cast_slice(vector));
+    } else {
+        out.extend(vector.iter().flat_map(|number| number.to_le_bytes()));
     }
 }
 

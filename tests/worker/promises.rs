@@ -6,11 +6,13 @@ use std::process::Command;
 
 use capvec::metrics::Metrics;
 
-fn root() -> &'static Path {
+/// The repository.
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &str) -> String {
+/// Returns a file of the repository.
+pub fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
@@ -29,21 +31,28 @@ fn tracked_files() -> Vec<PathBuf> {
     }
 }
 
+/// Returns the names of the metrics that docs/metrics.md lists.
+pub fn documented_metrics() -> BTreeSet<String> {
+    read("docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `capvec_")?.split_once('`'))
+        .map(|(name, _)| format!("capvec_{name}"))
+        .collect()
+}
+
 #[test]
 fn every_metric_is_documented_and_every_documented_one_exists() {
     let metrics = Metrics::new();
     // Series that come with use: a label value brings the family to light.
-    metrics.source.lag.with_label_values(&["0"]).set(0);
+    metrics.source.lag.partition_messages.with_label_values(&["0"]).set(0);
+    metrics.source.lag.partition_seconds.with_label_values(&["0"]).set(0.0);
     metrics.set_model("model", 640, "fp32");
+    metrics.set_execution_provider("CPUExecutionProvider", "CPUExecutionProvider");
     for queue in ["received", "tokenized", "finished"] {
         drop(capvec::queue::bounded::<()>(queue, 1, &metrics.queues));
     }
     let known: BTreeSet<String> = metrics.names().into_iter().map(|(name, _)| name).collect();
-    let documented: BTreeSet<String> = read("docs/metrics.md")
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `capvec_")?.split_once('`'))
-        .map(|(name, _)| format!("capvec_{name}"))
-        .collect();
+    let documented = documented_metrics();
     let missing: Vec<_> = known.difference(&documented).collect();
     let unknown: Vec<_> = documented.difference(&known).collect();
     assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
@@ -63,7 +72,7 @@ fn the_readme_names_targets_and_commands_that_exist() {
     }
     assert!(targets >= 2, "the README names the two commands");
     for command in
-        ["run", "check", "embed", "tokenize", "demo", "bench", "model import", "model synth"]
+        ["run", "check", "embed", "tokenize", "top", "demo", "bench", "model import", "model synth"]
     {
         assert!(readme.contains(&format!("capvec {command}")), "capvec {command} is not in it");
     }

@@ -125,41 +125,9 @@ pub fn show_ms(milliseconds: Option<f64>) -> String {
     }
 }
 
-/// Returns one block a value, the highest for the largest of them.
-pub fn sparkline(values: &[f64]) -> String {
-    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let largest = values.iter().copied().fold(0.0, f64::max);
-    let block = |value: f64| {
-        let height = ratio(value, largest) * (BLOCKS.len() - 1) as f64;
-        BLOCKS[(height.round() as usize).min(BLOCKS.len() - 1)]
-    };
-    values.iter().map(|value| block(*value)).collect()
-}
-
-/// Returns a bar of `width` cells, of which a share is filled.
-pub fn bar(share: f64, width: usize) -> String {
-    let filled = ((share * width as f64).round() as usize).min(width);
-    "█".repeat(filled) + &"░".repeat(width - filled)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_sparkline_scales_to_its_largest_value() {
-        assert_eq!(sparkline(&[]), "");
-        assert_eq!(sparkline(&[0.0, 0.0]), "▁▁");
-        assert_eq!(sparkline(&[0.0, 50.0, 100.0]), "▁▅█");
-        assert_eq!(sparkline(&[3.0, 3.0]), "██");
-    }
-
-    #[test]
-    fn the_bar_stays_in_its_width() {
-        assert_eq!(bar(0.0, 4), "░░░░");
-        assert_eq!(bar(0.5, 4), "██░░");
-        assert_eq!(bar(1.7, 4), "████");
-    }
 
     #[test]
     fn times_have_the_unit_that_fits() {

@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use console::{StyledObject, Term, style, truncate_str};
+use console::{StyledObject, Term, style};
 use indicatif::HumanCount;
 
-use super::figures::{Figures, Snapshot, bar, show_ms, sparkline};
+use super::figures::{Figures, Snapshot, show_ms};
 use super::reader::{PassingDeadLetter, PassingVector, Reader};
 use crate::cli::logging;
+use crate::cli::terminal::{bar, drawing, sparkline};
 use crate::config::Log;
 
 /// Between two drawings.
@@ -186,19 +187,6 @@ impl Canvas {
     }
 }
 
-/// Returns the bytes that put `passing` in the place of the last panel, and `panel` below.
-fn drawing(passing: &[String], panel: &[String], lines_before: usize, width: usize) -> String {
-    let mut drawing = String::from("\r");
-    if lines_before > 0 {
-        drawing += &format!("\x1b[{lines_before}A");
-    }
-    for line in passing.iter().chain(panel) {
-        drawing += &truncate_str(line, width, "…");
-        drawing += "\x1b[K\n";
-    }
-    drawing + "\x1b[J"
-}
-
 fn panel(
     facts: &Facts,
     now: &Snapshot,
@@ -347,31 +335,9 @@ fn green(text: String) -> StyledObject<String> {
 
 #[cfg(test)]
 mod tests {
-    use console::{measure_text_width, strip_ansi_codes};
+    use console::strip_ansi_codes;
 
     use super::*;
-
-    #[test]
-    fn lines_are_cut_to_the_width_and_not_within_a_wide_character() {
-        for width in 0..40 {
-            let drawing =
-                drawing(&["折りたたみ式の木製デスク".into()], &["─".repeat(50)], 0, width);
-            for line in drawing.lines() {
-                // The carriage return at the beginning isn't of the line.
-                let line = strip_ansi_codes(line.trim());
-                assert!(measure_text_width(&line) <= width.max(1), "{width}: {line:?}");
-            }
-        }
-        let drawing = drawing(&["折りたたみ".into()], &[], 0, 6);
-        assert_eq!(strip_ansi_codes(&drawing).trim(), "折り…");
-    }
-
-    #[test]
-    fn a_drawing_begins_where_the_last_one_did() {
-        assert_eq!(drawing(&[], &["a".into()], 0, 9), "\ra\x1b[K\n\x1b[J");
-        assert_eq!(drawing(&[], &["b".into()], 1, 9), "\r\x1b[1Ab\x1b[K\n\x1b[J");
-        assert_eq!(drawing(&[], &[], 1, 9), "\r\x1b[1A\x1b[J");
-    }
 
     #[test]
     fn a_vector_is_described_in_two_lines() {

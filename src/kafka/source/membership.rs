@@ -58,7 +58,7 @@ impl Source {
             self.begin_assignment(partition);
         }
         take(&self.consumer, partitions).map_err(SourceError::Consumer)?;
-        if self.paused_since.is_some() || self.stopping {
+        if self.full.as_ref().is_some_and(|full| full.is_paused) || self.stopping {
             self.consumer.pause(partitions).map_err(SourceError::Consumer)?;
         }
         self.health.assigned();
@@ -174,8 +174,7 @@ impl Source {
             assignment.revoke();
         }
         self.metrics.partitions.set(self.ledger.partitions().len() as i64);
-        // There is no series where the statistics haven't come since the assignment.
-        drop(self.metrics.lag.remove_label_values(&[&partition.to_string()]));
+        self.lag.forget(partition);
     }
 
     /// After a failure: commits what is settled, so that less comes again.

@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 pub mod kafka;
+pub mod load;
+pub mod prometheus;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -375,6 +377,11 @@ impl Worker {
         }
         let child = command.stdin(Stdio::null()).stderr(log_file).spawn().unwrap();
         Worker { child, admin, log, _folder: folder }
+    }
+
+    /// Returns the address of its admin port.
+    pub fn admin(&self) -> &str {
+        &self.admin
     }
 
     /// Waits until `/readyz` says so.

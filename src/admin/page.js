@@ -1,0 +1,213 @@
+// Draws the worker's metrics: fetches them once a second, and puts lines into the page.
+"use strict";
+
+const EVERY_MS = 1000;
+// How much is drawn: the axis begins with a little and grows.
+const SPAN_MIN_MS = 30_000;
+const SPAN_MAX_MS = 180_000;
+// Rates and quantiles are of so many seconds: short enough to follow, long enough to be calm.
+const WINDOW_MS = 5_000;
+const STAGES = ["tokenize", "wait", "embed", "deliver"];
+const WIDTH = 400;
+const HEIGHT = 130;
+const TOP = 16;
+
+// === the text format of Prometheus ===
+
+function parse(text) {
+  const series = [];
+  for (const line of text.split("\n")) {
+    const found = /^([a-z0-9_]+)(?:\{(.*)\})? (\S+)$/.exec(line);
+    if (!found) continue;
+    const labels = {};
+    for (const [, key, value] of (found[2] || "").matchAll(/([a-z_]+)="((?:[^"\\]|\\.)*)"/g)) labels[key] = value;
+    series.push({ name: found[1], labels, value: Number(found[3].replace("Inf", "Infinity")) });
+  }
+  return series;
+}
+
+function all(series, name, labels = {}) {
+  const holds = (s) => Object.entries(labels).every(([key, value]) => s.labels[key] === value);
+  return series.filter((s) => s.name === name && holds(s));
+}
+
+function sum(series, name, labels) {
+  return all(series, name, labels).reduce((total, s) => total + s.value, 0);
+}
+
+// The quantile of what was observed between two looks, linear within a bucket, as Prometheus does it.
+function quantile(share, name, now, then) {
+  const before = new Map(all(then, `${name}_bucket`).map((s) => [s.labels.le, s.value]));
+  const buckets = all(now, `${name}_bucket`)
+    .map((s) => ({ le: Number(s.labels.le.replace("Inf", "Infinity")), count: s.value - (before.get(s.labels.le) || 0) }))
+    .sort((a, b) => a.le - b.le);
+  const total = buckets.length ? buckets[buckets.length - 1].count : 0;
+  if (total <= 0) return null;
+  const at = buckets.findIndex((b) => b.count >= share * total);
+  const [low, below] = at > 0 ? [buckets[at - 1].le, buckets[at - 1].count] : [0, 0];
+  if (buckets[at].le === Infinity) return low;
+  return low + (buckets[at].le - low) * ((share * total - below) / (buckets[at].count - below));
+}
+
+// === what is drawn ===
+
+const showCount = (n) => (n >= 10_000 ? `${(n / 1000).toFixed(0)} k` : n >= 100 || n === 0 ? n.toFixed(0) : n.toFixed(1));
+const showPercent = (n) => `${(n * 100).toFixed(0)} %`;
+function showSeconds(n) {
+  if (n < 0.001) return `${(n * 1e6).toFixed(0)} µs`;
+  if (n < 1) return `${(n * 1000).toFixed(n < 0.01 ? 1 : 0)} ms`;
+  return n < 600 ? `${n.toFixed(1)} s` : `${(n / 60).toFixed(0)} min`;
+}
+
+const CHARTS = [
+  { id: "throughput", title: "Captions a second", show: showCount, lines: [["throughput", ""]] },
+  { id: "latency", title: "Latency, end to end", show: showSeconds, lines: [["p50", "50 %"], ["p99", "99 %"]] },
+  { id: "fill", title: "Fill of a batch", show: showPercent, lines: [["fill", ""]], top: 1 },
+  { id: "lag", title: "Messages that wait", show: showCount, lines: [["lag", ""]] },
+];
+
+function figures(now, then) {
+  const seconds = (now.at - then.at) / 1000;
+  const more = (name, labels) => sum(now.series, name, labels) - sum(then.series, name, labels);
+  const ratio = (part, whole) => (whole > 0 ? part / whole : null);
+  const tokens = ratio(more("capvec_batch_tokens_sum"), more("capvec_batch_tokens_count"));
+  return {
+    at: now.at,
+    throughput: ratio(more("capvec_captions_embedded_total"), seconds),
+    p50: quantile(0.5, "capvec_end_to_end_seconds", now.series, then.series),
+    p99: quantile(0.99, "capvec_end_to_end_seconds", now.series, then.series),
+    fill: tokens === null ? null : ratio(tokens, sum(now.series, "capvec_batch_tokens_limit")),
+    lag: sum(now.series, "capvec_lag_messages"),
+    stages: STAGES.map((stage) =>
+      ratio(more("capvec_stage_seconds_sum", { stage }), more("capvec_stage_seconds_count", { stage }))),
+  };
+}
+
+// === drawing ===
+
+function element(kind, classes, parent, text = "") {
+  const svg = ["svg", "line", "polyline", "text"].includes(kind);
+  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", kind) : document.createElement(kind);
+  if (classes) made.setAttribute("class", classes);
+  made.textContent = text;
+  parent.append(made);
+  return made;
+}
+
+function place(made, attributes) {
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+function makeChart(chart) {
+  const card = element("article", "card", document.getElementById("charts"));
+  element("h2", "", card, chart.title);
+  chart.now = element("p", "now", card);
+  chart.svg = place(element("svg", "", card), { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, id: chart.id, role: "img" });
+  for (const y of [TOP, (TOP + HEIGHT) / 2, HEIGHT - 1]) {
+    place(element("line", "grid", chart.svg), { x1: 0, x2: WIDTH, y1: y, y2: y });
+  }
+  chart.scale = place(element("text", "", chart.svg), { x: 0, y: 11 });
+}
+
+// The least of 1, 2, 5, 10, ... that isn't below.
+function ceiling(value) {
+  const decade = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((step) => step * decade).find((bound) => bound >= value * 0.999);
+}
+
+function drawChart(chart, history) {
+  const last = history[history.length - 1];
+  const values = chart.lines.flatMap(([key]) => history.map((h) => h[key])).filter((v) => v !== null);
+  const span = Math.max(SPAN_MIN_MS, last.at - history[0].at);
+  const top = chart.top || ceiling(Math.max(...values, 1e-6));
+  chart.scale.textContent = chart.show(top);
+  chart.now.replaceChildren();
+  for (const old of chart.svg.querySelectorAll("polyline")) old.remove();
+  const known = [];
+  for (const [key, name] of chart.lines) {
+    const text = last[key] === null ? "–" : chart.show(last[key]);
+    element("span", key, chart.now, name ? `${text} for ${name}` : text);
+    known.push(`${name} ${text}`.trim());
+    // A line ends where nothing is known, and another begins after that.
+    let points = [];
+    const finish = () => {
+      if (points.length > 1) place(element("polyline", key, chart.svg), { points: points.join(" ") });
+      points = [];
+    };
+    for (const h of history) {
+      if (h[key] === null) { finish(); continue; }
+      const x = WIDTH * (1 - (last.at - h.at) / span);
+      const y = HEIGHT - 1 - (HEIGHT - 1 - TOP) * Math.min(h[key] / top, 1);
+      points.push(`${x.toFixed(1)},${y.toFixed(1)}`);
+    }
+    finish();
+  }
+  chart.svg.setAttribute("aria-label", `${chart.title}: ${known.join(", ")}`);
+}
+
+function drawStages(stages) {
+  const list = document.getElementById("stages");
+  const whole = stages.reduce((total, seconds) => total + (seconds || 0), 0);
+  list.replaceChildren();
+  STAGES.forEach((stage, index) => {
+    const item = element("li", "", list);
+    element("span", "", item, stage);
+    place(element("meter", "", item), { min: 0, max: 1, value: whole ? (stages[index] || 0) / whole : 0, "aria-label": stage });
+    element("span", "", item, stages[index] === null ? "–" : showSeconds(stages[index]));
+  });
+}
+
+function describe(series) {
+  const label = (name, key) => all(series, name).map((s) => s.labels[key]).join(", ");
+  const about = [
+    label("capvec_build_info", "version"), label("capvec_model_info", "model"),
+    label("capvec_execution_provider_info", "running"),
+    `${sum(series, "capvec_assigned_partitions")} partitions`,
+  ];
+  document.getElementById("about").textContent = about.filter(Boolean).join(" · ");
+}
+
+function say(text, bad) {
+  const state = document.getElementById("state");
+  state.textContent = text;
+  state.className = bad ? "bad" : "";
+}
+
+// === looking, again and again ===
+
+const looks = [];
+const history = [];
+
+async function look() {
+  const answer = await fetch("metrics", { cache: "no-store" });
+  if (!answer.ok) throw new Error(`the worker answers ${answer.status}`);
+  const now = { at: performance.now(), series: parse(await answer.text()) };
+  // A worker that has started again counts from 0.
+  const back = looks.length && sum(now.series, "capvec_messages_consumed_total") <
+    sum(looks[looks.length - 1].series, "capvec_messages_consumed_total");
+  if (back) looks.length = 0;
+  looks.push(now);
+  while (looks.length > 2 && now.at - looks[1].at >= WINDOW_MS) looks.shift();
+  describe(now.series);
+  if (looks.length < 2) return;
+  history.push(figures(now, looks[0]));
+  while (now.at - history[0].at > SPAN_MAX_MS) history.shift();
+  CHARTS.forEach((chart) => drawChart(chart, history));
+  drawStages(history[history.length - 1].stages);
+}
+
+async function run() {
+  try {
+    await look();
+    const seconds = looks.length ? sum(looks[looks.length - 1].series, "capvec_lag_seconds") : 0;
+    say(seconds > 1 ? `the oldest message that waits is ${showSeconds(seconds)} old` : "keeping up", false);
+  } catch (error) {
+    say(`no answer: ${error.message}`, true);
+  }
+  // After the answer, so that a slow worker is never asked twice at a time.
+  setTimeout(run, EVERY_MS);
+}
+
+CHARTS.forEach(makeChart);
+run();

@@ -1,0 +1,167 @@
+//! `capvec top`: a running worker in the terminal, from its `/metrics` alone.
+//!
+//! It looks again and again, and shows what happened in the last seconds. It asks and never tells: the
+//! worker's port only reads.
+
+mod figures;
+mod scrape;
+mod view;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use clap::Args;
+use console::Term;
+
+use super::terminal::drawing;
+use figures::Figures;
+use scrape::Target;
+
+/// Figures are of this long: short enough to follow, long enough to be calm.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// Columns of the sparkline.
+const HISTORY: usize = 40;
+
+/// Columns where the output isn't a terminal.
+const WIDTH: usize = 100;
+
+/// Arguments of `capvec top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// The worker's admin port: http://HOST:PORT, or HOST:PORT.
+    #[arg(value_name = "URL")]
+    target: Target,
+    /// Seconds between two looks.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    interval: Duration,
+    /// Looks twice, prints what happened in between, and ends.
+    #[arg(long)]
+    once: bool,
+    /// Prints a JSON object a look, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is due".to_owned())?;
+    if !(0.1..=3600.0).contains(&seconds) {
+        return Err("between 0.1 and 3600 seconds are due".into());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Shows the worker until it is interrupted, or once.
+///
+/// # Errors
+///
+/// When the worker doesn't answer the first time, or `--once` at all; when what answers isn't one; and
+/// when standard output can't be written.
+pub fn run(args: &TopArgs) -> anyhow::Result<()> {
+    let mut looks = VecDeque::from([args.target.look()?]);
+    let mut screen = Screen::new(args.json);
+    let mut history = VecDeque::new();
+    loop {
+        std::thread::sleep(args.interval);
+        let look = match args.target.look() {
+            Ok(look) => look,
+            Err(error) if args.once => return Err(error.into()),
+            Err(error) => {
+                screen.trouble(&error)?;
+                continue;
+            }
+        };
+        if looks.back().is_some_and(|last| look.is_of_another_process(last)) {
+            looks.clear();
+        }
+        looks.push_back(look);
+        // The oldest look that is kept is the youngest that is as old as the window.
+        while looks.len() > 2 && looks[looks.len() - 1].at - looks[1].at >= WINDOW {
+            looks.pop_front();
+        }
+        if looks.len() < 2 {
+            continue;
+        }
+        let figures = Figures::between(&looks[0], &looks[looks.len() - 1]);
+        history.push_back(figures.captions_per_second);
+        if history.len() > HISTORY {
+            history.pop_front();
+        }
+        screen.show(&args.target, &figures, history.make_contiguous())?;
+        if args.once {
+            return Ok(());
+        }
+    }
+}
+
+/// What the figures are shown on.
+enum Screen {
+    Json,
+    Text,
+    Terminal {
+        term: Term,
+        /// Lines that are there.
+        lines: usize,
+    },
+}
+
+impl Screen {
+    fn new(json: bool) -> Screen {
+        let term = Term::stdout();
+        match (json, term.is_term() && !console::is_dumb()) {
+            (true, _) => Screen::Json,
+            (false, true) => Screen::Terminal { term, lines: 0 },
+            (false, false) => Screen::Text,
+        }
+    }
+
+    fn show(&mut self, target: &Target, figures: &Figures, history: &[f64]) -> anyhow::Result<()> {
+        match self {
+            Screen::Json => super::say(serde_json::to_string(figures)?)?,
+            Screen::Text => {
+                for line in view::panel(target, figures, history, WIDTH) {
+                    super::say(console::strip_ansi_codes(&line).trim_end())?;
+                }
+            }
+            Screen::Terminal { .. } => {
+                self.draw(|width| view::panel(target, figures, history, width))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that a look failed; the next may succeed.
+    fn trouble(&mut self, error: &scrape::LookError) -> anyhow::Result<()> {
+        match self {
+            Screen::Json | Screen::Text => eprintln!("{error:#}"),
+            Screen::Terminal { .. } => self.draw(|_| vec![view::trouble(error)])?,
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, panel: impl FnOnce(usize) -> Vec<String>) -> anyhow::Result<()> {
+        let Screen::Terminal { term, lines } = self else { return Ok(()) };
+        let (rows, columns) = term.size();
+        // A full last column makes some terminals wrap.
+        let width = usize::from(columns).saturating_sub(1);
+        let mut panel = panel(width);
+        // What doesn't fit scrolls away, and can't be drawn over.
+        panel.truncate(usize::from(rows).saturating_sub(1));
+        term.write_str(&drawing(&[], &panel, *lines, width))?;
+        *lines = panel.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interval_is_a_number_of_seconds() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "1h", "", "NaN", "1e9"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A worker in numbers: what happened between two looks at it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::scrape::Look;
+use crate::metrics::Stage;
+
+/// What happened between two looks, and how things were at the second. The names are those of
+/// `capvec top --json`, on which programs rely. A mean or a quantile of nothing is null.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Figures {
+    /// Seconds between the looks.
+    pub(super) seconds: f64,
+    /// The worker's version.
+    pub(super) version: String,
+    /// The model's id; null before the model is loaded.
+    pub(super) model: Option<String>,
+    /// What runs the network.
+    pub(super) execution_provider: Option<String>,
+    /// Partitions that the worker owns.
+    pub(super) partitions: f64,
+    /// Captions embedded a second.
+    pub(super) captions_per_second: f64,
+    /// Tokens a second.
+    pub(super) tokens_per_second: f64,
+    /// From a caption's timestamp to its vector's acknowledgement: half take no longer.
+    pub(super) end_to_end_p50_seconds: Option<f64>,
+    /// All but one of a hundred take no longer.
+    pub(super) end_to_end_p99_seconds: Option<f64>,
+    /// The stages in the order of a caption's way.
+    pub(super) stages: Vec<StageFigures>,
+    /// Captions of a batch, on average.
+    pub(super) batch_captions: Option<f64>,
+    /// Tokens of a batch, on average.
+    pub(super) batch_tokens: Option<f64>,
+    /// Most tokens of a batch.
+    pub(super) batch_tokens_limit: f64,
+    /// The one as a part of the other.
+    pub(super) batch_fill: Option<f64>,
+    /// Why batches were cut, as shares of 1.
+    pub(super) batch_cut: BTreeMap<String, f64>,
+    /// The share of the time that the network was at work.
+    pub(super) duty_cycle: Option<f64>,
+    /// Messages that aren't settled, in the topic and in the worker.
+    pub(super) lag_messages: f64,
+    /// Age of the oldest.
+    pub(super) lag_seconds: f64,
+    /// Messages in the worker.
+    pub(super) in_flight_messages: f64,
+    /// Messages in the worker at which fetching pauses.
+    pub(super) in_flight_messages_limit: f64,
+    /// Messages rejected since the worker began, by reason; reasons without any are left out.
+    pub(super) rejected: BTreeMap<String, f64>,
+}
+
+/// A stage between two looks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct StageFigures {
+    /// Its name.
+    pub(super) stage: &'static str,
+    /// Seconds of a caption, on average.
+    pub(super) mean_seconds: Option<f64>,
+    /// All but one of a hundred take no longer.
+    pub(super) p99_seconds: Option<f64>,
+}
+
+impl Figures {
+    /// Reckons what happened between two looks.
+    pub(super) fn between(then: &Look, now: &Look) -> Figures {
+        let seconds = (now.at - then.at).as_secs_f64();
+        let more = |name: &str, labels: &[(&str, &str)]| {
+            (now.sum(name, labels) - then.sum(name, labels)).max(0.0)
+        };
+        let mean = |name: &str, labels: &[(&str, &str)]| {
+            ratio(more(&format!("{name}_sum"), labels), more(&format!("{name}_count"), labels))
+        };
+        let quantile_of = |share: f64, name: &str, labels: &[(&str, &str)]| {
+            quantile(share, &since(&now.buckets(name, labels), &then.buckets(name, labels)))
+        };
+        let a_second = |name: &str| ratio(more(name, &[]), seconds).unwrap_or(0.0);
+        let text = |name: &str, label: &str| now.label(name, label).map(str::to_owned);
+        let end_to_end = "capvec_end_to_end_seconds";
+        let stage_seconds = "capvec_stage_seconds";
+        let batch_tokens = mean("capvec_batch_tokens", &[]);
+        let batch_tokens_limit = now.sum("capvec_batch_tokens_limit", &[]);
+        let cut = then.by("capvec_batches_total", "reason");
+        let cut = now.by("capvec_batches_total", "reason").into_iter().map(|(reason, count)| {
+            (reason.to_owned(), count - cut.get(reason).copied().unwrap_or(0.0))
+        });
+        let batches = more("capvec_batches_total", &[]);
+        Figures {
+            seconds,
+            version: text("capvec_build_info", "version").unwrap_or_default(),
+            model: text("capvec_model_info", "model"),
+            execution_provider: text("capvec_execution_provider_info", "running"),
+            partitions: now.sum("capvec_assigned_partitions", &[]),
+            captions_per_second: a_second("capvec_captions_embedded_total"),
+            tokens_per_second: a_second("capvec_tokens_total"),
+            end_to_end_p50_seconds: quantile_of(0.5, end_to_end, &[]),
+            end_to_end_p99_seconds: quantile_of(0.99, end_to_end, &[]),
+            stages: Stage::ALL
+                .map(|stage| {
+                    let labels = [("stage", stage.as_label())];
+                    StageFigures {
+                        stage: stage.as_label(),
+                        mean_seconds: mean(stage_seconds, &labels),
+                        p99_seconds: quantile_of(0.99, stage_seconds, &labels),
+                    }
+                })
+                .into(),
+            batch_captions: mean("capvec_batch_captions", &[]),
+            batch_tokens,
+            batch_tokens_limit,
+            batch_fill: batch_tokens.and_then(|tokens| ratio(tokens, batch_tokens_limit)),
+            batch_cut: cut
+                .filter_map(|(reason, count)| Some((reason, ratio(count, batches)?)))
+                .collect(),
+            // A pass that began before and ended in the meantime is counted as a whole.
+            duty_cycle: ratio(
+                more("capvec_embed_busy_seconds_total", &[]),
+                seconds * now.sum("capvec_embedders", &[]),
+            )
+            .map(|share| share.min(1.0)),
+            lag_messages: now.sum("capvec_lag_messages", &[]),
+            lag_seconds: now.sum("capvec_lag_seconds", &[]),
+            in_flight_messages: now.sum("capvec_in_flight_messages", &[]),
+            in_flight_messages_limit: now.sum("capvec_in_flight_messages_limit", &[]),
+            rejected: now
+                .by("capvec_captions_rejected_total", "reason")
+                .into_iter()
+                .filter(|(_, count)| *count > 0.0)
+                .map(|(reason, count)| (reason.to_owned(), count))
+                .collect(),
+        }
+    }
+}
+
+fn ratio(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| part / whole)
+}
+
+/// Returns what came into a histogram's buckets since.
+fn since(now: &[(f64, f64)], then: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let before = |bound: f64| then.iter().find(|(b, _)| *b == bound).map_or(0.0, |(_, n)| *n);
+    now.iter().map(|&(bound, count)| (bound, count - before(bound))).collect()
+}
+
+/// The quantile of cumulative buckets, linear within a bucket as Prometheus reckons it. In the last
+/// bucket, which has no end, it is that bucket's beginning.
+fn quantile(share: f64, buckets: &[(f64, f64)]) -> Option<f64> {
+    let rank = share * buckets.last().filter(|(_, total)| *total > 0.0)?.1;
+    let at = buckets.iter().position(|(_, count)| *count >= rank)?;
+    let (low, below) = at.checked_sub(1).map_or((0.0, 0.0), |before| buckets[before]);
+    let (high, count) = buckets[at];
+    if high.is_infinite() {
+        return Some(low);
+    }
+    Some(low + (high - low) * (rank - below) / (count - below))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn quantiles_are_those_of_prometheus() {
+        let buckets = [(1.0, 0.0), (2.0, 50.0), (5.0, 90.0), (f64::INFINITY, 100.0)];
+        assert_eq!(quantile(0.5, &buckets), Some(2.0));
+        assert_eq!(quantile(0.25, &buckets), Some(1.5));
+        assert_eq!(quantile(0.7, &buckets), Some(3.5));
+        assert_eq!(quantile(0.99, &buckets), Some(5.0), "the last bucket has no end");
+        assert_eq!(quantile(0.5, &[(1.0, 0.0), (f64::INFINITY, 0.0)]), None);
+        assert_eq!(quantile(0.5, &[]), None);
+    }
+
+    #[test]
+    fn figures_are_of_what_happened_in_between() {
+        let then = Instant::now();
+        let text = |captions: u32, tokens: u32, batches: u32, busy: f64| {
+            format!(
+                "capvec_build_info{{version=\"1\"}} 1\n\
+                 capvec_captions_embedded_total {captions}\n\
+                 capvec_batch_tokens_sum {tokens}\n\
+                 capvec_batch_tokens_count {batches}\n\
+                 capvec_batch_tokens_limit 512\n\
+                 capvec_batches_total{{reason=\"full\"}} {batches}\n\
+                 capvec_batches_total{{reason=\"idle\"}} 3\n\
+                 capvec_embedders 2\n\
+                 capvec_embed_busy_seconds_total {busy}\n\
+                 capvec_captions_rejected_total{{reason=\"not_json\"}} 7\n\
+                 capvec_captions_rejected_total{{reason=\"not_utf8\"}} 0\n\
+                 capvec_stage_seconds_sum{{stage=\"embed\"}} {busy}\n\
+                 capvec_stage_seconds_count{{stage=\"embed\"}} {captions}\n"
+            )
+        };
+        let first = Look::parse(&text(100, 1000, 10, 1.0), then);
+        let later = then + Duration::from_secs(4);
+        let second = Look::parse(&text(300, 3560, 20, 5.0), later);
+        let figures = Figures::between(&first, &second);
+        assert_eq!(figures.captions_per_second, 50.0);
+        assert_eq!(figures.batch_tokens, Some(256.0));
+        assert_eq!(figures.batch_fill, Some(0.5));
+        assert_eq!(figures.duty_cycle, Some(0.5));
+        assert_eq!(figures.batch_cut["full"], 1.0);
+        assert_eq!(figures.batch_cut["idle"], 0.0);
+        assert_eq!(figures.rejected, BTreeMap::from([("not_json".into(), 7.0)]));
+        assert_eq!(figures.stages[2].mean_seconds, Some(0.02));
+        assert_eq!(figures.stages[0].mean_seconds, None);
+        assert_eq!(figures.end_to_end_p99_seconds, None);
+    }
+}

@@ -1,0 +1,153 @@
+//! The panel of `capvec top`: the figures as lines of text.
+
+use console::style;
+use indicatif::HumanCount;
+
+use super::figures::Figures;
+use super::scrape::{LookError, Target};
+use crate::cli::terminal::{bar, sparkline};
+
+/// Cells of a bar.
+const BAR: usize = 24;
+
+/// Smaller shares are not listed.
+const SHARE_MIN: f64 = 0.005;
+
+/// Returns the panel's lines; the caller cuts them to the width.
+pub(super) fn panel(
+    target: &Target,
+    figures: &Figures,
+    captions_per_second: &[f64],
+    width: usize,
+) -> Vec<String> {
+    let line =
+        |title: &str, text: String| format!("{} {text}", style(format!("{title:<10}")).dim());
+    let model = figures.model.as_deref().unwrap_or("the model is being loaded");
+    let provider = figures.execution_provider.as_deref().unwrap_or("–");
+    let partitions = figures.partitions;
+    let mut lines = vec![
+        style("─".repeat(width)).dim().to_string(),
+        line("worker", format!("{} · capvec {}", target.shown, figures.version)),
+        line("model", format!("{model} · {provider} · {partitions} partitions")),
+        line(
+            "captions",
+            format!(
+                "{} a second, {} tokens {}",
+                style(format!("{:.0}", figures.captions_per_second)).bold(),
+                HumanCount(figures.tokens_per_second as u64),
+                style(sparkline(captions_per_second)).green(),
+            ),
+        ),
+        line(
+            "latency",
+            format!(
+                "{} median, {} for 99 %; timestamp to acknowledgement",
+                style(show_seconds(figures.end_to_end_p50_seconds)).bold(),
+                style(show_seconds(figures.end_to_end_p99_seconds)).bold(),
+            ),
+        ),
+    ];
+    let whole: f64 = figures.stages.iter().filter_map(|s| s.mean_seconds).sum();
+    for stage in &figures.stages {
+        let share = stage.mean_seconds.map_or(0.0, |mean| mean / whole.max(f64::MIN_POSITIVE));
+        lines.push(line(
+            &format!("  {}", stage.stage),
+            format!(
+                "{} {:>8} mean, {:>8} for 99 %",
+                style(bar(share, BAR)).cyan(),
+                show_seconds(stage.mean_seconds),
+                show_seconds(stage.p99_seconds),
+            ),
+        ));
+    }
+    let number = |n: Option<f64>| n.map_or("–".into(), |n| format!("{n:.1}"));
+    let cut = figures.batch_cut.iter().filter(|(_, share)| **share >= SHARE_MIN);
+    let cut: Vec<_> = cut.map(|(why, share)| format!("{why} {:.0} %", share * 100.0)).collect();
+    lines.extend([
+        line("batch", share_of_one(figures.batch_fill, "full")),
+        line(
+            "",
+            format!(
+                "{} captions, {} of {} tokens; cut when {}",
+                number(figures.batch_captions),
+                number(figures.batch_tokens),
+                figures.batch_tokens_limit,
+                if cut.is_empty() { "–".into() } else { cut.join(", ") },
+            ),
+        ),
+        line("network", share_of_one(figures.duty_cycle, "busy")),
+        line(
+            "lag",
+            format!(
+                "{} messages, the oldest {} old; {} of {} in flight",
+                style(HumanCount(figures.lag_messages.max(0.0) as u64)).bold(),
+                style(show_seconds(Some(figures.lag_seconds))).bold(),
+                figures.in_flight_messages,
+                figures.in_flight_messages_limit,
+            ),
+        ),
+        line("rejected", rejected(figures)),
+    ]);
+    lines
+}
+
+/// Returns the line that stands for the panel while the worker doesn't answer.
+pub(super) fn trouble(error: &LookError) -> String {
+    style(error.to_string()).red().to_string()
+}
+
+fn rejected(figures: &Figures) -> String {
+    if figures.rejected.is_empty() {
+        return "none".into();
+    }
+    let reasons = figures.rejected.iter().map(|(reason, count)| format!("{reason} {count}"));
+    reasons.collect::<Vec<_>>().join(", ")
+}
+
+fn share_of_one(share: Option<f64>, what: &str) -> String {
+    match share {
+        None => "–".into(),
+        Some(share) => format!("{} {:.0} % {what}", style(bar(share, BAR)).green(), share * 100.0),
+    }
+}
+
+fn show_seconds(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "–".into(),
+        Some(0.0) => "0 s".into(),
+        Some(s) if s < 1e-3 => format!("{:.0} µs", s * 1e6),
+        Some(s) if s < 1e-2 => format!("{:.1} ms", s * 1e3),
+        Some(s) if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        Some(s) if s < 600.0 => format!("{s:.1} s"),
+        Some(s) => format!("{:.0} min", s / 60.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::top::scrape::Look;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn times_have_the_unit_that_fits() {
+        let shown = [0.0, 0.000_04, 0.0042, 0.25, 12.0, 900.0].map(|s| show_seconds(Some(s)));
+        assert_eq!(shown, ["0 s", "40 µs", "4.2 ms", "250 ms", "12.0 s", "15 min"]);
+        assert_eq!(show_seconds(None), "–");
+    }
+
+    #[test]
+    fn a_worker_that_has_just_started_has_a_panel() {
+        let at = Instant::now();
+        let text = crate::metrics::Metrics::new().render();
+        let figures = Figures::between(
+            &Look::parse(&text, at),
+            &Look::parse(&text, at + Duration::from_secs(1)),
+        );
+        let panel = panel(&"localhost:9180".parse().unwrap(), &figures, &[0.0], 40);
+        let panel = panel.join("\n");
+        assert!(panel.contains("the model is being loaded"), "{panel}");
+        assert!(panel.contains("0 messages, the oldest 0 s old"), "{panel}");
+        assert!(!panel.contains("NaN") && !panel.contains("inf"), "{panel}");
+    }
+}

@@ -1,0 +1,154 @@
+//! How far the worker is behind: in messages, and in seconds.
+//!
+//! The ends of the partitions come with librdkafka's statistics, every two seconds, and that is when
+//! the lag is reckoned. A message counts until it is settled, wherever it waits: in the topic or in
+//! the worker. The seconds are the age of the oldest such message, by its timestamp.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::kafka::consumer::PartitionEnd;
+use crate::kafka::offsets::{OffsetLedger, Progress};
+use crate::metrics::LagMetrics;
+
+/// The lag of the partitions that the worker owns.
+pub(super) struct Lag {
+    metrics: LagMetrics,
+    /// Whether each partition has series of its own.
+    per_partition: bool,
+    partitions: HashMap<i32, Behind>,
+}
+
+/// How far a partition is behind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Behind {
+    messages: i64,
+    seconds: f64,
+}
+
+impl Lag {
+    /// Returns the lag of a worker that owns nothing yet.
+    pub(super) fn new(metrics: LagMetrics, per_partition: bool) -> Lag {
+        Lag { metrics, per_partition, partitions: HashMap::new() }
+    }
+
+    /// Reckons the lag of the partitions whose ends have been told.
+    pub(super) fn report(&mut self, ends: HashMap<i32, PartitionEnd>, ledger: &OffsetLedger) {
+        if ends.is_empty() {
+            return;
+        }
+        // A clock before 1970 is no clock to reckon with.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        for (partition, end) in ends {
+            let Some(progress) = ledger.progress(partition) else { continue };
+            let behind = Behind::of(&end, &progress, now.as_millis() as i64);
+            self.partitions.insert(partition, behind);
+            if self.per_partition {
+                let label = [&partition.to_string()];
+                self.metrics.partition_messages.with_label_values(&label).set(behind.messages);
+                self.metrics.partition_seconds.with_label_values(&label).set(behind.seconds);
+            }
+        }
+        self.sum_up();
+    }
+
+    /// Forgets a partition that the worker owns no more.
+    pub(super) fn forget(&mut self, partition: i32) {
+        if self.partitions.remove(&partition).is_none() {
+            return;
+        }
+        if self.per_partition {
+            let label = [&partition.to_string()];
+            // They were set when the partition came into the map.
+            drop(self.metrics.partition_messages.remove_label_values(&label));
+            drop(self.metrics.partition_seconds.remove_label_values(&label));
+        }
+        self.sum_up();
+    }
+
+    fn sum_up(&self) {
+        let all = self.partitions.values();
+        self.metrics.messages.set(all.clone().map(|behind| behind.messages).sum());
+        self.metrics.seconds.set(all.map(|behind| behind.seconds).fold(0.0, f64::max));
+    }
+}
+
+impl Behind {
+    fn of(end: &PartitionEnd, progress: &Progress, now_ms: i64) -> Behind {
+        let committed = Some(end.committed).filter(|committed| *committed >= 0);
+        let settled = progress.position.map(|next| next.0);
+        // A group that has never committed begins at the beginning.
+        let from = settled.or(committed).unwrap_or(end.beginning.max(0));
+        let messages = (end.end - from).max(0);
+        if messages == 0 || (end.is_read && !progress.is_open) {
+            return Behind { messages: 0, seconds: 0.0 };
+        }
+        // Of messages that are still in the topic nothing is known. The last one that was settled is
+        // older; before the first has been received there is no age to tell.
+        let age_ms = progress.timestamp_ms.map_or(0, |then| (now_ms - then).max(0));
+        Behind { messages, seconds: age_ms as f64 / 1e3 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::tracked::{Assignment, NextOffset, Offset};
+    use std::time::Instant;
+
+    const END: PartitionEnd =
+        PartitionEnd { end: 100, committed: 40, beginning: 10, is_read: false };
+
+    #[test]
+    fn the_age_is_that_of_the_oldest_message_that_is_not_settled() {
+        let at = |progress| Behind::of(&END, &progress, 5_000);
+        let open =
+            Progress { position: Some(NextOffset(60)), is_open: true, timestamp_ms: Some(2_000) };
+        assert_eq!(at(open), Behind { messages: 40, seconds: 3.0 });
+        assert_eq!(at(Progress { is_open: false, ..open }), Behind { messages: 40, seconds: 3.0 });
+        let nothing_received = Progress::default();
+        assert_eq!(at(nothing_received), Behind { messages: 60, seconds: 0.0 });
+        let never_committed = PartitionEnd { committed: -1001, ..END };
+        assert_eq!(Behind::of(&never_committed, &nothing_received, 0).messages, 90);
+        let in_the_future = Progress { timestamp_ms: Some(9_000), ..open };
+        assert_eq!(at(in_the_future).seconds, 0.0);
+    }
+
+    #[test]
+    fn offsets_of_transaction_markers_are_no_lag() {
+        let read = PartitionEnd { is_read: true, ..END };
+        let settled =
+            Progress { position: Some(NextOffset(99)), is_open: false, timestamp_ms: Some(0) };
+        assert_eq!(Behind::of(&read, &settled, 5_000), Behind { messages: 0, seconds: 0.0 });
+        let open = Progress { is_open: true, ..settled };
+        assert_eq!(Behind::of(&read, &open, 5_000).messages, 1);
+        let done = Progress { position: Some(NextOffset(100)), ..settled };
+        assert_eq!(Behind::of(&END, &done, 5_000), Behind { messages: 0, seconds: 0.0 });
+    }
+
+    #[test]
+    fn partitions_sum_up_and_have_series_only_if_they_may() {
+        for per_partition in [true, false] {
+            let metrics = Metrics::new();
+            let mut lag = Lag::new(metrics.source.lag.clone(), per_partition);
+            let mut ledger = OffsetLedger::default();
+            for (partition, timestamp_ms) in [(3, 1_000), (4, 2_000)] {
+                ledger.assign(Assignment::new(partition, 1));
+                ledger.open(partition, Offset(50), 1, Some(timestamp_ms), Instant::now()).unwrap();
+            }
+            // Partition 5 isn't assigned.
+            lag.report([3, 4, 5].map(|partition| (partition, END)).into(), &ledger);
+            assert_eq!(metrics.source.lag.messages.get(), 120);
+            assert!(metrics.source.lag.seconds.get() > 1e9, "since 1970");
+            let shown = metrics.render().matches("capvec_consumer_lag_seconds{").count();
+            assert_eq!(shown, if per_partition { 2 } else { 0 });
+            lag.forget(3);
+            lag.forget(5);
+            assert_eq!(metrics.source.lag.messages.get(), 60);
+            lag.forget(4);
+            assert_eq!(metrics.source.lag.seconds.get(), 0.0);
+            assert!(!metrics.render().contains("capvec_consumer_lag_seconds{"));
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The page of the admin port, in a real browser on a worker under load.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::load::Load;
+use crate::support::{Cluster, Worker, eventually, tiny_package};
+
+/// The lines of the page with their colours, as `src/admin/page.css` has them.
+const LINES: [(&str, [u8; 3]); 5] = [
+    ("throughput", [0x0f, 0x9d, 0x58]),
+    ("p50", [0x42, 0x85, 0xf4]),
+    ("p99", [0xea, 0x43, 0x35]),
+    ("fill", [0xf2, 0x99, 0x00]),
+    ("lag", [0xa1, 0x42, 0xf4]),
+];
+
+/// Of the page's own time, which passes faster than ours while the browser has nothing to do.
+const VIRTUAL_MS: u32 = 28_000;
+
+/// Returns the browser; says that the test is skipped where there is none.
+fn chromium() -> Option<&'static str> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let runs = |name: &&str| {
+        let mut command = Command::new(name);
+        let status = command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let found = names.into_iter().find(runs);
+    if found.is_none() {
+        // Not by eprintln!, which is shown of tests that fail alone.
+        let line = "skipped: no Chromium; on Debian: sudo apt-get install chromium\n";
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    found
+}
+
+fn browse(chromium: &str, folder: &Path, url: &str, what: &[&str]) -> String {
+    let output = Command::new(chromium)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"])
+        .args(["--no-first-run", "--disable-dev-shm-usage", "--window-size=1000,900"])
+        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
+        .arg(format!("--virtual-time-budget={VIRTUAL_MS}"))
+        .args(what)
+        .arg(url)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "chromium: {}\n{said}", output.status);
+    assert!(!said.contains("Content Security Policy"), "{said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Returns in how many columns of a picture a colour is to be seen.
+fn columns_with(picture: &Path, colour: [u8; 3]) -> usize {
+    let file = std::io::BufReader::new(std::fs::File::open(picture).unwrap());
+    let mut decoder = png::Decoder::new(file);
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let mut reader = decoder.read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let frame = reader.next_frame(&mut pixels).unwrap();
+    let samples = frame.color_type.samples();
+    let mut columns = vec![false; frame.width as usize];
+    for row in pixels[..frame.buffer_size()].chunks_exact(frame.line_size) {
+        for (column, pixel) in columns.iter_mut().zip(row.chunks_exact(samples)) {
+            *column |= pixel.iter().zip(colour).all(|(a, b)| a.abs_diff(b) < 12);
+        }
+    }
+    columns.into_iter().filter(|seen| *seen).count()
+}
+
+#[test]
+fn the_page_draws_what_the_worker_does() {
+    let Some(chromium) = chromium() else { return };
+    let cluster = Cluster::shared();
+    cluster.create_topics("drawn", 2);
+    let worker = Worker::start(&cluster, "drawn", tiny_package(), &[]).ready();
+    let _load = Load::start(&cluster, "drawn");
+    eventually("captions come through", || {
+        worker.metric("capvec_captions_embedded_total").filter(|captions| *captions > 0.0)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("http://{}/", worker.admin());
+
+    let page = browse(chromium, folder.path(), &url, &["--dump-dom"]);
+    assert!(page.contains("2 partitions"), "{page}");
+    assert!(!page.contains("no answer"), "{page}");
+    for (line, _) in LINES {
+        let (_, rest) = page
+            .split_once(&format!("<polyline class=\"{line}\" points=\""))
+            .unwrap_or_else(|| panic!("no line for {line}\n{page}"));
+        let points = rest.split('"').next().unwrap();
+        assert!(points.split(' ').count() >= 5, "{line}: {points}");
+        assert!(!points.contains("NaN"), "{line}: {points}");
+    }
+
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("observe");
+    std::fs::create_dir_all(&kept).unwrap();
+    let picture = kept.join("page.png");
+    browse(chromium, folder.path(), &url, &[&format!("--screenshot={}", picture.display())]);
+    for (line, colour) in LINES {
+        // A figure above the chart has the colour too, and is narrower.
+        let columns = columns_with(&picture, colour);
+        assert!(columns > 200, "{line} is in {columns} columns of {}", picture.display());
+    }
+    worker.stop();
+}
