@@ -12,10 +12,10 @@ ARGS ?=
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 30
 
-.PHONY: help build demo test bench lint fuzz clean
+.PHONY: help build demo test image-test bench lint deny fuzz clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 build: ## Build target/release/capvec, and fetch ONNX Runtime
 	@scripts/setup build
@@ -30,6 +30,7 @@ test: ## Run all tests, those on a real Kafka included
 	@scripts/onnxruntime
 	@scripts/kafka-jars
 	@scripts/prometheus || true # The tests that need it say that they are skipped.
+	@scripts/check-image --prepare
 	@mkdir -p $(target_dir)
 	@echo cargo test --locked --no-fail-fast
 	@status=0; \
@@ -39,20 +40,28 @@ test: ## Run all tests, those on a real Kafka included
 	  $(target_dir)/test.log; \
 	exit $$status
 
+image-test: build ## Build the container image around the release and run it
+	@scripts/check-image $(target_dir)/release/capvec
+
 bench: ## Benchmark the pure parts: make bench ARGS="caption"
 	@scripts/setup build
 	cargo bench --locked --bench pure -- $(ARGS)
 
-lint: ## Check format, clippy and the shell scripts
+lint: ## Check format, clippy, the scripts, the Dockerfile and the crates
 	@cargo fmt --version >/dev/null 2>&1 || { echo "missing: rustup component add rustfmt" >&2; exit 1; }
 	@cargo clippy --version >/dev/null 2>&1 || { echo "missing: rustup component add clippy" >&2; exit 1; }
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then \
-	  shellcheck $$(grep -l '^#!.*bash' scripts/*) .ci/run; \
+	  shellcheck $$(grep -lI -d skip '^#!.*bash' scripts/* .ci/run); \
 	else \
 	  echo "not checked, as shellcheck is missing: scripts/ and .ci/run" >&2; \
 	fi
+	@scripts/hadolint
+	@scripts/deny
+
+deny: ## Check licences, sources and vulnerabilities of the crates
+	@scripts/deny
 
 fuzz: ## Fuzz every target for FUZZ_SECONDS (30) each
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \

@@ -10,6 +10,7 @@ mod dashboard;
 mod exactly_once;
 mod flow;
 mod group;
+mod image;
 mod import;
 mod in_process;
 mod observe;
