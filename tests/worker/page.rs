@@ -1,11 +1,12 @@
 //! The page of the admin port, in a real browser on a worker under load.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::load::Load;
-use crate::support::{Cluster, Worker, eventually, tiny_package};
+use crate::support::load::{Bursts, Load};
+use crate::support::{Cluster, Worker, eventually, metric, tiny_package};
 
 /// The lines of the page with their colours, as `src/admin/page.css` has them.
 const LINES: [(&str, [u8; 3]); 5] = [
@@ -16,7 +17,8 @@ const LINES: [(&str, [u8; 3]); 5] = [
     ("lag", [0xa1, 0x42, 0xf4]),
 ];
 
-/// Of the page's own time, which passes faster than ours while the browser has nothing to do.
+/// Of the page's own time, which stands still while the browser waits for an answer, and else passes at
+/// once.
 const VIRTUAL_MS: u32 = 28_000;
 
 /// Returns the browser; says that the test is skipped where there is none.
@@ -53,6 +55,46 @@ fn browse(chromium: &str, folder: &Path, url: &str, what: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// A door before a worker that lets a look at the metrics through only when there is something new to
+/// see, as in the browser's own time a second has passed since the last. Returns its address.
+///
+/// Its thread ends with the tests.
+fn door(worker: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let worker = worker.to_owned();
+    std::thread::spawn(move || {
+        let mut seen = 0.0;
+        for client in listener.incoming() {
+            // A browser opens connections that it then doesn't use.
+            drop(let_through(client.unwrap(), &worker, &mut seen));
+        }
+    });
+    address
+}
+
+fn let_through(client: TcpStream, worker: &str, seen: &mut f64) -> std::io::Result<()> {
+    client.set_read_timeout(Some(std::time::Duration::from_millis(300)))?;
+    let mut head = Vec::new();
+    for line in BufReader::new(&client).lines() {
+        match line? {
+            line if line.is_empty() => break,
+            line => head.push(line),
+        }
+    }
+    // An answer ends with its connection, so that the next request has one of its own.
+    head.retain(|line| !line.to_lowercase().starts_with("connection:"));
+    let embedded = || metric(worker, "capvec_captions_embedded_total").unwrap_or(0.0);
+    if head.first().is_some_and(|line| line.contains(" /metrics ")) {
+        *seen = eventually("more captions", || Some(embedded()).filter(|now| *now > *seen));
+    }
+    let mut server = TcpStream::connect(worker)?;
+    write!(server, "{}\r\nConnection: close\r\n\r\n", head.join("\r\n"))?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer)?;
+    (&client).write_all(&answer)
+}
+
 /// Returns in how many columns of a picture a colour is to be seen.
 fn columns_with(picture: &Path, colour: [u8; 3]) -> usize {
     let file = std::io::BufReader::new(std::fs::File::open(picture).unwrap());
@@ -77,12 +119,12 @@ fn the_page_draws_what_the_worker_does() {
     let cluster = Cluster::shared();
     cluster.create_topics("drawn", 2);
     let worker = Worker::start(&cluster, "drawn", tiny_package(), &[]).ready();
-    let _load = Load::start(&cluster, "drawn");
+    let _load = Load::start(&cluster, "drawn", Bursts::Often);
     eventually("captions come through", || {
         worker.metric("capvec_captions_embedded_total").filter(|captions| *captions > 0.0)
     });
     let folder = tempfile::tempdir().unwrap();
-    let url = format!("http://{}/", worker.admin());
+    let url = format!("http://{}/", door(worker.admin()));
 
     let page = browse(chromium, folder.path(), &url, &["--dump-dom"]);
     assert!(page.contains("2 partitions"), "{page}");

@@ -7,6 +7,15 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::{Cluster, Outgoing};
 
+/// How captions come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bursts {
+    /// Many, with pauses in which the backlog shrinks.
+    Rare,
+    /// Few, one after the other.
+    Often,
+}
+
 /// A thread that sends captions in bursts, until the value is dropped. A few of them are poison, one is
 /// too long, one is a tombstone.
 pub struct Load {
@@ -16,15 +25,16 @@ pub struct Load {
 
 impl Load {
     /// Starts to send to a topic.
-    pub fn start(cluster: &Cluster, topic: &str) -> Load {
+    pub fn start(cluster: &Cluster, topic: &str, bursts: Bursts) -> Load {
         let (cluster, topic) = (cluster.clone(), topic.to_owned());
         let (stop, stopped) = bounded::<()>(1);
         let thread = std::thread::spawn(move || {
-            let mut burst = burst();
-            // Between bursts the backlog shrinks.
-            while stopped.recv_timeout(Duration::from_millis(1500))
-                == Err(RecvTimeoutError::Timeout)
-            {
+            let (captions, pause) = match bursts {
+                Bursts::Rare => (3000, Duration::from_millis(1500)),
+                Bursts::Often => (200, Duration::from_millis(100)),
+            };
+            let mut burst = burst(captions);
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 cluster.send(&topic, &burst);
                 burst.rotate_left(7);
             }
@@ -41,8 +51,8 @@ impl Drop for Load {
     }
 }
 
-fn burst() -> Vec<Outgoing> {
-    let mut messages: Vec<_> = (0..3000)
+fn burst(captions: usize) -> Vec<Outgoing> {
+    let mut messages: Vec<_> = (0..captions)
         .map(|i| Outgoing::caption(&format!("k{i}"), &format!("{i} horses in field {}", i % 7)))
         .collect();
     let poison = |value: &[u8]| Outgoing { value: Some(value.into()), ..Outgoing::default() };

@@ -403,11 +403,7 @@ impl Worker {
 
     /// Returns the value of a metric's series, written as in the text format.
     pub fn metric(&self, series: &str) -> Option<f64> {
-        let (_, text) = self.get("/metrics")?;
-        let line = text
-            .lines()
-            .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
-        line.rsplit_once(' ')?.1.parse().ok()
+        metric(&self.admin, series)
     }
 
     /// Sends a signal by its name.
@@ -458,6 +454,15 @@ impl Drop for Worker {
 pub fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
+}
+
+/// Returns the value of a metric's series at an admin address.
+pub fn metric(admin: &str, series: &str) -> Option<f64> {
+    let (_, text) = http_get(admin, "/metrics")?;
+    let line = text
+        .lines()
+        .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+    line.rsplit_once(' ')?.1.parse().ok()
 }
 
 /// One HTTP GET.
