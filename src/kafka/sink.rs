@@ -311,7 +311,7 @@ impl Sink {
     fn write(&mut self, parcel: &Arc<Parcel>) -> Result<(), SinkError> {
         match self.writer.write(parcel) {
             Ok(()) => Ok(()),
-            Err(WriteError::Sink(error)) => Err(error),
+            Err(WriteError::Sink(error)) => Err(*error),
             Err(WriteError::Refused(error)) => Err(self.writer.produce_error(parcel, error)),
         }
     }

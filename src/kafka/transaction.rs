@@ -189,12 +189,15 @@ impl Said {
             return Verdict::Fail;
         }
         match self {
-            Said { is_fatal: true, code, .. } => match code {
-                RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch => Verdict::Fenced,
-                _ => Verdict::Remake,
-            },
+            Said {
+                is_fatal: true,
+                code:
+                    RDKafkaErrorCode::Fenced
+                    | RDKafkaErrorCode::ProducerFenced
+                    | RDKafkaErrorCode::InvalidProducerEpoch,
+                ..
+            } => Verdict::Fenced,
+            Said { is_fatal: true, .. } => Verdict::Remake,
             Said { requires_abort: true, .. } => Verdict::Abort,
             Said { is_retriable: true, .. } => Verdict::Repeat,
             _ => Verdict::Remake,

@@ -81,14 +81,14 @@ struct Trouble {
 /// Why there is no transaction yet.
 enum Problem {
     /// The worker has to end.
-    Sink(SinkError),
+    Sink(Box<SinkError>),
     /// Something can be done about it.
     Trouble(Trouble),
 }
 
 impl From<SinkError> for Problem {
     fn from(error: SinkError) -> Problem {
-        Problem::Sink(error)
+        Problem::Sink(Box::new(error))
     }
 }
 
@@ -131,11 +131,11 @@ impl Transactions {
         let init = |producer: &ThreadedProducer<_>| producer.init_transactions(STEP);
         match transactions.persist(writer, "init_transactions", until, Wanted::Drain, init) {
             Ok(()) => {}
-            Err(Problem::Sink(SinkError::Closed(_))) => {
+            Err(Problem::Sink(error)) if matches!(*error, SinkError::Closed(_)) => {
                 let brokers = config.kafka.brokers.clone();
                 return Err(TopicError::Stopped { brokers }.into());
             }
-            Err(Problem::Sink(error)) => return Err(error),
+            Err(Problem::Sink(error)) => return Err(*error),
             Err(Problem::Trouble(trouble)) => return Err(transactions.failure(trouble)),
         }
         tracing::info!(transactional_id = transactions.id, "transactions can begin");
@@ -158,7 +158,7 @@ impl Transactions {
         let sent = self.open(writer).and_then(|()| self.write(writer, &parcel));
         match sent {
             Ok(()) => Ok(()),
-            Err(Problem::Sink(error)) => Err(error),
+            Err(Problem::Sink(error)) => Err(*error),
             Err(Problem::Trouble(trouble)) => self.recover(writer, trouble),
         }
     }
@@ -204,7 +204,7 @@ impl Transactions {
                         self.settler.settle(&parcel);
                     }
                 }
-                Err(Problem::Sink(error)) => return Err(error),
+                Err(Problem::Sink(error)) => return Err(*error),
                 Err(Problem::Trouble(trouble)) => self.recover(writer, trouble)?,
             }
         }
@@ -283,7 +283,7 @@ impl Transactions {
                     }
                     return Ok(());
                 }
-                Err(Problem::Sink(error)) => return Err(error),
+                Err(Problem::Sink(error)) => return Err(*error),
                 Err(Problem::Trouble(another)) => trouble = another,
             }
             std::thread::sleep(PAUSE);
@@ -379,7 +379,7 @@ impl Transactions {
     fn write(&self, writer: &mut Writer, parcel: &Arc<Parcel>) -> Result<(), Problem> {
         match writer.write(parcel) {
             Ok(()) => Ok(()),
-            Err(WriteError::Sink(error)) => Err(error.into()),
+            Err(WriteError::Sink(error)) => Err(Problem::Sink(error)),
             Err(WriteError::Refused(error)) => Err(self.trouble(writer, "produce", error).into()),
         }
     }

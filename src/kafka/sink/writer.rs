@@ -29,14 +29,14 @@ const QUEUE_FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(5
 /// A record isn't on its way.
 pub(super) enum WriteError {
     /// The worker has to end.
-    Sink(SinkError),
+    Sink(Box<SinkError>),
     /// librdkafka doesn't take it.
     Refused(KafkaError),
 }
 
 impl From<SinkError> for WriteError {
     fn from(error: SinkError) -> WriteError {
-        WriteError::Sink(error)
+        WriteError::Sink(Box::new(error))
     }
 }
 
@@ -277,7 +277,7 @@ impl Writer {
                 }
                 Ok(())
             }
-            OnReject::Stop => Err(WriteError::Sink(SinkError::Rejected {
+            OnReject::Stop => Err(WriteError::from(SinkError::Rejected {
                 reason: rejection.reason.as_label(),
                 detail: rejection.detail.clone(),
                 source_position: self.source(origin),
