@@ -12,7 +12,7 @@ ARGS ?=
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 30
 
-.PHONY: help build demo test image-test bench lint deny fuzz clean
+.PHONY: help build demo test chart image-test bench lint deny fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -35,6 +35,7 @@ test: ## Run all tests, those on a real Kafka included
 	@echo cargo test --locked --no-fail-fast
 	@status=0; \
 	cargo test --locked --no-fail-fast 2>&1 | tee $(target_dir)/test.log || status=$$?; \
+	scripts/check-chart 2>&1 | tee -a $(target_dir)/test.log || status=$$?; \
 	awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
 	  END { if (passed + failed + skipped) printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped }' \
 	  $(target_dir)/test.log; \
@@ -42,6 +43,9 @@ test: ## Run all tests, those on a real Kafka included
 
 image-test: build ## Build the container image around the release and run it
 	@scripts/check-image $(target_dir)/release/capvec
+
+chart: ## Check the Helm chart alone
+	@scripts/check-chart
 
 bench: ## Benchmark the pure parts: make bench ARGS="caption"
 	@scripts/setup build
@@ -53,7 +57,7 @@ lint: ## Check format, clippy, the scripts, the Dockerfile and the crates
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then \
-	  shellcheck $$(grep -lI -d skip '^#!.*bash' scripts/* .ci/run); \
+	  shellcheck $$(grep -lI -d skip '^#!.*bash' scripts/* .ci/run) helm/capvec/files/fetch-model.sh; \
 	else \
 	  echo "not checked, as shellcheck is missing: scripts/ and .ci/run" >&2; \
 	fi

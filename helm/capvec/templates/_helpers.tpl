@@ -1,0 +1,113 @@
+{{/* Names and labels. */}}
+
+{{- define "capvec.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* 52 characters at most: a StatefulSet's pods carry it as a label with a revision of 11 characters behind it. */}}
+{{- define "capvec.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* What selects the pods. It can't be changed once a workload exists. */}}
+{{- define "capvec.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "capvec.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "capvec.labels" -}}
+{{ include "capvec.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "capvec.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "capvec.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "capvec.image" -}}
+{{- $tag := default (printf "%s%s" .Chart.AppVersion (ternary "-cuda" "" .Values.gpu.enabled)) .Values.image.tag -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ $tag }}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where the pods need names that last: for a static member of the group, and for a transactional id. */}}
+{{- define "capvec.stateful" -}}
+{{- if or .Values.kafka.staticMembership (eq (include "capvec.deliveryMode" .) "exactly-once") -}}true{{- end -}}
+{{- end -}}
+
+{{- define "capvec.deliveryMode" -}}
+{{- dig "delivery" "mode" "at-least-once" .Values.config -}}
+{{- end -}}
+
+{{- define "capvec.workloadKind" -}}
+{{- ternary "StatefulSet" "Deployment" (eq (include "capvec.stateful" .) "true") -}}
+{{- end -}}
+
+{{/* Seconds of a duration such as "1m 30s" or "1500ms", rounded up. */}}
+{{- define "capvec.seconds" -}}
+{{- $ms := 0 -}}
+{{- range regexFindAll "[0-9]+[a-z]+" . -1 -}}
+{{- $number := regexFind "^[0-9]+" . | int64 -}}
+{{- $unit := regexFind "[a-z]+$" . -}}
+{{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit -}}
+{{- $ms = add $ms (mul $number (default 0 $factor)) -}}
+{{- end -}}
+{{- div (add $ms 999) 1000 -}}
+{{- end -}}
+
+{{/* The least that a pod needs to stop: the drain, 10 s at most to leave the group, and 5 s to spare. */}}
+{{- define "capvec.gracePeriodMin" -}}
+{{- $drain := dig "delivery" "drain_timeout" "30s" .Values.config -}}
+{{- add (include "capvec.seconds" $drain | int64) 15 -}}
+{{- end -}}
+
+{{- define "capvec.gracePeriod" -}}
+{{- if int64 .Values.terminationGracePeriodSeconds -}}
+{{- int64 .Values.terminationGracePeriodSeconds -}}
+{{- else -}}
+{{- include "capvec.gracePeriodMin" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The port of admin.listen. */}}
+{{- define "capvec.adminPort" -}}
+{{- regexFind "[0-9]+$" (dig "admin" "listen" "0.0.0.0:9180" .Values.config) -}}
+{{- end -}}
+
+{{/* The package's folder as the worker sees it. */}}
+{{- define "capvec.package" -}}
+{{- if eq .Values.model.source "image" -}}
+{{- .Values.model.image.path -}}
+{{- else -}}
+{{- $path := "" -}}
+{{- if eq .Values.model.source "pvc" }}{{ $path = .Values.model.pvc.path }}{{ end -}}
+{{- if eq .Values.model.source "imageVolume" }}{{ $path = .Values.model.imageVolume.path }}{{ end -}}
+{{- list "/models/package" $path | compact | join "/" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Most workers that can have work: maxReplicas, or as many as there are partitions. */}}
+{{- define "capvec.maxReplicas" -}}
+{{- default (int64 .Values.autoscaling.partitions) (int64 .Values.autoscaling.maxReplicas) -}}
+{{- end -}}
+
+{{/* A file that the chart carries from the repository's dashboards/. */}}
+{{- define "capvec.file" -}}
+{{- $text := .root.Files.Get (printf "files/%s" .name) -}}
+{{- if not $text }}{{ fail (printf "files/%s isn't in this chart" .name) }}{{ end -}}
+{{- $text -}}
+{{- end -}}

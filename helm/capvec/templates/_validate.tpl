@@ -1,0 +1,112 @@
+{{/*
+What the schema can't say, or can't say well: relations between values. All faults are told at once, each with what to
+do. templates/configmap.yaml, which is always rendered, includes it.
+*/}}
+{{- define "capvec.validate" -}}
+{{- $faults := list -}}
+{{- $kafka := include "capvec.kafka" . | fromYaml -}}
+
+{{- if not $kafka.brokers -}}
+{{- $faults = append $faults "config.kafka.brokers is required: the brokers' addresses, host:port (or kafka.strimzi.cluster)" -}}
+{{- end -}}
+{{- range $path, $value := dict "config.kafka.group" .Values.config.kafka.group "config.input.topic" .Values.config.input.topic "config.output.topic" .Values.config.output.topic -}}
+{{- if not $value }}{{ $faults = append $faults (printf "%s is required" $path) }}{{ end -}}
+{{- end -}}
+
+{{- $grace := int64 .Values.terminationGracePeriodSeconds -}}
+{{- $least := include "capvec.gracePeriodMin" . | int64 -}}
+{{- if and $grace (lt $grace $least) -}}
+{{- $faults = append $faults (printf "terminationGracePeriodSeconds is %d, and a worker may need %d to stop: delivery.drain_timeout, and 15 to leave the group. Leave it at 0, or shorten config.delivery.drain_timeout" $grace $least) -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name (list "CAPVEC__DELIVERY__DRAIN_TIMEOUT" "CAPVEC__ADMIN__LISTEN" "CAPVEC__MODEL__PACKAGE" "CAPVEC__DELIVERY__MODE") -}}
+{{- $faults = append $faults (printf "extraEnv has %s, on which other parts of the chart depend; set it in `config` or `model`" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if not (regexMatch "^(0\\.0\\.0\\.0|\\[::\\]):[0-9]+$" (dig "admin" "listen" "0.0.0.0:9180" .Values.config)) -}}
+{{- $faults = append $faults "config.admin.listen has to be 0.0.0.0:PORT or [::]:PORT, or neither the kubelet nor Prometheus gets an answer" -}}
+{{- end -}}
+
+{{- $surge := toString .Values.rollout.maxSurge -}}
+{{- if and .Values.gpu.enabled (not (has $surge (list "" "0" "0%"))) -}}
+{{- $faults = append $faults (printf "rollout.maxSurge is %s with gpu.enabled: another pod would wait for ever for the GPU that the old one holds. Leave it empty" $surge) -}}
+{{- end -}}
+{{- if and (has $surge (list "0" "0%")) (has (toString .Values.rollout.maxUnavailable) (list "0" "0%")) -}}
+{{- $faults = append $faults "rollout.maxSurge and rollout.maxUnavailable are both 0, so that no rollout could begin" -}}
+{{- end -}}
+
+{{- range $key, $_ := .Values.config.kafka.librdkafka -}}
+{{- if or (regexMatch "password|secret|pem|token|jaas" $key) (eq $key "sasl.oauthbearer.config") -}}
+{{- $faults = append $faults (printf "config.kafka.librdkafka has %q, and a ConfigMap is no place for a secret: use kafka.sasl or kafka.tls, or the variable CAPVEC__KAFKA__LIBRDKAFKA__%s from a Secret in extraEnv" $key (upper $key | replace "." "_")) -}}
+{{- end -}}
+{{- if eq $key "group.instance.id" -}}
+{{- $faults = append $faults "config.kafka.librdkafka has group.instance.id, the same for every worker: set kafka.staticMembership instead" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.kafka.sasl.mechanism (not .Values.kafka.sasl.existingSecret) -}}
+{{- $faults = append $faults "kafka.sasl.existingSecret is required with kafka.sasl.mechanism: the Secret with the password" -}}
+{{- end -}}
+{{- if and .Values.kafka.sasl.existingSecret (not .Values.kafka.sasl.mechanism) -}}
+{{- $faults = append $faults "kafka.sasl.mechanism is required with kafka.sasl.existingSecret: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512" -}}
+{{- end -}}
+{{- if and (or .Values.kafka.tls.ca.existingSecret .Values.kafka.tls.client.existingSecret) (not .Values.kafka.tls.enabled) (not .Values.kafka.strimzi.cluster) -}}
+{{- $faults = append $faults "kafka.tls has Secrets and isn't enabled: set kafka.tls.enabled" -}}
+{{- end -}}
+{{- if and .Values.kafka.strimzi.user (not .Values.kafka.strimzi.cluster) -}}
+{{- $faults = append $faults "kafka.strimzi.user needs kafka.strimzi.cluster, whose CA signed the brokers' certificates" -}}
+{{- end -}}
+
+{{- with .Values.model -}}
+{{- if and (eq .source "pvc") (not .pvc.claimName) -}}
+{{- $faults = append $faults "model.pvc.claimName is required with model.source \"pvc\"" -}}
+{{- end -}}
+{{- if and (eq .source "imageVolume") (not .imageVolume.reference) -}}
+{{- $faults = append $faults "model.imageVolume.reference is required with model.source \"imageVolume\"" -}}
+{{- end -}}
+{{- if and (eq .source "imageVolume") (semverCompare "<1.31.0-0" $.Capabilities.KubeVersion.Version) -}}
+{{- $faults = append $faults (printf "model.source \"imageVolume\" needs Kubernetes 1.31 or later with the feature gate ImageVolume, and this is %s; use \"pvc\" or \"fetch\"" $.Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- if eq .source "fetch" -}}
+{{- if not .fetch.files -}}
+{{- $faults = append $faults "model.fetch.files is required with model.source \"fetch\": the package's files, each {name, sha256}; `sha256sum *` in its folder prints them" -}}
+{{- else -}}
+{{- $names := list -}}
+{{- range .fetch.files }}{{ $names = append $names .name }}{{ end -}}
+{{- if not (has "manifest.json" $names) }}{{ $faults = append $faults "model.fetch.files lacks manifest.json, which every package has" }}{{ end -}}
+{{- end -}}
+{{- $where := get (dict "http" (list "http.url" .fetch.http.url) "s3" (list "s3.bucket" .fetch.s3.bucket) "huggingface" (list "huggingface.repository" .fetch.huggingface.repository) "oci" (list "oci.reference" .fetch.oci.reference)) .fetch.from -}}
+{{- if not (index $where 1) -}}
+{{- $faults = append $faults (printf "model.fetch.%s is required with model.fetch.from %q" (index $where 0) .fetch.from) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- with .Values.autoscaling -}}
+{{- if ne .kind "none" -}}
+{{- if $.Values.kafka.staticMembership -}}
+{{- $faults = append $faults "kafka.staticMembership and autoscaling exclude each other: a static member that is scaled away keeps its partitions, unread, for a whole session timeout" -}}
+{{- end -}}
+{{- $partitions := int64 .partitions -}}
+{{- $most := int64 .maxReplicas -}}
+{{- if not $partitions -}}
+{{- $faults = append $faults (printf "autoscaling.partitions is required with autoscaling.kind %q: how many the input topic has" .kind) -}}
+{{- end -}}
+{{- if gt $most $partitions -}}
+{{- $faults = append $faults (printf "autoscaling.maxReplicas is %d, more than the %d partitions of the input (autoscaling.partitions): the others would idle" $most $partitions) -}}
+{{- end -}}
+{{- if and $partitions (gt (int64 .minReplicas) (default $partitions $most)) -}}
+{{- $faults = append $faults (printf "autoscaling.minReplicas is %d, more than the most of %d" (int64 .minReplicas) (default $partitions $most)) -}}
+{{- end -}}
+{{- if and (eq .kind "hpa") (not (int64 .minReplicas)) -}}
+{{- $faults = append $faults "autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler can't do; use kind \"keda\"" -}}
+{{- end -}}
+{{- if and (eq .kind "keda") $kafka.mechanism (not .keda.triggerAuthentication) (not (has $kafka.mechanism (list "PLAIN" "SCRAM-SHA-256" "SCRAM-SHA-512"))) -}}
+{{- $faults = append $faults (printf "the chart can't tell KEDA how to authenticate with %s; name a TriggerAuthentication of your own in autoscaling.keda.triggerAuthentication" $kafka.mechanism) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- if $faults -}}
+{{- fail (printf "\n\nthe values have %d fault%s:\n  - %s\n" (len $faults) (ternary "" "s" (eq (len $faults) 1)) (join "\n  - " $faults)) -}}
+{{- end -}}
+{{- end -}}

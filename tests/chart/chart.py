@@ -1,0 +1,146 @@
+"""The chart under test, and Helm to render it with."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm/capvec"
+OPTIONS = ROOT / "config/capvec.toml"
+TOOLS = Path(os.environ["CAPVEC_HELM_TOOLS"])
+
+# What the tests of single values stand on: all that is required, and nothing else.
+LEAST = {
+    "config": {
+        "kafka": {"brokers": "kafka:9092", "group": "capvec"},
+        "input": {"topic": "captions"},
+        "output": {"topic": "vectors"},
+    }
+}
+FILE = [{"name": "manifest.json", "sha256": "1" * 64}]
+
+
+class Refused(Exception):
+    """Helm's words where it renders nothing."""
+
+
+def merged(base, over):
+    """`over` on top of `base`, as Helm lays values over each other."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+class Chart:
+    """A copy of the chart without links, so that another state of the repository can be rendered too."""
+
+    def __init__(self, source=CHART):
+        self.folder = Path(tempfile.mkdtemp(prefix="capvec-chart-"))
+        self.path = self.folder / "capvec"
+        self.rendered = {}
+        self.missing = [link.name for link in (source / "files").iterdir() if not link.exists()]
+        shutil.copytree(source, self.path, ignore=lambda _, names: [name for name in names if name in self.missing])
+        for name in self.missing:
+            (self.path / "files" / name).write_text("groups: []\n")
+
+    def remove(self):
+        shutil.rmtree(self.folder)
+
+    def helm(self, *arguments):
+        return subprocess.run(
+            [TOOLS / "bin/helm", *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def render(self, values=None, file=None, kubernetes="1.34.0", release="release", notes=False, extra=()):
+        """The objects that Helm would send, in order. `values` lie over those of `file`, or over LEAST."""
+        key = repr((values, file, kubernetes, release, notes, extra))
+        if key not in self.rendered:
+            self.rendered[key] = self.render_anew(values, file, kubernetes, release, notes, extra)
+        return self.rendered[key]
+
+    def render_anew(self, values, file, kubernetes, release, notes, extra):
+        arguments = ["--namespace", "somewhere", *extra]
+        if not notes:
+            arguments += ["--kube-version", kubernetes]
+        if file:
+            arguments += ["--values", file]
+        given = values or {}
+        if not file:
+            given = merged(LEAST, given)
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as written:
+            yaml.safe_dump(given, written)
+            written.flush()
+            arguments += ["--values", written.name]
+            if notes:
+                done = self.helm("install", release, self.path, "--dry-run=client", *arguments)
+            else:
+                done = self.helm("template", release, self.path, *arguments)
+        if done.returncode:
+            raise Refused(done.stderr)
+        if notes:
+            return done.stdout.split("NOTES:", 1)[1]
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def ci_files():
+    return sorted((CHART / "ci").glob("*-values.yaml"))
+
+
+def one(objects, kind):
+    """The one object of a kind."""
+    found = [item for item in objects if item["kind"] == kind]
+    assert len(found) == 1, f"{len(found)} objects of kind {kind}"
+    return found[0]
+
+
+def kinds(objects):
+    return {item["kind"] for item in objects}
+
+
+def workload(objects):
+    return next(item for item in objects if item["kind"] in ("Deployment", "StatefulSet"))
+
+
+def pod_specs(objects):
+    """Every pod that an object makes: (the object's kind and name, the pod's spec)."""
+    for item in objects:
+        name = f"{item['kind']} {item['metadata']['name']}"
+        if item["kind"] in ("Deployment", "StatefulSet"):
+            yield name, item["spec"]["template"]["spec"]
+        elif item["kind"] == "Pod":
+            yield name, item["spec"]
+
+
+def worker(objects):
+    return workload(objects)["spec"]["template"]["spec"]["containers"][0]
+
+
+def config_map(objects):
+    return next(i for i in objects if i["kind"] == "ConfigMap" and "capvec.toml" in i["data"])["data"]
+
+
+def options(objects):
+    return tomllib.loads(config_map(objects)["capvec.toml"])
+
+
+def program_has(section, key):
+    """Whether the program documents an option."""
+    return key in tomllib.loads(OPTIONS.read_text()).get(section, {})
+
+
+def needs_exactly_once(file):
+    """Whether a values file asks for what this state of the program doesn't have."""
+    given = yaml.safe_load(Path(file).read_text())
+    return given["config"].get("delivery", {}).get("mode") is not None and not program_has("delivery", "mode")
+
+
+def version_of(pattern, path):
+    return re.search(pattern, (ROOT / path).read_text(), re.M)[1]

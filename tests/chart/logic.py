@@ -1,0 +1,447 @@
+"""What the chart decides: one function a decision, its docstring is the check's name."""
+
+import re
+
+import yaml
+
+from chart import FILE, config_map, kinds, one, options, pod_specs, worker, workload
+from restricted import faults
+
+FETCH = {"source": "fetch", "fetch": {"from": "http", "http": {"url": "https://models.example/m/"}, "files": FILE}}
+
+
+def env(container):
+    return {entry["name"]: entry for entry in container.get("env", [])}
+
+
+def secret(entry):
+    """(Secret, key) of a variable."""
+    reference = entry["valueFrom"]["secretKeyRef"]
+    return reference["name"], reference["key"]
+
+
+def mounts(container):
+    return {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+
+
+def volumes(objects):
+    return {volume["name"]: volume for volume in workload(objects)["spec"]["template"]["spec"]["volumes"]}
+
+
+# === Workload ===
+
+
+def deployment_by_default(chart):
+    """a Deployment by default, without a Service, a policy or custom resources"""
+    objects = chart.render()
+    assert kinds(objects) == {"Deployment", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "Pod"}, kinds(objects)
+    assert workload(objects)["spec"]["replicas"] == 1
+
+
+def stateful_for_static_membership(chart):
+    """static membership makes a StatefulSet whose pods' names are the members'"""
+    objects = chart.render({"kafka": {"staticMembership": True}, "replicas": 3})
+    stateful = one(objects, "StatefulSet")
+    assert "Deployment" not in kinds(objects)
+    assert stateful["spec"]["serviceName"] == one(objects, "Service")["metadata"]["name"]
+    assert one(objects, "Service")["spec"]["clusterIP"] == "None"
+    given = env(worker(objects))
+    assert given["CAPVEC__KAFKA__LIBRDKAFKA__GROUP_INSTANCE_ID"]["value"] == "$(POD_NAMESPACE).$(POD_NAME)"
+    names = list(given)
+    # Kubernetes puts in only what stands before.
+    assert names.index("POD_NAME") < names.index("CAPVEC__KAFKA__LIBRDKAFKA__GROUP_INSTANCE_ID"), names
+
+
+def grace_period(chart):
+    """the grace period is the drain, rounded up, and 15 s"""
+    for drain, seconds in [("30s", 45), ("1500ms", 17), ("1m 30s", 105), ("44s", 59), ("100ms", 16)]:
+        objects = chart.render({"config": {"delivery": {"drain_timeout": drain}}})
+        got = workload(objects)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert got == seconds, f"{drain}: {got}"
+    objects = chart.render({"terminationGracePeriodSeconds": 300})
+    assert workload(objects)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 300
+
+
+def rollout(chart):
+    """a rollout adds a pod first, and with GPUs takes one away first"""
+
+    def strategy(values):
+        rolling = workload(chart.render(values))["spec"]["strategy"]["rollingUpdate"]
+        return rolling["maxSurge"], rolling["maxUnavailable"]
+
+    assert strategy({}) == (1, 0)
+    assert strategy({"gpu": {"enabled": True}}) == (0, 1)
+    assert strategy({"gpu": {"enabled": True}, "rollout": {"maxUnavailable": "50%"}}) == (0, "50%")
+    assert strategy({"rollout": {"maxSurge": "25%"}}) == ("25%", 0)
+
+
+def gpu(chart):
+    """a GPU is a limit under the name that was given, and picks the image for CUDA"""
+    for name in ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-1g.10gb"]:
+        container = worker(chart.render({"gpu": {"enabled": True, "resourceName": name, "count": 2}}))
+        assert container["resources"]["limits"][name] == 2
+        assert container["resources"]["limits"]["memory"], "the other limits stay"
+        assert container["image"].endswith("-cuda"), container["image"]
+    assert not worker(chart.render())["image"].endswith("-cuda")
+    tagged = {"gpu": {"enabled": True}, "image": {"repository": "r/c", "tag": "7"}}
+    assert worker(chart.render(tagged))["image"] == "r/c:7"
+    digest = "sha256:" + "a" * 64
+    assert worker(chart.render({"image": {"digest": digest}}))["image"] == f"capvec@{digest}"
+
+
+def probes(chart):
+    """probes ask /livez and /readyz at the port of admin.listen, and nothing else"""
+    container = worker(chart.render({"config": {"admin": {"listen": "[::]:9999"}}}))
+    assert container["ports"] == [{"name": "admin", "containerPort": 9999, "protocol": "TCP"}]
+    paths = {probe: container[probe]["httpGet"] for probe in ["startupProbe", "readinessProbe", "livenessProbe"]}
+    assert paths == {
+        "startupProbe": {"path": "/livez", "port": "admin"},
+        "readinessProbe": {"path": "/readyz", "port": "admin"},
+        "livenessProbe": {"path": "/livez", "port": "admin"},
+    }
+    assert worker(chart.render())["ports"][0]["containerPort"] == 9180
+
+
+def replaced_by_configuration(chart):
+    """a changed option replaces the pods; a changed number of them, or of a label of the chart, doesn't"""
+
+    def template(values, **more):
+        return workload(chart.render(values, **more))["spec"]["template"]
+
+    before = template({})
+    assert template({"config": {"batch": {"wait_max": "1ms"}}}) != before
+    assert template({"replicas": 9}) == before
+    assert template({"monitoring": {"podMonitor": {"enabled": True}}}) == before
+
+
+def spread(chart):
+    """workers are spread, selected by their own labels, and by none of a rollout's others"""
+    (constraint,) = workload(chart.render())["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    selector = workload(chart.render())["spec"]["selector"]["matchLabels"]
+    assert constraint["labelSelector"]["matchLabels"] == selector
+    assert constraint["matchLabelKeys"] == ["pod-template-hash"]
+    stateful = workload(chart.render({"kafka": {"staticMembership": True}}))
+    assert "matchLabelKeys" not in stateful["spec"]["template"]["spec"]["topologySpreadConstraints"][0]
+    assert "topologySpreadConstraints" not in workload(chart.render({"topologySpread": []}))["spec"]["template"]["spec"]
+
+
+def check_pod_is_no_worker(chart):
+    """the pod of `helm test` runs `capvec check` with the worker's own configuration, and nothing selects it"""
+    objects = chart.render({"kafka": {"sasl": {"mechanism": "PLAIN", "username": "u", "existingSecret": "s"}}, "model": FETCH})
+    pod = one(objects, "Pod")
+    (container,) = pod["spec"]["containers"]
+    assert container["args"][0] == "check" and worker(objects)["args"] == ["run", *container["args"][1:]]
+    assert container["env"] == worker(objects)["env"]
+    assert container["volumeMounts"] == worker(objects)["volumeMounts"]
+    assert pod["spec"]["initContainers"] == workload(objects)["spec"]["template"]["spec"]["initContainers"]
+    selector = workload(objects)["spec"]["selector"]["matchLabels"]
+    assert not selector.items() <= pod["metadata"]["labels"].items()
+    assert pod["spec"]["restartPolicy"] == "Never"
+
+
+# === Configuration and Kafka ===
+
+
+def numbers_stay_whole(chart):
+    """large numbers and booleans reach the program as what they are"""
+    got = options(chart.render({"config": {
+        "delivery": {"in_flight_bytes_max": 1099511627776},
+        "output": {"include_caption": True, "format": "json"},
+        "kafka": {"librdkafka": {"linger.ms": 20, "queued.min.messages": 1000000, "log.connection.close": False}},
+    }}))
+    assert got["delivery"]["in_flight_bytes_max"] == 1099511627776
+    assert got["output"]["include_caption"] is True
+    assert got["kafka"]["librdkafka"] == {
+        "linger.ms": 20, "queued.min.messages": 1000000, "log.connection.close": False}
+
+
+def text_is_quoted(chart):
+    """quotes, backslashes and other scripts survive the way into the TOML"""
+    text = 'a "b" \\ <é> \U0001f98c'
+    got = options(chart.render({"config": {"kafka": {"client_id": text}}}))
+    assert got["kafka"]["client_id"] == text, got
+
+
+def plain_kafka(chart):
+    """without tls and sasl nothing of them is said"""
+    objects = chart.render()
+    assert "librdkafka" not in options(objects)["kafka"]
+    assert "env" not in worker(objects)
+    assert set(volumes(objects)) == {"config", "tmp"}
+
+
+def sasl(chart):
+    """SASL: the password, and the user where it isn't given, come from the Secret's keys"""
+    values = {"kafka": {"sasl": {"mechanism": "SCRAM-SHA-256", "existingSecret": "s", "usernameKey": "u", "passwordKey": "p"}}}
+    objects = chart.render(values)
+    given = env(worker(objects))
+    assert secret(given["CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD"]) == ("s", "p")
+    assert secret(given["CAPVEC__KAFKA__LIBRDKAFKA__SASL_USERNAME"]) == ("s", "u")
+    assert options(objects)["kafka"]["librdkafka"] == {
+        "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "SCRAM-SHA-256"}
+    values["kafka"]["sasl"]["username"] = "me"
+    values["kafka"]["tls"] = {"enabled": True}
+    objects = chart.render(values)
+    assert "CAPVEC__KAFKA__LIBRDKAFKA__SASL_USERNAME" not in env(worker(objects))
+    assert options(objects)["kafka"]["librdkafka"] == {
+        "security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-256", "sasl.username": "me"}
+
+
+def mtls(chart):
+    """mTLS: certificates are files from the Secrets' keys, where the options say"""
+    objects = chart.render({"kafka": {"tls": {
+        "enabled": True,
+        "ca": {"existingSecret": "ca", "key": "root.pem"},
+        "client": {"existingSecret": "me", "certKey": "c", "privateKeyKey": "k", "passwordKey": "pw"},
+    }}})
+    librdkafka = options(objects)["kafka"]["librdkafka"]
+    projected = volumes(objects)["kafka"]["projected"]["sources"]
+    files = {
+        f"/etc/capvec/kafka/{item['path']}": (source["secret"]["name"], item["key"])
+        for source in projected for item in source["secret"]["items"]
+    }
+    assert librdkafka["security.protocol"] == "SSL"
+    assert files[librdkafka["ssl.ca.location"]] == ("ca", "root.pem")
+    assert files[librdkafka["ssl.certificate.location"]] == ("me", "c")
+    assert files[librdkafka["ssl.key.location"]] == ("me", "k")
+    assert mounts(worker(objects))["/etc/capvec/kafka"]["readOnly"] is True
+    assert secret(env(worker(objects))["CAPVEC__KAFKA__LIBRDKAFKA__SSL_KEY_PASSWORD"]) == ("me", "pw")
+
+
+def strimzi(chart):
+    """Strimzi's preset: brokers, CA and the KafkaUser's Secret by their names there"""
+    nothing = {"config": {"kafka": {"brokers": ""}}}
+    tls = chart.render({**nothing, "kafka": {"strimzi": {"cluster": "events", "user": "me"}}})
+    assert options(tls)["kafka"]["brokers"] == "events-kafka-bootstrap:9093"
+    sources = volumes(tls)["kafka"]["projected"]["sources"]
+    got = [(s["secret"]["name"], s["secret"]["items"][0]["key"]) for s in sources]
+    assert got == [("events-cluster-ca-cert", "ca.crt"), ("me", "user.crt"), ("me", "user.key")], got
+    assert options(tls)["kafka"]["librdkafka"]["security.protocol"] == "SSL"
+    scram = chart.render({**nothing, "kafka": {"strimzi": {"cluster": "events", "user": "me", "authentication": "scram-sha-512"}}})
+    assert options(scram)["kafka"]["librdkafka"]["security.protocol"] == "SASL_SSL"
+    assert options(scram)["kafka"]["librdkafka"]["sasl.username"] == "me"
+    assert secret(env(worker(scram))["CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD"]) == ("me", "password")
+    own = chart.render({"kafka": {"strimzi": {"cluster": "events"}}})
+    assert options(own)["kafka"]["brokers"] == "kafka:9092", "brokers that are given stay"
+
+
+def free_map_wins(chart):
+    """the free map goes over what the chart derives"""
+    objects = chart.render({
+        "kafka": {"tls": {"enabled": True}},
+        "config": {"kafka": {"librdkafka": {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}}},
+    })
+    assert options(objects)["kafka"]["librdkafka"] == {
+        "security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}
+
+
+# === Model ===
+
+
+def model_sources(chart):
+    """each source of the model mounts it where model.package says, and has it verified"""
+    cases = {
+        "image": ({"source": "image", "image": {"path": "/opt/m"}}, "/opt/m", {"config", "tmp"}),
+        "pvc": ({"source": "pvc", "pvc": {"claimName": "c"}}, "/models/package", {"config", "tmp", "models", "package"}),
+        "pvc with a path": ({"source": "pvc", "pvc": {"claimName": "c", "path": "a/b"}}, "/models/package/a/b",
+                            {"config", "tmp", "models", "package"}),
+        "imageVolume": ({"source": "imageVolume", "imageVolume": {"reference": "r/m:1"}}, "/models/package",
+                        {"config", "tmp", "models", "package"}),
+        "fetch": (FETCH, "/models/package", {"config", "tmp", "models"}),
+    }
+    for name, (values, package, wanted) in cases.items():
+        objects = chart.render({"model": values})
+        assert options(objects)["model"] == {"package": package, "verify": True}, name
+        assert set(volumes(objects)) == wanted, f"{name}: {set(volumes(objects))}"
+        where = mounts(worker(objects))
+        assert name == "image" or any(package.startswith(path) for path in where), name
+        has_init = "initContainers" in workload(objects)["spec"]["template"]["spec"]
+        assert has_init == (name == "fetch"), name
+    assert options(chart.render({"model": {"verify": False}}))["model"]["verify"] is False
+
+
+def fetch_urls(chart):
+    """each origin of a fetch gives the address that its service has"""
+    cases = [
+        ({"from": "http", "http": {"url": "https://models.example/m/"}}, "https://models.example/m"),
+        ({"from": "s3", "s3": {"bucket": "b", "prefix": "/a/b/", "region": "eu-west-1"}},
+         "https://b.s3.eu-west-1.amazonaws.com/a/b"),
+        ({"from": "s3", "s3": {"bucket": "b", "endpoint": "http://minio:9000/"}}, "http://minio:9000/b"),
+        ({"from": "huggingface", "huggingface": {"repository": "o/n", "revision": "abc", "path": "fp32"}},
+         "https://huggingface.co/o/n/resolve/abc/fp32"),
+    ]
+    for fetch, url in cases:
+        objects = chart.render({"model": {"source": "fetch", "fetch": {"files": FILE, **fetch}}})
+        (init,) = workload(objects)["spec"]["template"]["spec"]["initContainers"]
+        assert env(init)["FETCH_URL"]["value"] == url, env(init)["FETCH_URL"]
+        assert config_map(objects)["SHA256SUMS"] == f"{'1' * 64}  manifest.json\n"
+
+
+def fetch_secrets(chart):
+    """a fetch's credentials come from its Secret: variables, and a file for a registry"""
+    wanted = {
+        "http": {"FETCH_AUTHORIZATION": "authorization"},
+        "huggingface": {"FETCH_TOKEN": "token"},
+        "s3": {"FETCH_ACCESS_KEY_ID": "access-key-id", "FETCH_SECRET_ACCESS_KEY": "secret-access-key"},
+    }
+    common = {"files": FILE, "existingSecret": "s", "http": {"url": "https://m.example"}, "s3": {"bucket": "b"},
+              "huggingface": {"repository": "o/n"}, "oci": {"reference": "r/m:1"}}
+    for origin, variables in wanted.items():
+        objects = chart.render({"model": {"source": "fetch", "fetch": {**common, "from": origin}}})
+        (init,) = workload(objects)["spec"]["template"]["spec"]["initContainers"]
+        got = {name: secret(entry) for name, entry in env(init).items() if "valueFrom" in entry}
+        assert got == {name: ("s", key) for name, key in variables.items()}, got
+    objects = chart.render({"model": {"source": "fetch", "fetch": {**common, "from": "oci"}}})
+    (init,) = workload(objects)["spec"]["template"]["spec"]["initContainers"]
+    folder = env(init)["DOCKER_CONFIG"]["value"]
+    assert mounts(init)[folder]["name"] == "registry"
+    assert volumes(objects)["registry"]["secret"]["items"] == [{"key": ".dockerconfigjson", "path": "config.json"}]
+
+
+# === Scaling ===
+
+
+def keda(chart):
+    """KEDA: at most as many workers as partitions, slow to scale down, with a fallback, and no fixed replicas"""
+    values = {"autoscaling": {"kind": "keda", "partitions": 12}}
+    objects = chart.render(values)
+    spec = one(objects, "ScaledObject")["spec"]
+    assert "replicas" not in workload(objects)["spec"]
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (1, 12)
+    assert spec["fallback"] == {"failureThreshold": 4, "replicas": 1, "behavior": "currentReplicasIfHigher"}
+    (trigger,) = spec["triggers"]
+    assert trigger["metadata"]["limitToPartitionsWithLag"] == "true"
+    assert trigger["metadata"]["consumerGroup"] == options(objects)["kafka"]["group"]
+    assert trigger["metadata"]["topic"] == options(objects)["input"]["topic"]
+    assert trigger["metadata"]["bootstrapServers"] == options(objects)["kafka"]["brokers"]
+    assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes text only"
+    down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert down["stabilizationWindowSeconds"] >= 300 and down["policies"][0]["value"] == 1
+    assert "authenticationRef" not in trigger and "TriggerAuthentication" not in kinds(objects)
+    values["autoscaling"]["maxReplicas"] = 5
+    assert one(chart.render(values), "ScaledObject")["spec"]["maxReplicaCount"] == 5
+
+
+def keda_authentication(chart):
+    """KEDA reads Kafka with the worker's own secrets, or with a TriggerAuthentication that is named"""
+    values = {
+        "autoscaling": {"kind": "keda", "partitions": 2},
+        "kafka": {
+            "tls": {"enabled": True, "ca": {"existingSecret": "ca"}, "client": {"existingSecret": "me"}},
+            "sasl": {"mechanism": "SCRAM-SHA-512", "username": "u", "existingSecret": "s"},
+        },
+    }
+    objects = chart.render(values)
+    authentication = one(objects, "TriggerAuthentication")
+    secrets = {r["parameter"]: (r["name"], r["key"]) for r in authentication["spec"]["secretTargetRef"]}
+    assert secrets == {"password": ("s", "password"), "ca": ("ca", "ca.crt"), "cert": ("me", "tls.crt"), "key": ("me", "tls.key")}
+    (username,) = authentication["spec"]["configMapTargetRef"]
+    assert config_map(objects)[username["key"]] == "u"
+    (trigger,) = one(objects, "ScaledObject")["spec"]["triggers"]
+    assert trigger["metadata"]["sasl"] == "scram_sha512" and trigger["metadata"]["tls"] == "enable"
+    assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    values["autoscaling"]["keda"] = {"triggerAuthentication": "mine"}
+    objects = chart.render(values)
+    assert "TriggerAuthentication" not in kinds(objects)
+    assert one(objects, "ScaledObject")["spec"]["triggers"][0]["authenticationRef"] == {"name": "mine"}
+
+
+def hpa(chart):
+    """an HPA scales on the custom metric, up to the partitions"""
+    objects = chart.render({"autoscaling": {"kind": "hpa", "partitions": 4, "hpa": {"type": "Pods", "averageValue": 500}}})
+    spec = one(objects, "HorizontalPodAutoscaler")["spec"]
+    assert spec["maxReplicas"] == 4 and "replicas" not in workload(objects)["spec"]
+    assert spec["scaleTargetRef"]["name"] == workload(objects)["metadata"]["name"]
+    assert spec["metrics"] == [{"type": "Pods", "pods": {
+        "metric": {"name": "capvec_consumer_lag_messages"}, "target": {"type": "AverageValue", "averageValue": "500"}}}]
+
+
+# === Around it ===
+
+
+def network_policy(chart):
+    """the network policy lets in scrapes, and out DNS, the brokers' ports and the model's, and nothing else"""
+    values = {"networkPolicy": {"enabled": True}, "config": {"kafka": {"brokers": "a:9093, b:9094,c"}}}
+    spec = one(chart.render(values), "NetworkPolicy")["spec"]
+    assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
+    assert [port["port"] for rule in spec["ingress"] for port in rule["ports"]] == ["admin"]
+    assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 9093, 9094, 9092]
+    spec = one(chart.render({**values, "model": FETCH}), "NetworkPolicy")["spec"]
+    assert [port["port"] for port in spec["egress"][-1]["ports"]] == [443]
+    objects = chart.render(values)
+    (expression,) = spec["podSelector"]["matchExpressions"]
+    pods = [workload(objects)["spec"]["template"]["metadata"], one(objects, "Pod")["metadata"]]
+    assert [pod["labels"]["app.kubernetes.io/name"] for pod in pods] == expression["values"]
+
+
+def account(chart):
+    """the account is the chart's or the one that is named, and its token is never mounted"""
+    objects = chart.render()
+    assert one(objects, "ServiceAccount")["automountServiceAccountToken"] is False
+    objects = chart.render({"serviceAccount": {"create": False, "name": "theirs"}})
+    assert "ServiceAccount" not in kinds(objects)
+    assert all(spec["serviceAccountName"] == "theirs" for _, spec in pod_specs(objects))
+
+
+def platform_ids(chart):
+    """ids that are null are left to the platform, and the rest of \"restricted\" stays"""
+    objects = chart.render({"podSecurity": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}})
+    for _, spec in pod_specs(objects):
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(spec["securityContext"]), spec["securityContext"]
+        assert list(faults(spec)) == []
+
+
+def monitoring(chart):
+    """monitor, rules and dashboard: the monitor selects the pods, the others are the repository's files"""
+    on = {"enabled": True, "labels": {"team": "x"}}
+    objects = chart.render({"monitoring": {"podMonitor": on, "prometheusRule": on, "dashboard": on}})
+    monitor = one(objects, "PodMonitor")
+    pod = workload(objects)["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod.items()
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == worker(objects)["ports"][0]["name"]
+    assert monitor["spec"]["jobLabel"] in pod
+    rules = yaml.safe_load((chart.path / "files/alerts.yaml").read_text())
+    assert one(objects, "PrometheusRule")["spec"] == rules
+    dashboard = next(i for i in objects if i["kind"] == "ConfigMap" and "capvec.json" in i["data"])
+    assert dashboard["data"]["capvec.json"].strip() == (chart.path / "files/capvec.json").read_text().strip()
+    for item in (monitor, one(objects, "PrometheusRule"), dashboard):
+        assert item["metadata"]["labels"]["team"] == "x"
+
+
+def extra_objects(chart):
+    """extraObjects come as maps or as text, with templates in them"""
+    objects = chart.render({"extraObjects": [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "{{ .Release.Name }}-a"}},
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: '{{ include \"capvec.fullname\" . }}-b'}\n",
+    ]})
+    names = [item["metadata"]["name"] for item in objects if item["kind"] == "Secret"]
+    assert names == ["release-a", "release-capvec-b"], names
+
+
+def names(chart):
+    """names follow the release, stay unique and short, and everything carries the usual labels"""
+    long = "r" * 53
+    objects = chart.render({"commonLabels": {"team": "x"}}, release=long)
+    for item in objects:
+        assert len(item["metadata"]["name"]) <= 63, item["metadata"]["name"]
+        if item["kind"] != "Pod":
+            assert item["metadata"]["labels"]["team"] == "x", item["kind"]
+    assert workload(chart.render(release="capvec"))["metadata"]["name"] == "capvec"
+    assert workload(chart.render({"fullnameOverride": "mine"}))["metadata"]["name"] == "mine"
+
+
+def notes(chart):
+    """the notes say what was installed, and how to look at it"""
+    text = chart.render({"kafka": {"staticMembership": True}}, notes=True)
+    assert "rollout status statefulset/release-capvec" in text
+    assert re.search(r"gets 45 s to stop", text), text
+    assert "stops at the first bad message" in text
+    assert "dead-letter" not in chart.render({"config": {"reject": {"topic": "r"}}}, notes=True)
+
+
+ALL = [
+    deployment_by_default, stateful_for_static_membership, grace_period, rollout, gpu, probes, replaced_by_configuration,
+    spread, check_pod_is_no_worker, numbers_stay_whole, text_is_quoted, plain_kafka, sasl, mtls, strimzi, free_map_wins,
+    model_sources, fetch_urls, fetch_secrets, keda, keda_authentication, hpa, network_policy, account, platform_ids,
+    monitoring, extra_objects, names, notes,
+]

@@ -1,0 +1,123 @@
+"""What the chart says of the program, of the repository and of itself, held equal to them."""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from chart import CHART, OPTIONS, ROOT, ci_files, config_map, needs_exactly_once, options, version_of, worker
+from harness import Skip
+
+
+def generated(_):
+    """the schema and the README's table follow config/capvec.toml and values.yaml"""
+    for script in ["chart-schema", "chart-readme"]:
+        done = subprocess.run([ROOT / "scripts" / script, "--check"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def closed_schema(_):
+    """the schema is closed: every object in it names its keys, or says what all of them hold"""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    jsonschema.Draft7Validator.check_schema(schema)
+
+    def walk(node, path):
+        if isinstance(node, dict):
+            if node.get("type") == "object" and "properties" in node:
+                assert node.get("additionalProperties") is False, path
+            for key, value in node.items():
+                if key not in ("if", "then"):
+                    walk(value, f"{path}/{key}")
+        elif isinstance(node, list):
+            for item in node:
+                walk(item, path)
+
+    walk(schema, "")
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert not list(jsonschema.Draft7Validator(schema).iter_errors(values))
+    # What the schema knows and values.yaml doesn't is undocumented.
+    missing = set(schema["properties"]) - set(values) - {"global"}
+    assert not missing, missing
+
+
+def version(_):
+    """the chart installs the program of this repository"""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == version_of(r'^version = "(.*)"', "Cargo.toml")
+
+
+def defaults(_):
+    """the defaults that templates rely on are the program's"""
+    program = tomllib.loads(OPTIONS.read_text())
+    text = "".join(path.read_text() for path in (CHART / "templates").rglob("*.*"))
+    found = re.findall(r'dig "(\w+)" "(\w+)" "([^"]+)" [.$]', text)
+    assert {"drain_timeout", "listen"} <= {key for _, key, _ in found}
+    for section, key, default in found:
+        if (section, key) != ("delivery", "mode") or key in program[section]:
+            assert program[section][key] == default, f"{section}.{key} is {program[section][key]!r}, not {default!r}"
+
+
+def carried_files(chart):
+    """files/ has the repository's alerts and dashboard"""
+    if chart.missing:
+        raise Skip(f"dashboards/ isn't there: {', '.join(chart.missing)}")
+    for name in ["alerts.yaml", "capvec.json"]:
+        assert (CHART / "files" / name).read_bytes() == (ROOT / "dashboards" / name).read_bytes(), name
+
+
+def program():
+    """The newest capvec that was built, or none."""
+    if given := os.environ.get("CAPVEC_PROGRAM"):
+        return given
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    built = [path for path in (target / "debug/capvec", target / "release/capvec") if path.exists()]
+    return max(built, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def environment(container):
+    """The worker's variables as a kubelet sets them, with something for each secret."""
+    variables = {}
+    for entry in container.get("env", []):
+        field = entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        value = entry.get("value", {"metadata.name": "capvec-0", "metadata.namespace": "somewhere"}.get(field, "secret"))
+        variables[entry["name"]] = re.sub(r"\$\((\w+)\)", lambda match: variables[match[1]], value)
+    return variables
+
+
+def accepted_by_program(chart):
+    """the program accepts the rendered configuration and variables of every ci/ file"""
+    binary = program()
+    if not binary:
+        raise Skip("capvec isn't built; `make test` builds it, CAPVEC_PROGRAM names another")
+    for file in ci_files():
+        if needs_exactly_once(file):
+            continue
+        objects = chart.render(file=file, kubernetes="1.34.0")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "capvec.toml"
+            path.write_text(config_map(objects)["capvec.toml"])
+            done = subprocess.run(
+                [binary, "check", "--offline", "--config", path], env=environment(worker(objects)), capture_output=True,
+                text=True, timeout=60, check=False,
+            )
+        assert done.returncode == 0, f"{file.name}: {done.stdout}{done.stderr}"
+
+
+def known_options(chart):
+    """every option in a rendered configuration is documented in config/capvec.toml"""
+    documented = tomllib.loads(OPTIONS.read_text())
+    for file in ci_files():
+        if needs_exactly_once(file):
+            continue
+        for section, keys in options(chart.render(file=file)).items():
+            unknown = set(keys) - set(documented[section])
+            assert not unknown, f"{file.name}: [{section}] {unknown}"
+
+
+ALL = [generated, closed_schema, version, defaults, carried_files, known_options, accepted_by_program]

@@ -1,0 +1,92 @@
+"""Values that must be refused, each with a part of what has to be said."""
+
+from chart import FILE
+
+FETCH = {"source": "fetch", "fetch": {"from": "http", "http": {"url": "https://m.example"}, "files": FILE}}
+
+
+def fetch(**over):
+    return {"model": {"source": "fetch", "fetch": {**FETCH["fetch"], **over}}}
+
+
+def scaled(kind="keda", **over):
+    return {"autoscaling": {"kind": kind, "partitions": 6, **over}}
+
+
+def properties(**over):
+    return {"config": {"kafka": {"librdkafka": {key.replace("_", "."): value for key, value in over.items()}}}}
+
+
+# (what is wrong, values over the least that is required, a part of the message)
+BAD = [
+    # The schema's words.
+    ("a key that isn't known", {"replica": 2}, "additional properties 'replica' not allowed"),
+    ("a key deep inside", {"kafka": {"tls": {"cert": "x"}}}, "at '/kafka/tls': additional properties 'cert' not allowed"),
+    ("an option that the program doesn't have", {"config": {"batch": {"token_max": 9}}},
+     "at '/config/batch': additional properties 'token_max' not allowed"),
+    ("an option that the chart writes itself", {"config": {"model": {"package": "/x"}}},
+     "at '/config': additional properties 'model' not allowed"),
+    ("a word that an option doesn't take", {"config": {"output": {"format": "avro"}}},
+     "at '/config/output/format': value must be one of 'native', 'json'"),
+    ("text for a number", {"replicas": "two"}, "at '/replicas': got string, want integer"),
+    ("a negative number", {"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
+    ("a duration without a unit", {"config": {"delivery": {"drain_timeout": "30"}}}, "at '/config/delivery/drain_timeout'"),
+    ("a source of the model that there isn't", {"model": {"source": "ftp"}},
+     "at '/model/source': value must be one of 'image', 'pvc', 'fetch', 'imageVolume'"),
+    ("a sum that isn't a SHA-256", fetch(files=[{"name": "manifest.json", "sha256": "abc"}]),
+     "at '/model/fetch/files/0/sha256'"),
+    ("a file without its sum", fetch(files=[{"name": "manifest.json"}]), "missing property 'sha256'"),
+    ("a file's name with a path in it", fetch(files=[{"name": "../x", "sha256": "1" * 64}]),
+     "at '/model/fetch/files/0/name'"),
+    ("a SASL mechanism that librdkafka doesn't have", {"kafka": {"sasl": {"mechanism": "SCRAM"}}},
+     "'PLAIN', 'SCRAM-SHA-256', 'SCRAM-SHA-512'"),
+    ("the root user", {"podSecurity": {"runAsUser": 0}}, "at '/podSecurity/runAsUser': minimum: got 0, want 1"),
+    ("a digest that isn't one", {"image": {"digest": "latest"}}, "at '/image/digest'"),
+    ("a GPU's name without its vendor", {"gpu": {"enabled": True, "resourceName": "gpu"}}, "at '/gpu/resourceName'"),
+    ("static membership with KEDA, by the schema", {"kafka": {"staticMembership": True}, **scaled()},
+     "at '/autoscaling/kind': value must be 'none'"),
+    ("static membership with an HPA, by the schema", {"kafka": {"staticMembership": True}, **scaled("hpa")},
+     "at '/autoscaling/kind': value must be 'none'"),
+    # The chart's own.
+    ("no brokers", {"config": {"kafka": {"brokers": ""}}}, "config.kafka.brokers is required"),
+    ("no group", {"config": {"kafka": {"group": ""}}}, "config.kafka.group is required"),
+    ("no input", {"config": {"input": {"topic": ""}}}, "config.input.topic is required"),
+    ("no output", {"config": {"output": {"topic": ""}}}, "config.output.topic is required"),
+    ("a grace period that is too short", {"terminationGracePeriodSeconds": 44},
+     "terminationGracePeriodSeconds is 44, and a worker may need 45 to stop"),
+    ("a grace period that is too short for a longer drain",
+     {"terminationGracePeriodSeconds": 60, "config": {"delivery": {"drain_timeout": "1m"}}},
+     "terminationGracePeriodSeconds is 60, and a worker may need 75 to stop"),
+    ("the drain's time behind the chart's back",
+     {"extraEnv": [{"name": "CAPVEC__DELIVERY__DRAIN_TIMEOUT", "value": "10m"}]}, "extraEnv has CAPVEC__DELIVERY__DRAIN_TIMEOUT"),
+    ("an admin port for the pod alone", {"config": {"admin": {"listen": "127.0.0.1:9180"}}},
+     "config.admin.listen has to be 0.0.0.0:PORT"),
+    ("a surge of GPUs", {"gpu": {"enabled": True}, "rollout": {"maxSurge": 1}}, "rollout.maxSurge is 1 with gpu.enabled"),
+    ("a rollout that can't begin", {"rollout": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout could begin"),
+    ("a password in the ConfigMap", properties(sasl_password="x"), "a ConfigMap is no place for a secret"),
+    ("a key in the ConfigMap", properties(ssl_key_pem="x"), "CAPVEC__KAFKA__LIBRDKAFKA__SSL_KEY_PEM"),
+    ("one member's name for all", properties(group_instance_id="x"), "set kafka.staticMembership instead"),
+    ("SASL without a password", {"kafka": {"sasl": {"mechanism": "PLAIN"}}}, "kafka.sasl.existingSecret is required"),
+    ("a password without SASL", {"kafka": {"sasl": {"existingSecret": "s"}}}, "kafka.sasl.mechanism is required"),
+    ("certificates without TLS", {"kafka": {"tls": {"ca": {"existingSecret": "s"}}}}, "set kafka.tls.enabled"),
+    ("a Strimzi user without a cluster", {"kafka": {"strimzi": {"user": "u"}}}, "kafka.strimzi.user needs kafka.strimzi.cluster"),
+    ("a volume without a claim", {"model": {"source": "pvc"}}, "model.pvc.claimName is required"),
+    ("an image volume without an image", {"model": {"source": "imageVolume"}}, "model.imageVolume.reference is required"),
+    ("a fetch without sums", fetch(files=[]), "model.fetch.files is required"),
+    ("a fetch without a manifest", fetch(files=[{"name": "model.onnx", "sha256": "1" * 64}]), "lacks manifest.json"),
+    ("a fetch from nowhere", fetch(**{"from": "s3"}), "model.fetch.s3.bucket is required"),
+    ("scaling without the number of partitions", {"autoscaling": {"kind": "keda"}}, "autoscaling.partitions is required"),
+    ("more workers than partitions", scaled(maxReplicas=7), "autoscaling.maxReplicas is 7, more than the 6 partitions"),
+    ("a least number above the most", scaled(minReplicas=7), "autoscaling.minReplicas is 7, more than the most of 6"),
+    ("an HPA from nothing", scaled("hpa", minReplicas=0), "use kind \"keda\""),
+]
+
+# The same, where the schema is skipped or can't know.
+BAD_WITHOUT_SCHEMA = [
+    ("static membership with autoscaling, with its reason", {"kafka": {"staticMembership": True}, **scaled()},
+     "kafka.staticMembership and autoscaling exclude each other"),
+]
+BAD_ON_OLD = [
+    ("an image volume on Kubernetes 1.30", {"model": {"source": "imageVolume", "imageVolume": {"reference": "r/m:1"}}},
+     "needs Kubernetes 1.31 or later"),
+]
