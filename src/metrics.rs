@@ -224,6 +224,18 @@ pub struct SinkMetrics {
     pub retries: IntCounter,
     /// Bytes of the vectors' values.
     pub bytes: IntCounter,
+    /// Rejections since the last good message.
+    pub rejected_run: IntGauge,
+    /// The part of the last messages that was rejected.
+    pub rejected_share: Gauge,
+    /// Transactions, by `result`: committed or aborted.
+    pub transactions: IntCounterVec,
+    /// Time that commits of transactions took.
+    pub transaction_seconds: Histogram,
+    /// Captions that the open transaction holds.
+    pub transaction_captions: IntGauge,
+    /// Producers that came to their end and were made anew.
+    pub producers_remade: IntCounter,
 }
 
 impl Default for Metrics {
@@ -462,6 +474,40 @@ impl Metrics {
                     "Requests that the producer sent again after a connection failed",
                 ),
                 bytes: counter(&r, "produced_bytes_total", "Bytes of the values produced"),
+                rejected_run: gauge(
+                    &r,
+                    "rejected_run_messages",
+                    "Messages rejected in a row, which reject.breaker_run bounds",
+                ),
+                rejected_share: float_gauge(
+                    &r,
+                    "rejected_share_ratio",
+                    "Part of the last reject.breaker_window messages that was rejected",
+                ),
+                transactions: counters(
+                    &r,
+                    "transactions_total",
+                    "Transactions of exactly-once delivery",
+                    "result",
+                    ["committed", "aborted"],
+                ),
+                transaction_seconds: histogram(
+                    &r,
+                    "transaction_commit_seconds",
+                    "Seconds that committing a transaction took, the wait for its records included",
+                    // From a round trip to the outage that delivery_timeout allows.
+                    buckets(1e-3, 600.0),
+                ),
+                transaction_captions: gauge(
+                    &r,
+                    "transaction_messages",
+                    "Messages in the open transaction, settled when it is committed",
+                ),
+                producers_remade: counter(
+                    &r,
+                    "producers_remade_total",
+                    "Producers made anew after an error that ended them",
+                ),
             },
             stage_seconds,
             model,

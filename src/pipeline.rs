@@ -16,7 +16,8 @@ use crate::batch::Batcher;
 use crate::config::{Config, OutputFormat};
 use crate::embed::load::{Embedders, load};
 use crate::embed::task::EmbedTask;
-use crate::kafka::sink::{Finished, Sink};
+use crate::kafka::consumer::Connection;
+use crate::kafka::sink::{Ends, Finished, Sink};
 use crate::kafka::source::Source;
 use crate::metrics::{Metrics, Stage};
 use crate::model::package::{Package, TOKENIZER};
@@ -70,18 +71,25 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let (jobs, batches): (Vec<_>, Vec<_>) =
         embedders.iter().map(|_| crossbeam_channel::bounded(1)).unzip();
 
+    let connection = Connection::new(config).context("the consumer can't be made")?;
     let sink = Sink::new(
         config,
         &manifest.model_id,
         dim,
-        finished,
-        settlements,
+        Ends { consumer: &connection.consumer, input: finished, settlements },
         shutdown.clone(),
         &metrics,
     )?;
-    let source =
-        Source::new(config, to_tokenize, settled, shutdown.clone(), health, metrics.source.clone())
-            .context("the consumer can't be made")?;
+    let source = Source::new(
+        config,
+        connection,
+        to_tokenize,
+        settled,
+        shutdown.clone(),
+        health,
+        metrics.source.clone(),
+    )
+    .context("the source can't start")?;
 
     let mut stages = Stages { shutdown: shutdown.clone(), handles: Vec::new() };
     stages.spawn("source", move || Ok(source.run()?))?;

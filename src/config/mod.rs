@@ -7,6 +7,7 @@
 
 mod load;
 mod properties;
+mod transactional;
 mod validate;
 
 use std::net::SocketAddr;
@@ -233,6 +234,13 @@ pub struct Reject {
     pub topic: String,
     /// Without a dead-letter topic: `stop` at a bad message, or `skip` it.
     pub on_reject: OnReject,
+    /// Rejections in a row at which the worker stops; 0 for any number.
+    pub breaker_run: usize,
+    /// The share of the last `breaker_window` messages above which rejections stop the worker; 1 for
+    /// any share.
+    pub breaker_share: f64,
+    /// How many messages the share is of.
+    pub breaker_window: NonZeroUsize,
 }
 
 /// What a worker without a dead-letter topic does at a bad message.
@@ -249,16 +257,38 @@ pub enum OnReject {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Delivery {
+    /// What is promised: `at-least-once` or `exactly-once`.
+    pub mode: DeliveryMode,
+    /// With `exactly-once`: the name under which this worker's transactions are known to the brokers
+    /// (`transactional.id`). A worker that starts with it ends the transactions of the one before,
+    /// so no two workers may share it. Empty for one made of the group, the input topic and the name
+    /// of the host.
+    pub transactional_id: String,
+    /// With `exactly-once`: after how long the brokers abort the transaction of a worker that is gone
+    /// (`transaction.timeout.ms`). Readers of committed records wait for so long at most.
+    #[serde(with = "humantime_serde")]
+    pub transaction_timeout: Duration,
     /// Captions that may be in the worker at a time; fetching pauses there.
     pub in_flight_captions_max: NonZeroUsize,
     /// Bytes of their messages that may be in the worker at a time; fetching pauses there.
     pub in_flight_bytes_max: NonZeroUsize,
-    /// How often offsets are committed.
+    /// How often offsets are committed; with `exactly-once`, how long a transaction collects.
     #[serde(with = "humantime_serde")]
     pub commit_interval: Duration,
     /// How long what is in flight may take to settle at a stop or when a partition is taken away.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+}
+
+/// What is promised of every caption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeliveryMode {
+    /// One vector or more.
+    AtLeastOnce,
+    /// One vector, for readers of committed records: vectors, dead letters and offsets are committed
+    /// together in Kafka's transactions.
+    ExactlyOnce,
 }
 
 /// Options of `[admin]`.
@@ -368,13 +398,22 @@ impl Default for Output {
 
 impl Default for Reject {
     fn default() -> Self {
-        Reject { topic: String::new(), on_reject: OnReject::Stop }
+        Reject {
+            topic: String::new(),
+            on_reject: OnReject::Stop,
+            breaker_run: 1000,
+            breaker_share: 0.5,
+            breaker_window: some(10_000),
+        }
     }
 }
 
 impl Default for Delivery {
     fn default() -> Self {
         Delivery {
+            mode: DeliveryMode::AtLeastOnce,
+            transactional_id: String::new(),
+            transaction_timeout: Duration::from_secs(45),
             in_flight_captions_max: some(4096),
             in_flight_bytes_max: some(64 << 20),
             commit_interval: Duration::from_secs(1),

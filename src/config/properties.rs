@@ -19,7 +19,7 @@ impl fmt::Debug for Properties {
 }
 
 /// Properties that capvec sets, each with the option that stands for it, or the reason.
-const OWNED: [(&str, &str); 23] = [
+const OWNED: [(&str, &str); 24] = [
     ("bootstrap.servers", "set kafka.brokers instead"),
     ("metadata.broker.list", "set kafka.brokers instead"),
     ("group.id", "set kafka.group instead"),
@@ -39,7 +39,8 @@ const OWNED: [(&str, &str); 23] = [
     ("message.send.max.retries", "kafka.delivery_timeout limits retries"),
     ("retries", "kafka.delivery_timeout limits retries"),
     ("partitioner", "a key's vectors go to the partition that Java clients would choose"),
-    ("transactional.id", "delivery is at least once"),
+    ("transactional.id", "set delivery.transactional_id instead"),
+    ("transaction.timeout.ms", "set delivery.transaction_timeout instead"),
     ("isolation.level", "captions of aborted transactions are never embedded"),
     ("statistics.interval.ms", "the lag metrics depend on it"),
     ("queue.buffering.max.messages", "delivery.in_flight_captions_max bounds the queue"),

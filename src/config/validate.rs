@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::load::Fault;
-use super::{Config, IdFrom, InputFormat, OnReject, OutputFormat};
+use super::{Config, DeliveryMode, IdFrom, InputFormat, OnReject, OutputFormat};
 use crate::wire::pointer::Pointer;
 
 /// librdkafka's default of `session.timeout.ms`.
@@ -83,11 +83,39 @@ impl Config {
                 ),
             );
         }
+        if self.delivery.mode == DeliveryMode::ExactlyOnce {
+            if let Err(message) = self.transactional_id() {
+                fault("delivery.transactional_id", message);
+            }
+            let (timeout, interval) =
+                (self.delivery.transaction_timeout, self.delivery.commit_interval);
+            if timeout < 2 * interval {
+                fault(
+                    "delivery.transaction_timeout",
+                    format!(
+                        "is {timeout:?}, less than twice the {interval:?} of \
+                         delivery.commit_interval: the brokers could abort a transaction before it \
+                         is committed"
+                    ),
+                );
+            }
+        }
+        if !(0.0..=1.0).contains(&self.reject.breaker_share) {
+            fault("reject.breaker_share", "it may be 0 to 1, a part of the messages".into());
+        }
+        if self.reject.breaker_window.get() > 10_000_000 {
+            fault("reject.breaker_window", "is over ten million".into());
+        }
         for (path, duration, least) in [
             ("kafka.startup_timeout", self.kafka.startup_timeout, Duration::from_secs(1)),
             ("kafka.delivery_timeout", self.kafka.delivery_timeout, Duration::from_secs(1)),
             ("delivery.commit_interval", self.delivery.commit_interval, Duration::from_millis(10)),
             ("delivery.drain_timeout", self.delivery.drain_timeout, Duration::from_millis(100)),
+            (
+                "delivery.transaction_timeout",
+                self.delivery.transaction_timeout,
+                Duration::from_secs(1),
+            ),
             ("admin.stall_timeout", self.admin.stall_timeout, Duration::from_secs(1)),
         ] {
             // The longest that librdkafka takes is 2^31 - 1 milliseconds, 24.8 days.

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crossbeam_channel::Receiver;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
@@ -15,6 +16,8 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
+
+use crate::config::Config;
 
 /// What librdkafka told while it was polled.
 pub enum Event {
@@ -136,6 +139,34 @@ impl ConsumerContext for SourceContext {
 
 /// The source's consumer.
 pub type SourceConsumer = BaseConsumer<SourceContext>;
+
+/// A consumer that has joined no group yet. The sink's transactions need to know it before the source
+/// runs.
+pub struct Connection {
+    /// The consumer.
+    pub consumer: Arc<SourceConsumer>,
+    /// Becomes ready when there is something to poll for.
+    pub(super) wake: Receiver<()>,
+}
+
+impl Connection {
+    /// Makes the consumer.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses the configuration.
+    pub fn new(config: &Config) -> KafkaResult<Connection> {
+        let context = SourceContext::new(&config.input.topic);
+        let mut consumer: SourceConsumer =
+            super::consumer_properties(config).create_with_context(context)?;
+        let (sender, wake) = crossbeam_channel::bounded(1);
+        consumer.set_nonempty_callback(move || {
+            // A full channel means that the thread is to be woken already.
+            let _ = sender.try_send(());
+        });
+        Ok(Connection { consumer: Arc::new(consumer), wake })
+    }
+}
 
 /// Takes the partitions that the group gives.
 ///

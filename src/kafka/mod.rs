@@ -1,5 +1,6 @@
 //! Kafka: the properties of the two clients, and the bridge from librdkafka's log and statistics.
 
+pub mod breaker;
 pub mod committer;
 pub mod consumer;
 pub mod dead_letter;
@@ -8,6 +9,7 @@ pub mod sequencer;
 pub mod sink;
 pub mod source;
 pub mod topics;
+pub mod transaction;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -64,6 +66,24 @@ pub fn producer_properties(config: &Config) -> ClientConfig {
         .set("message.timeout.ms", config.kafka.delivery_timeout.as_millis().to_string())
         .set("queue.buffering.max.messages", queue.to_string())
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string());
+    client
+}
+
+/// Returns the properties of the producer of exactly-once delivery.
+///
+/// # Panics
+///
+/// When the configuration hasn't been validated.
+pub fn transactional_properties(config: &Config) -> ClientConfig {
+    let mut client = producer_properties(config);
+    let id = config.transactional_id().expect("validated: delivery.transactional_id");
+    let timeout = config.delivery.transaction_timeout;
+    // A record that takes longer than the transaction may is sent again in the next one.
+    let record = config.kafka.delivery_timeout.min(timeout);
+    client
+        .set("transactional.id", id)
+        .set("transaction.timeout.ms", timeout.as_millis().to_string())
+        .set("message.timeout.ms", record.as_millis().to_string());
     client
 }
 

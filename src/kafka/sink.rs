@@ -2,7 +2,7 @@
 //!
 //! All three leave in the order of their partition. A message is settled by the broker's
 //! acknowledgement, which comes back on librdkafka's own thread and goes from there straight to the
-//! source.
+//! source; with exactly-once delivery, by the commit of its transaction.
 //!
 //! # Invariants
 //!
@@ -12,37 +12,33 @@
 //!   the worker: the offset stays, and redelivery brings the message again.
 
 mod delivery;
+mod parcel;
+mod transactions;
+mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::Producer;
 use thiserror::Error;
 
-use delivery::{Outstanding, RecordKind, SinkContext, Undelivered, settlement};
+use delivery::{Connector, Settler, Undelivered};
+use parcel::{Ordered, Parcel};
+use transactions::Transactions;
+use writer::{WriteError, Writer};
 
-use super::dead_letter::{self, Author};
+use super::breaker::Tripped;
+use super::consumer::SourceConsumer;
 use super::sequencer::Sequencer;
 use super::topics::{TopicError, look_up};
-use crate::config::{Config, IdFrom, OnReject};
+use crate::config::{Config, DeliveryMode};
 use crate::embed::task::EmbeddedBatch;
 use crate::metrics::{Metrics, SinkMetrics, Stage};
-use crate::queue::QueueReceiver;
+use crate::queue::{Closed, QueueReceiver};
 use crate::shutdown::{Shutdown, Wanted};
-use crate::tokenize::task::PreparedCaption;
-use crate::tracked::{Origin, Outcome, RejectReason, Rejection, Settlement, Tracked};
-use crate::wire::caption::Id;
-use crate::wire::vector::{
-    DTYPE, HEADER_DIM, HEADER_DTYPE, HEADER_MODEL, HEADER_SOURCE, HEADER_TOKENS, HEADER_TRUNCATED,
-    JsonVector, VectorFormat, write_json, write_native,
-};
-
-/// Between two tries while the producer's queue is full.
-const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
+use crate::tracked::{Assignment, Origin, Rejection, Settlement, Tracked};
 
 /// How often the sink looks whether the worker is being aborted, or its records are acknowledged.
 const TICK: Duration = Duration::from_millis(20);
@@ -90,119 +86,141 @@ pub enum SinkError {
         /// `topic/partition/offset`.
         source_position: String,
     },
-}
-
-/// What leaves in the order of its partition.
-enum Ordered {
-    Vector {
-        caption: Tracked<PreparedCaption>,
-        vectors: Arc<Vec<f32>>,
-        row: usize,
-        embedded: Instant,
+    /// Rejections aren't single bad messages any more.
+    #[error(transparent)]
+    Breaker(#[from] Tripped),
+    /// Another producer has this one's name.
+    #[error(
+        "another worker uses the transactional id {transactional_id:?}, and the brokers gave it \
+         precedence; give each worker a delivery.transactional_id of its own"
+    )]
+    Fenced {
+        /// The name.
+        transactional_id: String,
     },
-    Tombstone(Tracked<()>),
-    /// It holds nobody up, but waits like the others: one that overtook captions which are then
-    /// abandoned would be written again by the partition's next owner.
-    Rejected(Tracked<Rejection>),
+    /// A transaction failed, and not for a moment.
+    #[error(
+        "{during} of the transactional id {transactional_id:?} failed; offsets stay, redelivery \
+         brings the captions again"
+    )]
+    Transaction {
+        /// The call.
+        during: &'static str,
+        /// The producer's name.
+        transactional_id: String,
+        /// The broker's or librdkafka's words.
+        source: KafkaError,
+    },
+    /// The source ended first.
+    #[error("stopped")]
+    Closed(#[from] Closed),
 }
 
 /// The sink stage.
 pub struct Sink {
-    producer: ThreadedProducer<SinkContext>,
     input: QueueReceiver<Finished>,
     undelivered: Receiver<Undelivered>,
-    settlements: Sender<Settlement>,
-    outstanding: Arc<AtomicUsize>,
     sequencer: Sequencer<Ordered>,
     ready: Vec<Ordered>,
-    buffer: Vec<u8>,
+    writer: Writer,
+    /// `None` for at-least-once delivery.
+    transactions: Option<Transactions>,
     shutdown: Shutdown,
     metrics: SinkMetrics,
-    author: Author,
-    output_topic: Arc<str>,
-    dead_letter_topic: Option<Arc<str>>,
-    on_reject: OnReject,
-    format: VectorFormat,
-    id_from: IdFrom,
-    include_caption: bool,
-    model_id: String,
-    dim: usize,
-    dim_text: String,
+}
+
+/// The sink's neighbours: where finished captions come from, and where settlements go.
+pub struct Ends<'a> {
+    /// The source's consumer, for the group's metadata.
+    pub consumer: &'a Arc<SourceConsumer>,
+    /// What is finished.
+    pub input: QueueReceiver<Finished>,
+    /// To the source.
+    pub settlements: Sender<Settlement>,
 }
 
 impl Sink {
-    /// Makes the producer and looks up the topics that it writes.
+    /// Makes the producer and looks up the topics that it writes; for exactly-once delivery, ends what
+    /// the worker before this one left open.
     ///
     /// # Errors
     ///
-    /// When librdkafka refuses the configuration, or a topic can't be used.
+    /// When librdkafka refuses the configuration, a topic can't be used, or transactions can't.
     pub fn new(
         config: &Config,
         model_id: &str,
         dim: usize,
-        input: QueueReceiver<Finished>,
-        settlements: Sender<Settlement>,
+        ends: Ends<'_>,
         shutdown: Shutdown,
         metrics: &Metrics,
     ) -> Result<Sink, SinkError> {
         // Not bounded by itself: an outstanding record comes back at most once, and the source bounds
         // how many there are. A callback must never wait.
         let (undelivered_sender, undelivered) = unbounded();
-        let outstanding = Arc::new(AtomicUsize::new(0));
-        let context = SinkContext {
-            settlements: settlements.clone(),
-            undelivered: undelivered_sender,
-            outstanding: Arc::clone(&outstanding),
+        let settler = Settler {
+            settlements: ends.settlements,
             deliver_seconds: metrics.stage(Stage::Deliver),
             end_to_end_seconds: metrics.source.end_to_end_seconds.clone(),
-            metrics: metrics.sink.clone(),
-            retries_seen: AtomicI64::new(0),
         };
-        let producer: ThreadedProducer<SinkContext> = super::producer_properties(config)
-            .create_with_context(context)
-            .map_err(SinkError::Client)?;
+        let is_exact = config.delivery.mode == DeliveryMode::ExactlyOnce;
+        let connector = Connector {
+            properties: match is_exact {
+                true => super::transactional_properties(config),
+                false => super::producer_properties(config),
+            },
+            settler: (!is_exact).then(|| settler.clone()),
+            undelivered: undelivered_sender,
+            metrics: metrics.sink.clone(),
+        };
+        let sink_metrics = metrics.sink.clone();
+        let writer =
+            Writer::new(config, model_id, dim, connector, shutdown.clone(), sink_metrics.clone())?;
         let topics = [
             Some((config.output.topic.as_str(), "output.topic")),
             config.dead_letter_topic().map(|topic| (topic, "reject.topic")),
         ];
         for (topic, option) in topics.into_iter().flatten() {
-            let patience = config.kafka.startup_timeout;
-            look_up(producer.client(), &config.kafka.brokers, topic, option, patience, &shutdown)?;
+            let (client, patience) = (writer.producer().client(), config.kafka.startup_timeout);
+            look_up(client, &config.kafka.brokers, topic, option, patience, &shutdown)?;
         }
+        let transactions = match is_exact {
+            true => Some(Transactions::start(
+                config,
+                &writer,
+                Arc::downgrade(ends.consumer),
+                settler,
+                undelivered.clone(),
+                shutdown.clone(),
+                sink_metrics.clone(),
+            )?),
+            false => None,
+        };
         Ok(Sink {
-            producer,
-            input,
+            input: ends.input,
             undelivered,
-            settlements,
-            outstanding,
             sequencer: Sequencer::default(),
             ready: Vec::new(),
-            buffer: Vec::new(),
+            writer,
+            transactions,
             shutdown,
-            metrics: metrics.sink.clone(),
-            author: Author {
-                topic: config.input.topic.clone(),
-                group: config.kafka.group.clone(),
-                client_id: config.kafka.client_id.clone(),
-            },
-            output_topic: config.output.topic.as_str().into(),
-            dead_letter_topic: config.dead_letter_topic().map(Arc::from),
-            on_reject: config.reject.on_reject,
-            format: config.vector_format(),
-            id_from: config.id_from(),
-            include_caption: config.output.include_caption,
-            model_id: model_id.into(),
-            dim,
-            dim_text: dim.to_string(),
+            metrics: sink_metrics,
         })
     }
 
-    /// Runs until its queue is closed and every record is acknowledged.
+    /// Runs until its queue is closed and every record is acknowledged, or committed.
     ///
     /// # Errors
     ///
-    /// When a topic can't be written, or a message is rejected that may not be.
+    /// When a topic can't be written, a message is rejected that may not be, or the breaker trips.
     pub fn run(mut self) -> Result<(), SinkError> {
+        let result = self.run_until_closed();
+        if let Some(transactions) = &mut self.transactions {
+            transactions.give_up(&self.writer);
+        }
+        result
+    }
+
+    fn run_until_closed(&mut self) -> Result<(), SinkError> {
         // A handle of its own, for select! borrows it while the sink is at work.
         let input = self.input.clone();
         let undelivered = self.undelivered.clone();
@@ -219,9 +237,18 @@ impl Sink {
                 }
                 default(TICK) => {}
             }
+            if let Some(transactions) = &mut self.transactions {
+                transactions.commit_if_due(&mut self.writer)?;
+            }
             self.report();
         }
-        while self.outstanding.load(Ordering::Acquire) > 0 || !undelivered.is_empty() {
+        if self.shutdown.wanted() == Wanted::Abort {
+            return Ok(());
+        }
+        if let Some(transactions) = &mut self.transactions {
+            return transactions.commit(&mut self.writer);
+        }
+        while self.writer.outstanding() > 0 || !undelivered.is_empty() {
             if self.shutdown.wanted() == Wanted::Abort {
                 break;
             }
@@ -234,7 +261,7 @@ impl Sink {
     }
 
     fn report(&self) {
-        self.metrics.outstanding.set(self.outstanding.load(Ordering::Relaxed) as i64);
+        self.metrics.outstanding.set(self.writer.outstanding() as i64);
         self.metrics.held_back.set(self.sequencer.held_back() as i64);
     }
 
@@ -263,7 +290,7 @@ impl Sink {
         }
         let mut ready = std::mem::take(&mut self.ready);
         for item in ready.drain(..) {
-            self.produce_ordered(item)?;
+            self.publish(Parcel::new(item))?;
         }
         self.ready = ready;
         Ok(())
@@ -273,188 +300,41 @@ impl Sink {
         self.sequencer.push(&passage.assignment, passage.sequence, item, &mut self.ready);
     }
 
-    fn produce_ordered(&mut self, item: Ordered) -> Result<(), SinkError> {
-        match item {
-            Ordered::Rejected(rejected) => self.reject(rejected.origin, &rejected.payload),
-            Ordered::Tombstone(Tracked { origin, payload: () }) => {
-                let headers = origin.message.headers.clone();
-                self.produce(origin, RecordKind::Tombstone, None, headers, Instant::now())
-            }
-            Ordered::Vector { caption, vectors, row, embedded } => {
-                let vector = &vectors[row * self.dim..(row + 1) * self.dim];
-                let Tracked { origin, payload: caption } = caption;
-                let mut value = std::mem::take(&mut self.buffer);
-                value.clear();
-                if let Err(rejection) = self.encode(&origin, &caption, vector, &mut value) {
-                    self.buffer = value;
-                    return self.reject(origin, &rejection);
-                }
-                let headers = Some(self.vector_headers(&origin, &caption));
-                self.metrics.bytes.inc_by(value.len() as u64);
-                let sent =
-                    self.produce(origin, RecordKind::Vector, Some(&value), headers, embedded);
-                self.buffer = value;
-                sent
-            }
+    fn publish(&mut self, parcel: Arc<Parcel>) -> Result<(), SinkError> {
+        self.writer.count(&parcel)?;
+        match &mut self.transactions {
+            Some(transactions) => transactions.publish(&mut self.writer, parcel),
+            None => self.write(&parcel),
         }
     }
 
-    fn encode(
-        &self,
-        origin: &Origin,
-        caption: &PreparedCaption,
-        vector: &[f32],
-        out: &mut Vec<u8>,
-    ) -> Result<(), Rejection> {
-        match self.format {
-            VectorFormat::Native => write_native(vector, out),
-            VectorFormat::Json => {
-                let of_message;
-                let id = match (&self.id_from, &caption.id) {
-                    (IdFrom::Pointer(_), Some(id)) => id,
-                    (IdFrom::Pointer(pointer), None) => {
-                        unreachable!("the decoder rejects a message without an id at {pointer}")
-                    }
-                    (IdFrom::Source, _) => {
-                        of_message = Id::Text(self.source(origin));
-                        &of_message
-                    }
-                    (IdFrom::Key, _) => {
-                        of_message = Id::Text(key_as_text(origin)?);
-                        &of_message
-                    }
-                };
-                let text = self.include_caption.then_some(caption.text.as_str());
-                let model = &self.model_id;
-                write_json(&JsonVector { id, caption: text, vector, model }, out);
-            }
-        }
-        Ok(())
-    }
-
-    fn vector_headers(&self, origin: &Origin, caption: &PreparedCaption) -> OwnedHeaders {
-        let source = self.source(origin);
-        let tokens = caption.tokens.ids.len().to_string();
-        let truncated = if caption.tokens.truncated { "true" } else { "false" };
-        let own = origin.message.headers.clone().unwrap_or_default();
-        [
-            (HEADER_MODEL, self.model_id.as_str()),
-            (HEADER_DIM, &self.dim_text),
-            (HEADER_DTYPE, DTYPE),
-            (HEADER_SOURCE, &source),
-            (HEADER_TOKENS, &tokens),
-            (HEADER_TRUNCATED, truncated),
-        ]
-        .into_iter()
-        .fold(own, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
-    }
-
-    fn source(&self, origin: &Origin) -> String {
-        format!("{}/{}/{}", self.author.topic, origin.assignment.partition, origin.offset.0)
-    }
-
-    fn reject(&mut self, origin: Box<Origin>, rejection: &Rejection) -> Result<(), SinkError> {
-        let reason = rejection.reason.as_label();
-        self.metrics.rejected.with_label_values(&[reason]).inc();
-        let (partition, offset) = (origin.assignment.partition, origin.offset.0);
-        tracing::debug!(partition, offset, reason, detail = rejection.detail, "rejected");
-        if self.dead_letter_topic.is_some() {
-            let headers = dead_letter::headers(&self.author, &origin, rejection);
-            let value = origin.message.value.clone();
-            let kind = RecordKind::DeadLetter;
-            return self.produce(origin, kind, value.as_deref(), Some(headers), Instant::now());
-        }
-        match self.on_reject {
-            OnReject::Skip => {
-                // The source has gone where this fails, and it has all settlements that it will get.
-                drop(self.settlements.send(settlement(&origin, Outcome::Rejected)));
-                Ok(())
-            }
-            OnReject::Stop => Err(SinkError::Rejected {
-                reason,
-                detail: rejection.detail.clone(),
-                source_position: self.source(&origin),
-            }),
+    fn write(&mut self, parcel: &Arc<Parcel>) -> Result<(), SinkError> {
+        match self.writer.write(parcel) {
+            Ok(()) => Ok(()),
+            Err(WriteError::Sink(error)) => Err(*error),
+            Err(WriteError::Refused(error)) => Err(self.writer.produce_error(parcel, error)),
         }
     }
 
-    fn produce(
-        &mut self,
-        origin: Box<Origin>,
-        kind: RecordKind,
-        value: Option<&[u8]>,
-        headers: Option<OwnedHeaders>,
-        embedded: Instant,
-    ) -> Result<(), SinkError> {
-        if origin.assignment.is_revoked() {
-            // The partition's next owner gets the message; a vector now would come out of order.
-            return Ok(());
-        }
-        let topic = self.topic(kind);
-        let key = origin.message.key.clone();
-        let mut record = BaseRecord::<[u8], [u8], Box<Outstanding>> {
-            topic: &topic,
-            partition: None,
-            payload: value,
-            key: key.as_deref(),
-            timestamp: origin.message.timestamp_ms,
-            headers,
-            delivery_opaque: Box::new(Outstanding { origin, kind, embedded }),
-        };
-        self.outstanding.fetch_add(1, Ordering::AcqRel);
-        loop {
-            let (error, back) = match self.producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err(refused) => refused,
-            };
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
-                && self.shutdown.wanted() != Wanted::Abort
-            {
-                self.metrics.queue_full.inc();
-                std::thread::sleep(QUEUE_FULL_PAUSE);
-                record = back;
-                continue;
-            }
-            self.outstanding.fetch_sub(1, Ordering::AcqRel);
-            return self.came_back(Undelivered { record: *back.delivery_opaque, error });
-        }
-    }
-
-    /// Decides about a record that librdkafka or the broker refused.
+    /// Decides about a record that the broker refused, or librdkafka gave up.
     fn came_back(&mut self, back: Undelivered) -> Result<(), SinkError> {
-        let Undelivered { record, error } = back;
-        let refused_for_itself = matches!(
-            error.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::MessageSizeTooLarge
-                    | RDKafkaErrorCode::InvalidMessageSize
-                    | RDKafkaErrorCode::InvalidRecord
-                    | RDKafkaErrorCode::InvalidTimestamp
-            )
-        );
-        if refused_for_itself && record.kind == RecordKind::Vector {
-            let detail = format!("{} refuses the vector's record: {error}", self.output_topic);
-            let rejection = Rejection::new(RejectReason::RecordRefused, detail);
-            return self.reject(record.origin, &rejection);
+        if let Some(transactions) = &mut self.transactions {
+            return transactions.came_back(&mut self.writer, back);
         }
-        Err(SinkError::Produce { topic: self.topic(record.kind).to_string(), source: error })
-    }
-
-    /// Returns the topic of a kind of record.
-    fn topic(&self, kind: RecordKind) -> Arc<str> {
-        let topic = match kind {
-            RecordKind::Vector | RecordKind::Tombstone => &self.output_topic,
-            RecordKind::DeadLetter => {
-                self.dead_letter_topic.as_ref().expect("reject() has looked whether there is one")
+        let Undelivered { parcel, error } = back;
+        match self.writer.rejection_for(&parcel, &error) {
+            Some(rejection) => {
+                self.writer.refuse(&parcel, rejection)?;
+                self.write(&parcel)
             }
-        };
-        Arc::clone(topic)
+            None => Err(self.writer.produce_error(&parcel, error)),
+        }
     }
 }
 
 /// What the sequencer needs of an origin, for the item owns the origin itself.
 struct Passage {
-    assignment: Arc<crate::tracked::Assignment>,
+    assignment: Arc<Assignment>,
     sequence: u64,
 }
 
@@ -462,12 +342,6 @@ impl Passage {
     fn of(origin: &Origin) -> Passage {
         Passage { assignment: Arc::clone(&origin.assignment), sequence: origin.sequence }
     }
-}
-
-fn key_as_text(origin: &Origin) -> Result<String, Rejection> {
-    let missing = |detail: &str| Rejection::new(RejectReason::IdMissing, detail);
-    let key = origin.message.key.as_deref().ok_or_else(|| missing("the message has no key"))?;
-    String::from_utf8(key.to_vec()).map_err(|_| missing("the message's key isn't UTF-8"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "bounded by what is in flight, see Sink::new")]

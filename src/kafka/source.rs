@@ -1,4 +1,4 @@
-//! The source: a thread that owns the consumer, the offset ledger and the commits.
+//! The source: a thread that polls the consumer, and owns the offset ledger and the commits.
 //!
 //! When a limit in flight is reached, the thread takes nothing until half of it is free. Mostly that is
 //! a matter of milliseconds, in which it just doesn't poll. Beyond [`HOLD_MAX`] it pauses the
@@ -7,6 +7,9 @@
 //! partitions back, or the worker stops, what isn't embedded yet is abandoned; the source goes on
 //! polling while what is embedded settles, commits, and only then gives the partitions up. A drain
 //! that takes too long is counted and given up. The partition's next owner gets all that is left.
+//!
+//! With exactly-once delivery the sink commits the offsets, in the transaction of the records, and a
+//! message is settled by that: the source does the same, and has nothing to commit.
 //!
 //! # Invariants
 //!
@@ -31,11 +34,11 @@ use lag::Lag;
 use membership::Leaving;
 
 use super::committer::{Committed, Committer};
-use super::consumer::{SourceConsumer, SourceContext};
+use super::consumer::{Connection, SourceConsumer};
 use super::offsets::{OffsetLedger, WentBack};
 use super::topics::look_up;
 use crate::admin::Health;
-use crate::config::Config;
+use crate::config::{Config, DeliveryMode};
 use crate::metrics::SourceMetrics;
 use crate::queue::{Closed, QueueSender};
 use crate::shutdown::{Shutdown, Wanted};
@@ -84,7 +87,8 @@ struct Full {
 /// The source stage.
 pub struct Source {
     consumer: Arc<SourceConsumer>,
-    committer: Committer,
+    /// `None` where the sink's transactions commit.
+    committer: Option<Committer>,
     wake: Receiver<()>,
     ledger: OffsetLedger,
     out: Option<QueueSender<Vec<Tracked<()>>>>,
@@ -110,34 +114,29 @@ pub struct Source {
 }
 
 impl Source {
-    /// Makes the consumer and joins the group.
+    /// Looks up the topic and joins the group.
     ///
     /// # Errors
     ///
-    /// When librdkafka refuses the configuration, the topic can't be used, or the system has no
-    /// thread to give.
+    /// When the topic can't be used, or the system has no thread to give.
     pub fn new(
         config: &Config,
+        connection: Connection,
         out: QueueSender<Vec<Tracked<()>>>,
         settlements: Receiver<Settlement>,
         shutdown: Shutdown,
         health: Arc<Health>,
         metrics: SourceMetrics,
     ) -> anyhow::Result<Source> {
-        let context = SourceContext::new(&config.input.topic);
-        let mut consumer: SourceConsumer =
-            super::consumer_properties(config).create_with_context(context)?;
-        let (sender, wake) = crossbeam_channel::bounded(1);
-        consumer.set_nonempty_callback(move || {
-            // A full channel means that the thread is to be woken already.
-            let _ = sender.try_send(());
-        });
+        let Connection { consumer, wake } = connection;
         let (brokers, topic) = (&config.kafka.brokers, &config.input.topic);
         let patience = config.kafka.startup_timeout;
         look_up(consumer.client(), brokers, topic, "input.topic", patience, &shutdown)?;
         consumer.subscribe(&[topic])?;
-        let consumer = Arc::new(consumer);
-        let committer = Committer::start(Arc::clone(&consumer), &config.input.topic)?;
+        let committer = match config.delivery.mode {
+            DeliveryMode::AtLeastOnce => Some(Committer::start(Arc::clone(&consumer), topic)?),
+            DeliveryMode::ExactlyOnce => None,
+        };
 
         let messages_max = config.delivery.in_flight_captions_max.get();
         let bytes_max = config.delivery.in_flight_bytes_max.get();
@@ -346,7 +345,7 @@ impl Source {
 
     /// Sends off what may be committed, unless a commit is under way.
     fn commit(&mut self) -> Result<(), SourceError> {
-        if self.committer.is_busy() {
+        if self.is_committing() {
             return Ok(());
         }
         self.last_commit = Instant::now();
@@ -357,11 +356,20 @@ impl Source {
         for &(partition, next) in &committable {
             self.ledger.committed(partition, next);
         }
-        self.committer.commit(committable).map_err(SourceError::Consumer)
+        match &mut self.committer {
+            Some(committer) => committer.commit(committable).map_err(SourceError::Consumer),
+            // What is settled has been committed, or it wouldn't be settled.
+            None => Ok(()),
+        }
+    }
+
+    fn is_committing(&self) -> bool {
+        self.committer.as_ref().is_some_and(Committer::is_busy)
     }
 
     fn note_commits(&mut self) {
-        let Some(Committed { result, offsets }) = self.committer.ended() else { return };
+        let ended = self.committer.as_mut().and_then(Committer::ended);
+        let Some(Committed { result, offsets }) = ended else { return };
         let label = if result.is_ok() { "ok" } else { "failed" };
         self.metrics.commits.with_label_values(&[label]).inc();
         if let Err(error) = result {

@@ -1,56 +1,94 @@
-//! The producer's callbacks: what becomes of a record, from the broker's answer to the settlement.
+//! The producer and its callbacks: what becomes of a record, from the broker's answer on.
 //!
 //! librdkafka calls back on the producer's own thread. An acknowledgement goes from there straight to
-//! the source; a record that came back goes to the sink, which decides about it.
+//! the source, unless a transaction has to be committed first; a record that came back goes to the
+//! sink, which decides about it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 use prometheus::Histogram;
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::ProducerContext;
+use rdkafka::producer::{ProducerContext, ThreadedProducer};
 use rdkafka::statistics::Statistics;
 
+use super::parcel::{Ordered, Parcel};
 use crate::metrics::SinkMetrics;
-use crate::tracked::{Origin, Outcome, Settlement};
-
-/// What a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RecordKind {
-    Vector,
-    Tombstone,
-    DeadLetter,
-}
-
-/// A record that waits for its acknowledgement. It keeps the message, for it may still become a dead
-/// letter.
-pub struct Outstanding {
-    pub(super) origin: Box<Origin>,
-    pub(super) kind: RecordKind,
-    /// When the forward pass ended.
-    pub(super) embedded: Instant,
-}
+use crate::tracked::{Outcome, Settlement};
 
 /// A record that came back.
 pub(super) struct Undelivered {
-    pub(super) record: Outstanding,
+    pub(super) parcel: Arc<Parcel>,
     pub(super) error: KafkaError,
+}
+
+/// Tells the source that a message has come to its end.
+#[derive(Clone)]
+pub(super) struct Settler {
+    pub(super) settlements: Sender<Settlement>,
+    pub(super) deliver_seconds: Histogram,
+    pub(super) end_to_end_seconds: Histogram,
+}
+
+impl Settler {
+    /// Settles a message whose record is acknowledged, or committed.
+    pub(super) fn settle(&self, parcel: &Parcel) {
+        let (origin, outcome) = (parcel.origin(), parcel.outcome());
+        if let (Outcome::Embedded, Ordered::Vector { embedded, .. }) = (outcome, &parcel.item) {
+            self.deliver_seconds.observe(embedded.elapsed().as_secs_f64());
+            if let Some(timestamp_ms) = origin.message.timestamp_ms {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let since = now.as_secs_f64() - timestamp_ms as f64 / 1000.0;
+                // Another machine's clock may be ahead.
+                self.end_to_end_seconds.observe(since.max(0.0));
+            }
+        }
+        let assignment = Arc::clone(&origin.assignment);
+        let settlement = Settlement { assignment, offset: origin.offset, outcome };
+        if self.settlements.send(settlement).is_err() {
+            // The source has gone, and it has all settlements that it will get.
+            tracing::debug!("a message was settled after the source had ended");
+        }
+    }
+}
+
+/// Makes producers; after a fatal error another one.
+pub(super) struct Connector {
+    pub(super) properties: ClientConfig,
+    /// `None` where a transaction settles.
+    pub(super) settler: Option<Settler>,
+    pub(super) undelivered: Sender<Undelivered>,
+    pub(super) metrics: SinkMetrics,
+}
+
+impl Connector {
+    /// Returns a producer, and the number of its records that wait for their acknowledgement.
+    pub(super) fn connect(&self) -> KafkaResult<(ThreadedProducer<SinkContext>, Arc<AtomicUsize>)> {
+        let outstanding = Arc::new(AtomicUsize::new(0));
+        let context = SinkContext {
+            settler: self.settler.clone(),
+            undelivered: self.undelivered.clone(),
+            outstanding: Arc::clone(&outstanding),
+            metrics: self.metrics.clone(),
+            retries_seen: AtomicI64::new(0),
+        };
+        Ok((self.properties.create_with_context(context)?, outstanding))
+    }
 }
 
 /// Receives librdkafka's callbacks, on the producer's own thread.
 pub struct SinkContext {
-    pub(super) settlements: Sender<Settlement>,
-    pub(super) undelivered: Sender<Undelivered>,
-    pub(super) outstanding: Arc<AtomicUsize>,
-    pub(super) deliver_seconds: Histogram,
-    pub(super) end_to_end_seconds: Histogram,
-    pub(super) metrics: SinkMetrics,
-    pub(super) retries_seen: AtomicI64,
+    settler: Option<Settler>,
+    undelivered: Sender<Undelivered>,
+    outstanding: Arc<AtomicUsize>,
+    metrics: SinkMetrics,
+    retries_seen: AtomicI64,
 }
 
 impl ClientContext for SinkContext {
@@ -70,47 +108,20 @@ impl ClientContext for SinkContext {
 }
 
 impl ProducerContext for SinkContext {
-    type DeliveryOpaque = Box<Outstanding>;
+    type DeliveryOpaque = Arc<Parcel>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, record: Box<Outstanding>) {
-        let sent = match result {
-            Ok(_) => {
-                self.acknowledged(&record);
-                let outcome = match record.kind {
-                    RecordKind::Vector => Outcome::Embedded,
-                    RecordKind::Tombstone => Outcome::Tombstone,
-                    RecordKind::DeadLetter => Outcome::Rejected,
-                };
-                self.settlements.send(settlement(&record.origin, outcome)).is_ok()
+    fn delivery(&self, result: &DeliveryResult<'_>, parcel: Arc<Parcel>) {
+        match (result, &self.settler) {
+            (Ok(_), Some(settler)) => settler.settle(&parcel),
+            (Ok(_), None) => {}
+            (Err((error, _)), _) => {
+                let undelivered = Undelivered { parcel, error: error.clone() };
+                if self.undelivered.send(undelivered).is_err() {
+                    tracing::debug!("a delivery report came after the worker had ended");
+                }
             }
-            Err((error, _)) => {
-                let undelivered = Undelivered { record: *record, error: error.clone() };
-                self.undelivered.send(undelivered).is_ok()
-            }
-        };
-        if !sent {
-            tracing::debug!("a delivery report came after the worker had ended");
         }
         // Last: the sink ends when nothing is outstanding and nothing came back.
         self.outstanding.fetch_sub(1, Ordering::AcqRel);
     }
-}
-
-impl SinkContext {
-    fn acknowledged(&self, record: &Outstanding) {
-        if record.kind != RecordKind::Vector {
-            return;
-        }
-        self.deliver_seconds.observe(record.embedded.elapsed().as_secs_f64());
-        if let Some(timestamp_ms) = record.origin.message.timestamp_ms {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let since = now.as_secs_f64() - timestamp_ms as f64 / 1000.0;
-            // Another machine's clock may be ahead.
-            self.end_to_end_seconds.observe(since.max(0.0));
-        }
-    }
-}
-
-pub(super) fn settlement(origin: &Origin, outcome: Outcome) -> Settlement {
-    Settlement { assignment: Arc::clone(&origin.assignment), offset: origin.offset, outcome }
 }

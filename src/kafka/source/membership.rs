@@ -7,6 +7,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::{Source, SourceError, TICK};
+use crate::kafka::committer::Committer;
 use crate::kafka::consumer::{Event, give_up, take};
 use crate::metrics::Rebalance;
 use crate::tracked::Assignment;
@@ -115,6 +116,7 @@ impl Source {
 
     /// Takes partitions that are on their way out a step further; returns whether they are out.
     pub(super) fn progress_leaving(&mut self) -> Result<bool, SourceError> {
+        let is_committing = self.is_committing();
         let Some(leaving) = &mut self.leaving else { return Ok(false) };
         let now = Instant::now();
         let Some(commit) = &mut leaving.committing else {
@@ -136,7 +138,7 @@ impl Source {
         };
         let is_leaving = |(id, _): &(i32, _)| leaving.ids.contains(id);
         let uncommitted = self.ledger.committable().iter().any(is_leaving);
-        if (uncommitted || self.committer.is_busy()) && now < commit.until {
+        if (uncommitted || is_committing) && now < commit.until {
             let due = commit.tried.is_none_or(|tried| now - tried >= COMMIT_RETRY);
             if uncommitted && due {
                 commit.tried = Some(now);
@@ -186,7 +188,7 @@ impl Source {
                 tracing::warn!(%error, "failed to commit before leaving");
                 return;
             }
-            if !self.committer.is_busy() || Instant::now() > deadline {
+            if !self.is_committing() || Instant::now() > deadline {
                 return;
             }
             // Messages that come now are dropped, and come again.
@@ -214,7 +216,7 @@ impl Source {
         // librdkafka waits for ever in its destructor for a list of partitions that is still alive
         // (confluentinc/librdkafka#3796).
         drop(unanswered);
-        if !self.committer.stop() {
+        if !self.committer.is_none_or(Committer::stop) {
             // Its thread holds the consumer until librdkafka answers; the process ends before.
             tracing::warn!("left without a word to the group: a commit is unanswered");
             return;

@@ -7,7 +7,7 @@ pub mod kafka;
 pub mod load;
 pub mod prometheus;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,8 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -58,6 +59,20 @@ pub struct Record {
 }
 
 impl Record {
+    fn of(message: &BorrowedMessage<'_>) -> Record {
+        let headers = message.headers().map_or(Vec::new(), |headers| {
+            headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect()
+        });
+        Record {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers,
+            timestamp_ms: message.timestamp().to_millis(),
+        }
+    }
+
     /// Returns the text of a header that is there once.
     #[track_caller]
     pub fn header(&self, key: &str) -> &str {
@@ -115,8 +130,14 @@ impl Cluster {
 
     /// Makes a topic and waits until it can be used.
     pub fn create_topic(&self, topic: &str, partitions: i32) {
+        self.create_topic_with(topic, partitions, &[]);
+    }
+
+    /// Makes a topic with options of its own, and waits until it can be used.
+    pub fn create_topic_with(&self, topic: &str, partitions: i32, options: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let new = options.iter().fold(new, |new, (key, value)| new.set(key, value));
         let options = AdminOptions::new();
         let created = tokio::runtime::Builder::new_current_thread()
             .build()
@@ -203,21 +224,45 @@ impl Cluster {
         let mut records = Vec::new();
         while left > 0 {
             let message = eventually("the next record", || consumer.poll(PATIENCE)).unwrap();
-            let headers = message.headers().map_or(Vec::new(), |headers| {
-                headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect()
-            });
-            records.push(Record {
-                partition: message.partition(),
-                offset: message.offset(),
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                headers,
-                timestamp_ms: message.timestamp().to_millis(),
-            });
+            records.push(Record::of(&message));
             left -= 1;
         }
         records.sort_by_key(|r| (r.partition, r.offset));
         records
+    }
+
+    /// Returns what a reader of committed records sees in a topic, in the order of each partition.
+    pub fn committed_records(&self, topic: &str) -> Vec<Record> {
+        let consumer: BaseConsumer = self
+            .client()
+            .set("group.id", "reader")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let mut from = TopicPartitionList::new();
+        for partition in self.ends(topic).into_keys() {
+            from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        }
+        consumer.assign(&from).unwrap();
+        let (mut ended, mut records) = (BTreeSet::new(), Vec::new());
+        while ended.len() < from.count() {
+            match eventually("the next record", || consumer.poll(PATIENCE)) {
+                Ok(message) => records.push(Record::of(&message)),
+                Err(KafkaError::PartitionEOF(partition)) => drop(ended.insert(partition)),
+                Err(error) => panic!("{topic}: {error}"),
+            }
+        }
+        records.sort_by_key(|r| (r.partition, r.offset));
+        records
+    }
+
+    /// Ends the transactions of a worker that was killed, as its next start would.
+    pub fn fence(&self, transactional_id: &str) {
+        let producer: BaseProducer =
+            self.client().set("transactional.id", transactional_id).create().unwrap();
+        producer.init_transactions(PATIENCE).unwrap();
     }
 
     /// Waits until a topic has `number` records or more, and returns all.

@@ -1,0 +1,472 @@
+//! Exactly-once delivery: the sink's records and the source's offsets in Kafka's transactions.
+//!
+//! The sink's thread begins a transaction with the first record, and commits it after an interval, at
+//! a size, or as soon as a partition of it is on its way out. It may wait in librdkafka, since nothing
+//! on it polls. A message is settled when its transaction is committed; until then its parcel is kept
+//! here, and sent again where the transaction is aborted.
+//!
+//! # Invariants
+//!
+//! - The offsets of a transaction are those after its last records, and nobody else commits any.
+//! - Nothing is committed for a partition that may be another's: see [`Transactions::try_commit`].
+//! - What became of a commit is known before anything is sent again: where the answer is lost, a
+//!   producer made anew under the same name ends the transaction, and the group's offsets tell how.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::producer::{Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::SinkError;
+use super::delivery::{Settler, SinkContext, Undelivered};
+use super::parcel::Parcel;
+use super::writer::{WriteError, Writer, is_refused_for_itself};
+use crate::config::Config;
+use crate::kafka::consumer::SourceConsumer;
+use crate::kafka::topics::TopicError;
+use crate::kafka::transaction::{Pending, Said, Verdict, is_refusal};
+use crate::metrics::SinkMetrics;
+use crate::queue::Closed;
+use crate::shutdown::{Shutdown, Wanted};
+use crate::tracked::NextOffset;
+
+/// librdkafka waits for so long at a time; a stop is looked for in between. A call that is repeated
+/// goes on where it was.
+const STEP: Duration = Duration::from_secs(1);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the last word of a worker that fails may take: the abort of what it leaves open.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A transaction is committed at this part of what may be in flight, so that the source, which counts
+/// what isn't settled, needn't pause for it.
+const IN_FLIGHT_PARTS: usize = 4;
+
+/// The transactions of one worker.
+pub(super) struct Transactions {
+    id: String,
+    topic: String,
+    /// The source's, which may be gone.
+    consumer: Weak<SourceConsumer>,
+    settler: Settler,
+    undelivered: Receiver<Undelivered>,
+    shutdown: Shutdown,
+    metrics: SinkMetrics,
+    pending: Pending<Arc<Parcel>>,
+    /// When the open transaction began, if one is open.
+    opened: Option<Instant>,
+    /// Since when nothing could be committed.
+    troubled_since: Option<Instant>,
+    interval: Duration,
+    timeout: Duration,
+    patience: Duration,
+    captions_max: usize,
+    bytes_max: usize,
+}
+
+/// A call that failed.
+struct Trouble {
+    during: &'static str,
+    verdict: Verdict,
+    error: KafkaError,
+}
+
+/// Why there is no transaction yet.
+enum Problem {
+    /// The worker has to end.
+    Sink(Box<SinkError>),
+    /// Something can be done about it.
+    Trouble(Trouble),
+}
+
+impl From<SinkError> for Problem {
+    fn from(error: SinkError) -> Problem {
+        Problem::Sink(Box::new(error))
+    }
+}
+
+impl From<Trouble> for Problem {
+    fn from(trouble: Trouble) -> Problem {
+        Problem::Trouble(trouble)
+    }
+}
+
+impl Transactions {
+    /// Ends what the worker before this one left open, and waits for it.
+    pub(super) fn start(
+        config: &Config,
+        writer: &Writer,
+        consumer: Weak<SourceConsumer>,
+        settler: Settler,
+        undelivered: Receiver<Undelivered>,
+        shutdown: Shutdown,
+        metrics: SinkMetrics,
+    ) -> Result<Transactions, SinkError> {
+        let delivery = &config.delivery;
+        let transactions = Transactions {
+            id: config.transactional_id().expect("validated: delivery.transactional_id"),
+            topic: config.input.topic.clone(),
+            consumer,
+            settler,
+            undelivered,
+            shutdown,
+            metrics,
+            pending: Pending::default(),
+            opened: None,
+            troubled_since: None,
+            interval: delivery.commit_interval,
+            timeout: delivery.transaction_timeout,
+            patience: config.kafka.delivery_timeout,
+            captions_max: (delivery.in_flight_captions_max.get() / IN_FLIGHT_PARTS).max(1),
+            bytes_max: (delivery.in_flight_bytes_max.get() / IN_FLIGHT_PARTS).max(1),
+        };
+        let until = Instant::now() + config.kafka.startup_timeout;
+        let init = |producer: &ThreadedProducer<_>| producer.init_transactions(STEP);
+        match transactions.persist(writer, "init_transactions", until, Wanted::Drain, init) {
+            Ok(()) => {}
+            Err(Problem::Sink(error)) if matches!(*error, SinkError::Closed(_)) => {
+                let brokers = config.kafka.brokers.clone();
+                return Err(TopicError::Stopped { brokers }.into());
+            }
+            Err(Problem::Sink(error)) => return Err(*error),
+            Err(Problem::Trouble(trouble)) => return Err(transactions.failure(trouble)),
+        }
+        tracing::info!(transactional_id = transactions.id, "transactions can begin");
+        Ok(transactions)
+    }
+
+    /// Writes a parcel in the open transaction.
+    pub(super) fn publish(
+        &mut self,
+        writer: &mut Writer,
+        parcel: Arc<Parcel>,
+    ) -> Result<(), SinkError> {
+        let origin = parcel.origin();
+        if origin.assignment.is_revoked() {
+            // The partition's next owner gets the message.
+            return Ok(());
+        }
+        let bytes = origin.message.bytes();
+        self.pending.push(&origin.assignment, origin.offset, bytes, Arc::clone(&parcel));
+        let sent = self.open(writer).and_then(|()| self.write(writer, &parcel));
+        match sent {
+            Ok(()) => Ok(()),
+            Err(Problem::Sink(error)) => Err(*error),
+            Err(Problem::Trouble(trouble)) => self.recover(writer, trouble),
+        }
+    }
+
+    /// Decides about a record that came back.
+    pub(super) fn came_back(
+        &mut self,
+        writer: &mut Writer,
+        back: Undelivered,
+    ) -> Result<(), SinkError> {
+        // One that a purge gave back is sent again already.
+        if self.opened.is_none() || is_purged(&back.error) {
+            return Ok(());
+        }
+        let error = back.error.clone();
+        self.note_refusal(writer, back)?;
+        let trouble = self.trouble(writer, "produce", error);
+        self.recover(writer, trouble)
+    }
+
+    /// Commits the open transaction if it is time.
+    pub(super) fn commit_if_due(&mut self, writer: &mut Writer) -> Result<(), SinkError> {
+        self.metrics.transaction_captions.set(self.pending.len() as i64);
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let is_due = self.troubled_since.is_some()
+            || self.opened.is_none_or(|opened| opened.elapsed() >= self.interval)
+            || self.pending.len() >= self.captions_max
+            || self.pending.bytes() >= self.bytes_max
+            || self.pending.is_leaving();
+        if is_due { self.commit(writer) } else { Ok(()) }
+    }
+
+    /// Commits what has been published, however often it takes.
+    pub(super) fn commit(&mut self, writer: &mut Writer) -> Result<(), SinkError> {
+        while !self.pending.is_empty() {
+            match self.try_commit(writer) {
+                Ok(()) => {
+                    self.opened = None;
+                    self.troubled_since = None;
+                    for parcel in self.pending.take() {
+                        self.settler.settle(&parcel);
+                    }
+                }
+                Err(Problem::Sink(error)) => return Err(*error),
+                Err(Problem::Trouble(trouble)) => self.recover(writer, trouble)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Aborts what is open, so that readers needn't wait for the timeout.
+    pub(super) fn give_up(&mut self, writer: &Writer) {
+        if self.opened.take().is_some()
+            && let Err(error) = writer.producer().abort_transaction(FAREWELL)
+        {
+            tracing::info!(%error, "the open transaction wasn't aborted; the brokers will");
+        }
+    }
+
+    fn try_commit(&mut self, writer: &Writer) -> Result<(), Problem> {
+        let started = Instant::now();
+        // Without the source nobody knows whose the partitions are.
+        let consumer = self.consumer.upgrade().ok_or(SinkError::Closed(Closed))?;
+        let metadata = consumer.group_metadata();
+        // In this order: a consumer that was put out of its group and has joined again has a
+        // generation that the brokers accept, but it is then known that its partitions were lost, to
+        // librdkafka at first and, before it joins again, to the assignments. One that is put out
+        // after this has a generation that the brokers refuse.
+        let is_lost = consumer.assignment_lost() || self.pending.has_ended();
+        drop(consumer);
+        let Some(metadata) = metadata.filter(|_| !is_lost) else {
+            let error =
+                KafkaError::ConsumerCommit(rdkafka::error::RDKafkaErrorCode::AssignmentLost);
+            return Err(Trouble { during: "commit", verdict: Verdict::Abort, error }.into());
+        };
+        let mut offsets = TopicPartitionList::new();
+        for (partition, next) in self.pending.offsets() {
+            offsets
+                .add_partition_offset(&self.topic, partition, KafkaOffset::Offset(next.0))
+                .map_err(|error| self.trouble(writer, "offsets", error))?;
+        }
+        self.call(writer, "send_offsets_to_transaction", |producer| {
+            producer.send_offsets_to_transaction(&offsets, &metadata, STEP)
+        })?;
+        self.call(writer, "commit_transaction", |producer| producer.commit_transaction(STEP))?;
+        self.metrics.transactions.with_label_values(&["committed"]).inc();
+        self.metrics.transaction_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Returns when what has been published is in an open transaction again, after an error.
+    fn recover(&mut self, writer: &mut Writer, mut trouble: Trouble) -> Result<(), SinkError> {
+        let is_repeated = self.troubled_since.is_some();
+        let since = *self.troubled_since.get_or_insert_with(Instant::now);
+        if is_repeated {
+            std::thread::sleep(PAUSE);
+        }
+        loop {
+            let Trouble { during, verdict, error } = &trouble;
+            tracing::warn!(during, ?verdict, %error, "a transaction failed");
+            if self.shutdown.wanted() == Wanted::Abort {
+                return Err(Closed.into());
+            }
+            if since.elapsed() >= self.patience {
+                return Err(self.failure(trouble));
+            }
+            let ended = match verdict {
+                // A call may be repeated by its caller only for so long.
+                Verdict::Fail | Verdict::Repeat => return Err(self.failure(trouble)),
+                Verdict::Fenced if !self.is_timed_out() => {
+                    return Err(SinkError::Fenced { transactional_id: self.id.clone() });
+                }
+                Verdict::Abort => self.abort(writer),
+                Verdict::Remake | Verdict::Fenced => self.remake(writer),
+            };
+            match ended.and_then(|()| self.send_again(writer)) {
+                Ok(()) => {
+                    if self.pending.is_empty() {
+                        self.troubled_since = None;
+                    }
+                    return Ok(());
+                }
+                Err(Problem::Sink(error)) => return Err(*error),
+                Err(Problem::Trouble(another)) => trouble = another,
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Returns whether the brokers may have given the open transaction up, which looks as if another
+    /// producer had this one's name.
+    fn is_timed_out(&self) -> bool {
+        self.opened.is_some_and(|opened| opened.elapsed() >= self.timeout)
+    }
+
+    fn abort(&mut self, writer: &mut Writer) -> Result<(), Problem> {
+        if self.opened.is_some() {
+            self.call(writer, "abort_transaction", |producer| producer.abort_transaction(STEP))?;
+            self.opened = None;
+            self.metrics.transactions.with_label_values(&["aborted"]).inc();
+        }
+        self.note_refusals(writer)
+    }
+
+    /// Ends the producer and makes another, which ends the transaction of the first; then learns from
+    /// the group's offsets whether it was committed.
+    fn remake(&mut self, writer: &mut Writer) -> Result<(), Problem> {
+        self.metrics.producers_remade.inc();
+        writer.reconnect()?;
+        self.note_refusals(writer)?;
+        self.call(writer, "init_transactions", |producer| producer.init_transactions(STEP))?;
+        let was_open = self.opened.take().is_some();
+        let committed = self.committed(writer)?;
+        let settled = self.pending.resolve(&committed);
+        if was_open {
+            let result = if settled.is_empty() { "aborted" } else { "committed" };
+            self.metrics.transactions.with_label_values(&[result]).inc();
+        }
+        tracing::info!(
+            settled = settled.len(),
+            again = self.pending.len(),
+            "the producer was made anew"
+        );
+        for parcel in settled {
+            self.settler.settle(&parcel);
+        }
+        Ok(())
+    }
+
+    /// Returns the group's offsets of the partitions that are pending.
+    fn committed(&self, writer: &Writer) -> Result<HashMap<i32, NextOffset>, Problem> {
+        let mut partitions = TopicPartitionList::new();
+        for (partition, _) in self.pending.offsets() {
+            partitions.add_partition(&self.topic, partition);
+        }
+        let until = Instant::now() + self.patience;
+        loop {
+            let consumer = self.consumer.upgrade().ok_or(SinkError::Closed(Closed))?;
+            let found = consumer.committed_offsets(partitions.clone(), STEP).and_then(offsets_of);
+            drop(consumer);
+            match found {
+                Ok(committed) => return Ok(committed),
+                Err(_) if self.shutdown.wanted() == Wanted::Abort => {
+                    return Err(SinkError::Closed(Closed).into());
+                }
+                Err(error) if Instant::now() >= until => {
+                    return Err(self.trouble(writer, "committed_offsets", error).into());
+                }
+                Err(error) => tracing::debug!(%error, "the group's offsets are asked for again"),
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn send_again(&mut self, writer: &mut Writer) -> Result<(), Problem> {
+        self.pending.drop_ended();
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.open(writer)?;
+        let parcels: Vec<_> = self.pending.items().cloned().collect();
+        for parcel in &parcels {
+            self.write(writer, parcel)?;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, writer: &Writer) -> Result<(), Problem> {
+        if self.opened.is_none() {
+            self.call(writer, "begin_transaction", |producer| producer.begin_transaction())?;
+            self.opened = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn write(&self, writer: &mut Writer, parcel: &Arc<Parcel>) -> Result<(), Problem> {
+        match writer.write(parcel) {
+            Ok(()) => Ok(()),
+            Err(WriteError::Sink(error)) => Err(Problem::Sink(error)),
+            Err(WriteError::Refused(error)) => Err(self.trouble(writer, "produce", error).into()),
+        }
+    }
+
+    /// Looks through what came back from a transaction that is over.
+    fn note_refusals(&self, writer: &mut Writer) -> Result<(), Problem> {
+        while let Ok(back) = self.undelivered.try_recv() {
+            if !is_purged(&back.error) {
+                self.note_refusal(writer, back)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a dead letter of a record that was refused for what it is; it is sent with the others.
+    fn note_refusal(&self, writer: &mut Writer, back: Undelivered) -> Result<(), SinkError> {
+        let Undelivered { parcel, error } = back;
+        if let Some(rejection) = writer.rejection_for(&parcel, &error) {
+            return writer.refuse(&parcel, rejection);
+        }
+        if is_refused_for_itself(&error) || error.rdkafka_error_code().is_some_and(is_refusal) {
+            return Err(writer.produce_error(&parcel, error));
+        }
+        Ok(())
+    }
+
+    /// Makes a call, again and again while it may be repeated.
+    fn call(
+        &self,
+        writer: &Writer,
+        during: &'static str,
+        call: impl FnMut(&ThreadedProducer<SinkContext>) -> KafkaResult<()>,
+    ) -> Result<(), Problem> {
+        self.persist(writer, during, Instant::now() + self.patience, Wanted::Abort, call)
+    }
+
+    fn persist(
+        &self,
+        writer: &Writer,
+        during: &'static str,
+        until: Instant,
+        stop: Wanted,
+        mut call: impl FnMut(&ThreadedProducer<SinkContext>) -> KafkaResult<()>,
+    ) -> Result<(), Problem> {
+        loop {
+            let Err(error) = call(writer.producer()) else { return Ok(()) };
+            let trouble = self.trouble(writer, during, error);
+            if self.shutdown.wanted() >= stop {
+                return Err(SinkError::Closed(Closed).into());
+            }
+            if trouble.verdict != Verdict::Repeat || Instant::now() >= until {
+                return Err(trouble.into());
+            }
+            tracing::debug!(during, error = %trouble.error, "a call is repeated");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn trouble(&self, writer: &Writer, during: &'static str, error: KafkaError) -> Trouble {
+        let mut said = Said::from(&error);
+        // Once the producer is at its end, every call fails for that.
+        if let Some((code, _)) = writer.producer().client().fatal_error() {
+            (said.is_fatal, said.code) = (true, code);
+        }
+        Trouble { during, verdict: said.verdict(), error }
+    }
+
+    fn failure(&self, trouble: Trouble) -> SinkError {
+        let Trouble { during, error, .. } = trouble;
+        SinkError::Transaction { during, transactional_id: self.id.clone(), source: error }
+    }
+}
+
+/// Returns the offsets that a group has; partitions for which it has none are left out.
+fn offsets_of(list: TopicPartitionList) -> KafkaResult<HashMap<i32, NextOffset>> {
+    let mut offsets = HashMap::new();
+    for element in list.elements() {
+        element.error()?;
+        if let KafkaOffset::Offset(offset) = element.offset() {
+            offsets.insert(element.partition(), NextOffset(offset));
+        }
+    }
+    Ok(offsets)
+}
+
+/// Returns whether a record came back because its transaction was aborted, or its producer ended.
+fn is_purged(error: &KafkaError) -> bool {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
+}

@@ -1,0 +1,362 @@
+//! Turns parcels into records and hands them to the producer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, ThreadedProducer};
+
+use super::SinkError;
+use super::delivery::{Connector, SinkContext};
+use super::parcel::{Ordered, Parcel};
+use crate::config::{Config, IdFrom, OnReject};
+use crate::kafka::breaker::Breaker;
+use crate::kafka::dead_letter::{self, Author};
+use crate::metrics::SinkMetrics;
+use crate::shutdown::{Shutdown, Wanted};
+use crate::tokenize::task::PreparedCaption;
+use crate::tracked::{Origin, RejectReason, Rejection, Tracked};
+use crate::wire::caption::Id;
+use crate::wire::vector::{
+    DTYPE, HEADER_DIM, HEADER_DTYPE, HEADER_MODEL, HEADER_SOURCE, HEADER_TOKENS, HEADER_TRUNCATED,
+    JsonVector, VectorFormat, write_json, write_native,
+};
+
+/// Between two tries while the producer's queue is full.
+const QUEUE_FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// A record isn't on its way.
+pub(super) enum WriteError {
+    /// The worker has to end.
+    Sink(Box<SinkError>),
+    /// librdkafka doesn't take it.
+    Refused(KafkaError),
+}
+
+impl From<SinkError> for WriteError {
+    fn from(error: SinkError) -> WriteError {
+        WriteError::Sink(Box::new(error))
+    }
+}
+
+/// Owns the producer, and knows what records look like.
+pub(super) struct Writer {
+    connector: Connector,
+    producer: ThreadedProducer<SinkContext>,
+    outstanding: Arc<AtomicUsize>,
+    buffer: Vec<u8>,
+    shutdown: Shutdown,
+    metrics: SinkMetrics,
+    breaker: Breaker,
+    author: Author,
+    output_topic: Arc<str>,
+    dead_letter_topic: Option<Arc<str>>,
+    on_reject: OnReject,
+    format: VectorFormat,
+    id_from: IdFrom,
+    include_caption: bool,
+    model_id: String,
+    dim: usize,
+    dim_text: String,
+}
+
+impl Writer {
+    pub(super) fn new(
+        config: &Config,
+        model_id: &str,
+        dim: usize,
+        connector: Connector,
+        shutdown: Shutdown,
+        metrics: SinkMetrics,
+    ) -> Result<Writer, SinkError> {
+        let (producer, outstanding) = connector.connect().map_err(SinkError::Client)?;
+        Ok(Writer {
+            connector,
+            producer,
+            outstanding,
+            buffer: Vec::new(),
+            shutdown,
+            metrics,
+            breaker: Breaker::new(&config.reject),
+            author: Author {
+                topic: config.input.topic.clone(),
+                group: config.kafka.group.clone(),
+                client_id: config.kafka.client_id.clone(),
+            },
+            output_topic: config.output.topic.as_str().into(),
+            dead_letter_topic: config.dead_letter_topic().map(Arc::from),
+            on_reject: config.reject.on_reject,
+            format: config.vector_format(),
+            id_from: config.id_from(),
+            include_caption: config.output.include_caption,
+            model_id: model_id.into(),
+            dim,
+            dim_text: dim.to_string(),
+        })
+    }
+
+    pub(super) fn producer(&self) -> &ThreadedProducer<SinkContext> {
+        &self.producer
+    }
+
+    /// Returns the number of records that wait for their acknowledgement.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Acquire)
+    }
+
+    /// Ends the producer and makes another. What the first still held comes back.
+    pub(super) fn reconnect(&mut self) -> Result<(), SinkError> {
+        let (producer, outstanding) = self.connector.connect().map_err(SinkError::Client)?;
+        drop(std::mem::replace(&mut self.producer, producer));
+        self.outstanding = outstanding;
+        Ok(())
+    }
+
+    /// Counts a parcel that is about to be written for the first time.
+    pub(super) fn count(&mut self, parcel: &Parcel) -> Result<(), SinkError> {
+        match parcel.rejection() {
+            Some(rejection) => {
+                self.count_rejection(parcel.origin(), rejection);
+                self.breaker.rejected();
+            }
+            None => self.breaker.accepted(),
+        }
+        self.look_at_breaker()
+    }
+
+    fn count_rejection(&self, origin: &Origin, rejection: &Rejection) {
+        let reason = rejection.reason.as_label();
+        self.metrics.rejected.with_label_values(&[reason]).inc();
+        let (partition, offset) = (origin.assignment.partition, origin.offset.0);
+        tracing::debug!(partition, offset, reason, detail = rejection.detail, "rejected");
+    }
+
+    fn look_at_breaker(&self) -> Result<(), SinkError> {
+        self.metrics.rejected_run.set(self.breaker.run() as i64);
+        self.metrics.rejected_share.set(self.breaker.share());
+        self.breaker.check().map_err(SinkError::Breaker)
+    }
+
+    /// Makes a dead letter of a parcel that was counted as a good one.
+    pub(super) fn refuse(
+        &mut self,
+        parcel: &Parcel,
+        rejection: Rejection,
+    ) -> Result<(), SinkError> {
+        self.count_rejection(parcel.origin(), &rejection);
+        parcel.refuse(rejection);
+        self.breaker.rejected_after_all();
+        self.look_at_breaker()
+    }
+
+    /// Hands a parcel's record to the producer.
+    pub(super) fn write(&mut self, parcel: &Arc<Parcel>) -> Result<(), WriteError> {
+        if parcel.origin().assignment.is_revoked() {
+            // The partition's next owner gets the message; a vector now would come out of order.
+            return Ok(());
+        }
+        if parcel.rejection().is_none()
+            && let Some(rejection) = self.write_as_it_is(parcel)?
+        {
+            self.refuse(parcel, rejection)?;
+        }
+        match parcel.rejection() {
+            Some(rejection) => self.write_rejected(parcel, rejection),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a vector or a tombstone; returns why, where it can't become a record.
+    fn write_as_it_is(&mut self, parcel: &Arc<Parcel>) -> Result<Option<Rejection>, WriteError> {
+        let topic = Arc::clone(&self.output_topic);
+        let sent = match &parcel.item {
+            Ordered::Rejected(_) => unreachable!("looked at by write()"),
+            Ordered::Tombstone(Tracked { origin, payload: () }) => {
+                self.send(parcel, &topic, None, origin.message.headers.clone())
+            }
+            Ordered::Vector { caption, vectors, row, .. } => {
+                let vector = &vectors[row * self.dim..(row + 1) * self.dim];
+                let Tracked { origin, payload: caption } = caption;
+                let mut value = std::mem::take(&mut self.buffer);
+                value.clear();
+                if let Err(rejection) = self.encode(origin, caption, vector, &mut value) {
+                    self.buffer = value;
+                    return Ok(Some(rejection));
+                }
+                let headers = Some(self.vector_headers(origin, caption));
+                self.metrics.bytes.inc_by(value.len() as u64);
+                let sent = self.send(parcel, &topic, Some(&value), headers);
+                self.buffer = value;
+                sent
+            }
+        };
+        match sent {
+            Ok(()) => Ok(None),
+            Err(error) => match self.rejection_for(parcel, &error) {
+                Some(rejection) => Ok(Some(rejection)),
+                None => Err(WriteError::Refused(error)),
+            },
+        }
+    }
+
+    fn encode(
+        &self,
+        origin: &Origin,
+        caption: &PreparedCaption,
+        vector: &[f32],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Rejection> {
+        match self.format {
+            VectorFormat::Native => write_native(vector, out),
+            VectorFormat::Json => {
+                let of_message;
+                let id = match (&self.id_from, &caption.id) {
+                    (IdFrom::Pointer(_), Some(id)) => id,
+                    (IdFrom::Pointer(pointer), None) => {
+                        unreachable!("the decoder rejects a message without an id at {pointer}")
+                    }
+                    (IdFrom::Source, _) => {
+                        of_message = Id::Text(self.source(origin));
+                        &of_message
+                    }
+                    (IdFrom::Key, _) => {
+                        of_message = Id::Text(key_as_text(origin)?);
+                        &of_message
+                    }
+                };
+                let text = self.include_caption.then_some(caption.text.as_str());
+                let model = &self.model_id;
+                write_json(&JsonVector { id, caption: text, vector, model }, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn vector_headers(&self, origin: &Origin, caption: &PreparedCaption) -> OwnedHeaders {
+        let source = self.source(origin);
+        let tokens = caption.tokens.ids.len().to_string();
+        let truncated = if caption.tokens.truncated { "true" } else { "false" };
+        let own = origin.message.headers.clone().unwrap_or_default();
+        [
+            (HEADER_MODEL, self.model_id.as_str()),
+            (HEADER_DIM, &self.dim_text),
+            (HEADER_DTYPE, DTYPE),
+            (HEADER_SOURCE, &source),
+            (HEADER_TOKENS, &tokens),
+            (HEADER_TRUNCATED, truncated),
+        ]
+        .into_iter()
+        .fold(own, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+    }
+
+    fn source(&self, origin: &Origin) -> String {
+        format!("{}/{}/{}", self.author.topic, origin.assignment.partition, origin.offset.0)
+    }
+
+    fn write_rejected(
+        &mut self,
+        parcel: &Arc<Parcel>,
+        rejection: &Rejection,
+    ) -> Result<(), WriteError> {
+        let origin = parcel.origin();
+        if let Some(topic) = self.dead_letter_topic.clone() {
+            let headers = dead_letter::headers(&self.author, origin, rejection);
+            let value = origin.message.value.as_deref();
+            return match self.send(parcel, &topic, value, Some(headers)) {
+                Err(error) if is_refused_for_itself(&error) => {
+                    Err(self.produce_error(parcel, error).into())
+                }
+                sent => sent.map_err(WriteError::Refused),
+            };
+        }
+        match self.on_reject {
+            OnReject::Skip => {
+                if let Some(settler) = &self.connector.settler {
+                    settler.settle(parcel);
+                }
+                Ok(())
+            }
+            OnReject::Stop => Err(WriteError::from(SinkError::Rejected {
+                reason: rejection.reason.as_label(),
+                detail: rejection.detail.clone(),
+                source_position: self.source(origin),
+            })),
+        }
+    }
+
+    fn send(
+        &mut self,
+        parcel: &Arc<Parcel>,
+        topic: &str,
+        value: Option<&[u8]>,
+        headers: Option<OwnedHeaders>,
+    ) -> Result<(), KafkaError> {
+        let message = &parcel.origin().message;
+        let mut record = BaseRecord::<[u8], [u8], Arc<Parcel>> {
+            topic,
+            partition: None,
+            payload: value,
+            key: message.key.as_deref(),
+            timestamp: message.timestamp_ms,
+            headers,
+            delivery_opaque: Arc::clone(parcel),
+        };
+        self.outstanding.fetch_add(1, Ordering::AcqRel);
+        loop {
+            let (error, back) = match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused,
+            };
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+                && self.shutdown.wanted() != Wanted::Abort
+            {
+                self.metrics.queue_full.inc();
+                std::thread::sleep(QUEUE_FULL_PAUSE);
+                record = back;
+                continue;
+            }
+            self.outstanding.fetch_sub(1, Ordering::AcqRel);
+            return Err(error);
+        }
+    }
+
+    /// Returns the rejection that a refused record asks for; `None` where it isn't the record's fault,
+    /// or it is a dead letter already.
+    pub(super) fn rejection_for(&self, parcel: &Parcel, error: &KafkaError) -> Option<Rejection> {
+        let is_vector = matches!(parcel.item, Ordered::Vector { .. });
+        if !is_vector || parcel.rejection().is_some() || !is_refused_for_itself(error) {
+            return None;
+        }
+        let detail = format!("{} refuses the vector's record: {error}", self.output_topic);
+        Some(Rejection::new(RejectReason::RecordRefused, detail))
+    }
+
+    /// Returns that a parcel's topic can't be written.
+    pub(super) fn produce_error(&self, parcel: &Parcel, source: KafkaError) -> SinkError {
+        let topic = match (parcel.rejection(), &self.dead_letter_topic) {
+            (Some(_), Some(topic)) => topic,
+            _ => &self.output_topic,
+        };
+        SinkError::Produce { topic: topic.to_string(), source }
+    }
+}
+
+/// Returns whether a record was refused for what it is.
+pub(super) fn is_refused_for_itself(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::InvalidTimestamp
+        )
+    )
+}
+
+fn key_as_text(origin: &Origin) -> Result<String, Rejection> {
+    let missing = |detail: &str| Rejection::new(RejectReason::IdMissing, detail);
+    let key = origin.message.key.as_deref().ok_or_else(|| missing("the message has no key"))?;
+    String::from_utf8(key.to_vec()).map_err(|_| missing("the message's key isn't UTF-8"))
+}
