@@ -118,7 +118,7 @@ struct Wanted {
 const USAGE: &str = "usage: faults [ROW...] [--full] [--mode at-least-once|exactly-once|both] [--document FILE] [--list]
   ROW              a row's number, with or without the letter of its part, or `controls`; all rows without one
   --full           all rows at full length; without it the short ones, shortened
-  --mode MODE      one mode; both without it
+  --mode MODE      at-least-once without it
   --document FILE  write the results into the table of a Markdown file, over those of earlier runs
   --list           list the rows and their bounds, and run none";
 

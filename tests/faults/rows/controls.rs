@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(60);
 pub const CARELESS: Row = Row {
     id: "C1",
     fault: "control: a worker that commits before it produces, killed",
-    is_quick: true,
+    is_quick: false,
     modes: &[Mode::AtLeastOnce],
     bound: |_| "the checker finds captions lost".into(),
     run: |setting| {
