@@ -7,12 +7,12 @@ SHELL := /bin/bash
 # Cargo puts its files elsewhere where it is told to.
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 
-# Arguments for `make demo` and `make bench`, e.g. ARGS="--help".
+# Arguments for `make demo`, `make faults` and `make bench`, e.g. ARGS="--help".
 ARGS ?=
 # How long `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 30
 
-.PHONY: help build demo test chart image-test bench lint deny fuzz clean
+.PHONY: help build demo test faults chart image-test bench lint deny fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -46,6 +46,12 @@ image-test: build ## Build the container image around the release and run it
 
 chart: ## Check the Helm chart alone
 	@scripts/check-chart
+
+faults: ## Try every fault of docs/delivery.md: make faults ARGS="--mode at-least-once 1 6b"
+	@scripts/setup faults
+	@scripts/kafka-jars
+	@scripts/toxiproxy
+	cargo test --locked --test faults -- --full --document docs/delivery.md $(ARGS)
 
 bench: ## Benchmark the pure parts: make bench ARGS="caption"
 	@scripts/setup build

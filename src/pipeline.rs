@@ -43,6 +43,19 @@ pub struct Worker {
 ///
 /// When the model, the address of the admin endpoints or a topic can't be used.
 pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
+    start_with(config, shutdown, |config, package| Ok(load(config, package)?))
+}
+
+/// As [`start`], with embedders of the caller's: `make_embedders` loads them instead.
+///
+/// # Errors
+///
+/// When they, the model's package, the address of the admin endpoints or a topic can't be used.
+pub fn start_with(
+    config: &Config,
+    shutdown: &Shutdown,
+    make_embedders: impl FnOnce(&Config, &Package) -> anyhow::Result<Embedders>,
+) -> anyhow::Result<Worker> {
     let metrics = Metrics::new();
     let health = Health::new(config.admin.stall_timeout);
     let admin = admin::serve(config.admin.listen, metrics.clone(), Arc::clone(&health))
@@ -56,7 +69,8 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     let manifest = &package.manifest;
     let dim = manifest.network.dim;
     let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
-    let Embedders { embedders, budget, cost, .. } = load_embedders(config, &package, &metrics)?;
+    let Embedders { embedders, budget, cost, .. } =
+        timed(&metrics, &package, || make_embedders(config, &package))?;
     metrics.set_model(&manifest.model_id, dim, manifest.precision.as_str());
     health.model_loaded();
 
@@ -150,13 +164,13 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     Ok(Worker { stages: stages.handles, admin, metrics, model_id })
 }
 
-fn load_embedders(
-    config: &Config,
-    package: &Package,
+fn timed(
     metrics: &Metrics,
+    package: &Package,
+    load: impl FnOnce() -> anyhow::Result<Embedders>,
 ) -> anyhow::Result<Embedders> {
     let started = Instant::now();
-    let loaded = load(config, package)?;
+    let loaded = load()?;
     let seconds = started.elapsed().as_secs_f64();
     metrics.embed.load_seconds.set(seconds);
     metrics.embed.embedders.set(loaded.embedders.len() as i64);

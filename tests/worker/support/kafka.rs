@@ -1,7 +1,8 @@
 //! A real Apache Kafka, for the tests that a mock cannot pass: transactions, rebalances, a broker that goes away.
 //!
 //! It is one KRaft node, broker and controller in one JVM, on two ports of the loopback address, with its data in a
-//! temporary folder. `make test` fetches Java and the jars; without them these tests fail and say so, because a run
+//! temporary folder; [`Kafka::start_all`] starts nodes of a given configuration as one cluster.
+//! `make test` fetches Java and the jars; without them these tests fail and say so, because a run
 //! that left them out would prove nothing. A node takes about four seconds to start, so most tests use [`shared`] and
 //! keep apart by topic and group names; a test that stops its broker starts one of its own.
 //!
@@ -21,7 +22,7 @@ use std::io::{BufRead, BufReader, Error, ErrorKind, PipeReader};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -45,6 +46,16 @@ const STARTED: &str = "Kafka Server started";
 
 /// Kafka wants 16 bytes in URL-safe Base64; these say "capvec-tests-001".
 const CLUSTER_ID: &str = "Y2FwdmVjLXRlc3RzLTAwMQ";
+
+/// What a node is made of.
+pub struct Plan {
+    /// Its configuration.
+    pub properties: String,
+    /// Where its clients connect.
+    pub client_port: u16,
+    /// What the data folder's identity is made with, beside the cluster's.
+    pub format: &'static [&'static str],
+}
 
 /// A real Apache Kafka node, stopped when the value is dropped or this process ends.
 pub struct Kafka {
@@ -162,34 +173,72 @@ impl Kafka {
     }
 
     fn try_start() -> Result<Kafka, String> {
+        let [client_port, controller_port] = free_ports();
+        let properties = node(client_port, controller_port);
+        Kafka::start_planned(&Plan { properties, client_port, format: &["--standalone"] })
+    }
+
+    /// Starts nodes that need one another, and returns when all serve clients.
+    ///
+    /// # Errors
+    ///
+    /// With what the first said that didn't start.
+    pub fn start_all(plans: &[Plan]) -> Result<Vec<Kafka>, String> {
+        thread::scope(|scope| {
+            let starting: Vec<_> =
+                plans.iter().map(|plan| scope.spawn(|| Kafka::start_planned(plan))).collect();
+            starting.into_iter().map(|one| one.join().expect("a start does not panic")).collect()
+        })
+    }
+
+    /// Runs one of Kafka's own tools by its class, and returns its status and what it said.
+    pub fn tool(&self, class: &str, args: &[&str]) -> (ExitStatus, String) {
+        let output = self.java().arg(class).args(args).output().expect("the node itself is Java");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status, String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Returns a command that runs a class of Kafka's; the process dies with this one.
+    pub fn class(&self, class: &str) -> Command {
+        let mut command = self.java();
+        command.arg(class);
+        command
+    }
+
+    /// Returns whether the JVM runs.
+    pub fn is_running(&self) -> bool {
+        self.node.is_some() && self.log.wait_until(Duration::ZERO, |_| true) != Phase::Ended
+    }
+
+    fn start_planned(plan: &Plan) -> Result<Kafka, String> {
         let libs = libs()?;
         let folder = tempfile::Builder::new()
             .prefix("capvec-kafka-")
             .tempdir()
             .map_err(|error| format!("failed to make a folder for Kafka: {error}"))?;
-        let [client_port, controller_port] = free_ports();
-        fs::write(folder.path().join("node.properties"), node(client_port, controller_port))
+        fs::write(folder.path().join("node.properties"), &plan.properties)
             .and_then(|()| fs::write(folder.path().join("log4j2.properties"), LOG4J))
             .map_err(|error| format!("failed to write Kafka's configuration: {error}"))?;
 
         let mut kafka = Kafka {
-            bootstrap: format!("127.0.0.1:{client_port}"),
+            bootstrap: format!("127.0.0.1:{}", plan.client_port),
             libs,
             log: Arc::default(),
             node: None,
             guard: Guard::start(folder.path()),
             folder,
         };
-        kafka.format()?;
+        kafka.format(plan.format)?;
         kafka.run()?;
         Ok(kafka)
     }
 
     /// Prepares the empty data folder, as a node refuses to start on one without an identity.
-    fn format(&self) -> Result<(), String> {
+    fn format(&self, identity: &[&str]) -> Result<(), String> {
         let output = self
             .java()
-            .args(["kafka.tools.StorageTool", "format", "--standalone"])
+            .args(["kafka.tools.StorageTool", "format"])
+            .args(identity)
             .args(["--cluster-id", CLUSTER_ID, "--config", "node.properties"])
             .output()
             .map_err(|error| no_java(&error))?;
@@ -383,18 +432,18 @@ fn no_java(error: &Error) -> String {
     }
 }
 
-/// Returns two ports on which nothing listens.
+/// Returns ports on which nothing listens.
 ///
 /// They lie below the range from which Linux takes the ports of outgoing connections (32768 and up). One from that
 /// range, as binding port 0 gives, could be handed to any client while the node is down, even to one that tries to
 /// reach that very port and so would connect to itself.
-fn free_ports() -> [u16; 2] {
+pub fn free_ports<const NUMBER: usize>() -> [u16; NUMBER] {
     // A random place to begin, so that two test processes do not try the same ports at the same moment.
     let first = (RandomState::new().hash_one("port") % 10_000) as u16;
     let ports = (0..10_000).map(|step| 20_000 + (first + step) % 10_000);
     let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-    // Both stay bound until both are found, or the second could be the first.
-    let bound = [(); 2].map(|()| free.next().expect("some of 10,000 ports are free"));
+    // All stay bound until all are found, or the second could be the first.
+    let bound = [(); NUMBER].map(|()| free.next().expect("some of 10,000 ports are free"));
     bound.map(|listener| listener.local_addr().expect("a bound listener has an address").port())
 }
 
@@ -423,6 +472,12 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 
+{FOR_TESTS}"
+    )
+}
+
+/// What tests need of every node.
+pub const FOR_TESTS: &str = "\
 # === what tests need ===
 # A misspelt topic is an error, not another topic.
 auto.create.topics.enable=false
@@ -439,9 +494,7 @@ broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 # The default sets 128 MiB of the heap aside.
 log.cleaner.dedupe.buffer.size=4194304
-"
-    )
-}
+";
 
 /// Everything on standard output. Kafka brings no configuration in its jars, and without one log4j is silent.
 const LOG4J: &str = "\

@@ -339,6 +339,19 @@ impl Worker {
     /// Starts `capvec run` from `topic` to `topic.out`, rejections to `topic.dead`, with the hash
     /// embedder; `options` come over that, as `section.key=value`.
     pub fn start(cluster: &Cluster, topic: &str, package: &Path, options: &[&str]) -> Worker {
+        let mut program = Command::new(CAPVEC);
+        program.arg("run");
+        Worker::launch(program, cluster, topic, package, options)
+    }
+
+    /// As [`Worker::start`], with a program that takes the options of `capvec run`.
+    pub fn launch(
+        mut command: Command,
+        cluster: &Cluster,
+        topic: &str,
+        package: &Path,
+        options: &[&str],
+    ) -> Worker {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("capvec.toml");
         let admin = free_address();
@@ -370,8 +383,7 @@ impl Worker {
         std::fs::write(&config, text).unwrap();
         let log = folder.path().join("log");
         let log_file = std::fs::File::create(&log).unwrap();
-        let mut command = Command::new(CAPVEC);
-        command.arg("run").arg("--config").arg(&config);
+        command.arg("--config").arg(&config);
         for option in options {
             command.args(["--set", option]);
         }
@@ -404,6 +416,23 @@ impl Worker {
     /// Returns the value of a metric's series, written as in the text format.
     pub fn metric(&self, series: &str) -> Option<f64> {
         metric(&self.admin, series)
+    }
+
+    /// Returns the process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills the worker by SIGKILL, as a machine that fails would. Returns its log.
+    pub fn kill(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.log()
+    }
+
+    /// Returns the status that the worker has ended with, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Sends a signal by its name.
