@@ -43,6 +43,9 @@ use crate::tracked::{Assignment, Origin, Rejection, Settlement, Tracked};
 /// How often the sink looks whether the worker is being aborted, or its records are acknowledged.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How long the acknowledgements of what is written are waited for when the breaker stops the worker.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// What comes to the sink.
 #[derive(Debug)]
 pub enum Finished {
@@ -301,10 +304,27 @@ impl Sink {
     }
 
     fn publish(&mut self, parcel: Arc<Parcel>) -> Result<(), SinkError> {
-        self.writer.count(&parcel)?;
+        if let Err(error) = self.writer.count(&parcel) {
+            self.deliver_before_stopping()?;
+            return Err(error);
+        }
         match &mut self.transactions {
             Some(transactions) => transactions.publish(&mut self.writer, parcel),
             None => self.write(&parcel),
+        }
+    }
+
+    /// Brings what has been written to its end before the breaker stops the worker. Else the dead
+    /// letters that tell what is wrong would go with the producer.
+    fn deliver_before_stopping(&mut self) -> Result<(), SinkError> {
+        match &mut self.transactions {
+            Some(transactions) => transactions.commit(&mut self.writer),
+            None => {
+                if let Err(error) = self.writer.producer().flush(LAST_WORDS) {
+                    tracing::warn!(%error, "not all that was written is acknowledged");
+                }
+                Ok(())
+            }
         }
     }
 

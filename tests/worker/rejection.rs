@@ -121,3 +121,30 @@ fn bad_messages_are_skipped_where_it_is_told_to() {
     worker.stop();
     assert_eq!(cluster.committed("skips.group", "skips")[&0], 3);
 }
+
+#[test]
+fn the_breaker_stops_a_worker_that_rejects_everything_and_keeps_its_dead_letters() {
+    let cluster = Cluster::shared();
+    for (topic, mode) in [("broken", "at-least-once"), ("broken-exactly", "exactly-once")] {
+        cluster.create_topics(topic, 1);
+        let bad = Outgoing { value: Some(b"no caption".to_vec()), ..Outgoing::default() };
+        let mut messages: Vec<_> = (0..10)
+            .map(|index| Outgoing::caption(&format!("good-{index}"), &format!("good {index}")))
+            .collect();
+        messages
+            .extend((0..200).map(|_| Outgoing { value: bad.value.clone(), ..Outgoing::default() }));
+        cluster.send(topic, &messages);
+        let mode_option = format!("delivery.mode={mode}");
+        let options = [mode_option.as_str(), "reject.breaker_run=50"];
+        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
+        assert_eq!(worker.wait().code(), Some(1), "{mode}");
+        let log = worker.log();
+        assert!(log.contains("50 messages in a row were rejected"), "{log}");
+
+        let dead = cluster.committed_records(&format!("{topic}.dead"));
+        assert_eq!(dead.len(), 49, "{mode}: the fiftieth and what is after it stay");
+        assert_eq!(cluster.committed_records(&format!("{topic}.out")).len(), 10, "{mode}");
+        let committed = cluster.committed(&format!("{topic}.group"), topic);
+        assert_eq!(committed[&0], 59, "{mode}: their offsets too");
+    }
+}
