@@ -143,7 +143,8 @@ pub const FAILING: Row = Row {
         scene.feed().set_rate(0);
         scene.feed().until_acknowledged();
         scene.until_settled();
-        let splits = worker.metric("capvec_batch_splits_total").unwrap_or_default();
+        let splits =
+            worker.metric("capvec_batch_splits_total{reason=\"failed\"}").unwrap_or_default();
         let end = scene.finish(vec![worker]);
         let count = |reason| {
             end.truth.values().filter(|sent| sent.fate == Fate::DeadLetter(reason)).count()
