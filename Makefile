@@ -62,6 +62,7 @@ lint: ## Check format, clippy, the scripts, the Dockerfile and the crates
 	@cargo clippy --version >/dev/null 2>&1 || { echo "missing: rustup component add clippy" >&2; exit 1; }
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test faults -- -D warnings
 	@if command -v shellcheck >/dev/null; then \
 	  shellcheck $$(grep -lI -d skip '^#!.*bash' scripts/* .ci/run) helm/capvec/files/fetch-model.sh; \
 	else \

@@ -2,9 +2,10 @@
 //!
 //! Embedders ask first, by a [`Request`]; the batch is cut after that, so it holds everything that has
 //! come by then. The channels that they wait on are the batcher's alone, so that its end ends them: in
-//! a request, one could lie unseen in the requests' channel and keep its embedder waiting for ever. A request says also what the last batch took:
-//! [`cost`] learns to predict the next from it, and [`budget`] how many tokens it should have. What to
-//! cut is [`policy`]'s decision, and [`packing`] makes tensors of it.
+//! a request, one could lie unseen in the requests' channel and keep its embedder waiting for ever. A
+//! request says also what the last batch took: [`cost`] learns to predict the next from it, and
+//! [`budget`] how many tokens it should have. What to cut is [`policy`]'s decision, and [`packing`]
+//! makes tensors of it.
 
 pub mod budget;
 pub mod cost;

@@ -1,8 +1,8 @@
 //! The fault matrix: what capvec promises about delivery, tried on three real Kafka nodes while workers, brokers, the
 //! network and the embedder fail.
 //!
-//! `cargo test` runs the short rows, in which no toxiproxy is needed; `make faults` runs all of them at full length. A
-//! row states its bound before it runs, prints what it injected and what it found, and at the end there is a table.
+//! `make faults` runs all rows at full length. `cargo test --test faults` runs the short ones, in which no toxiproxy is
+//! needed; `cargo test` alone runs none. A row states its bound before it runs, prints what it injected and what it found, and at the end there is a table.
 //! `--document FILE` writes the table into a Markdown file, between two markers.
 //!
 //! The modules, in the order of what they build on: [`cluster`] and [`toxiproxy`], [`feed`] the producer that knows the
@@ -59,7 +59,7 @@ impl Mode {
 /// How long a row takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Size {
-    /// A few faults, for `cargo test`.
+    /// A few faults: without `--full`.
     Quick,
     /// All of them.
     Full,
@@ -89,7 +89,7 @@ pub struct Row {
     /// Its number in the matrix, with a letter where a row has several parts.
     pub id: &'static str,
     pub fault: &'static str,
-    /// Whether `cargo test` runs it.
+    /// Whether it runs without `--full` too.
     pub is_quick: bool,
     /// The modes that it is about.
     pub modes: &'static [Mode],
@@ -187,7 +187,7 @@ impl Wanted {
         }
         if is_list {
             for row in ROWS.iter().filter(|row| wanted.has(row)) {
-                let quick = if row.is_quick { " (in `make test` too)" } else { "" };
+                let quick = if row.is_quick { " (without --full too)" } else { "" };
                 println!("{:4} {}{quick}", row.id, row.fault);
                 for mode in row.modes {
                     println!("     {}: {}", mode.name(), (row.bound)(*mode));

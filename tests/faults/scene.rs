@@ -212,7 +212,9 @@ impl<'a> Scene<'a> {
         let mut client = self.cluster.client();
         let consumer: BaseConsumer = client.set("group.id", self.group()).create().unwrap();
         let mut partitions = TopicPartitionList::new();
-        (0..PARTITIONS).for_each(|p| drop(partitions.add_partition(&self.topic, p)));
+        for partition in 0..PARTITIONS {
+            partitions.add_partition(&self.topic, partition);
+        }
         let committed = consumer.committed_offsets(partitions, REQUEST_TIMEOUT).ok()?;
         let offset = |offset: Offset| match offset {
             Offset::Offset(offset) => offset,

@@ -278,13 +278,7 @@ pub const FORBIDDEN: Row = Row {
         )
     },
     run: |setting| {
-        let (found, said, status) = forbidden_in_the_middle(setting, "out", captions());
-        let end = found;
-        let mut broken = end.verdict.broken(setting.mode.choose(AGAIN_MAX, 0));
-        let topic = format!("{}.out", setting.name);
-        if status != Some(1) || !said.contains(&topic) {
-            broken.push(format!("{status:?}, and it said: {said}"));
-        }
+        let (end, broken) = forbidden_in_the_middle(setting, "out", captions());
         Found {
             injected: "the right to write the output topic taken from a worker at work".into(),
             found: format!("exit code 1; then {}", end.verdict),
@@ -312,12 +306,7 @@ pub const NO_DEAD_LETTERS: Row = Row {
             99 => Sent::poison(n),
             _ => Sent::numbered(n),
         };
-        let (end, said, status) = forbidden_in_the_middle(setting, "dead", Box::new(poison_in));
-        let mut broken = end.verdict.broken(setting.mode.choose(AGAIN_MAX, 0));
-        let topic = format!("{}.dead", setting.name);
-        if status != Some(1) || !said.contains(&topic) {
-            broken.push(format!("{status:?}, and it said: {said}"));
-        }
+        let (end, broken) = forbidden_in_the_middle(setting, "dead", Box::new(poison_in));
         let poison = poison(&end.truth);
         Found {
             injected: format!(
@@ -329,12 +318,13 @@ pub const NO_DEAD_LETTERS: Row = Row {
     },
 };
 
-/// Forbids a worker one of its topics, waits for its end, allows the topic and starts the worker again.
+/// Forbids a worker one of its topics, waits for its end, allows the topic and starts the worker again. Returns also
+/// what was broken of the bound: it exits with 1, and its last words name the topic.
 fn forbidden_in_the_middle(
     setting: &Setting<'_>,
     suffix: &str,
     mix: crate::feed::Mix,
-) -> (crate::scene::End, String, Option<i32>) {
+) -> (crate::scene::End, Vec<String>) {
     let mut scene = Scene::new(setting);
     scene.start_feed(200, mix);
     let mut worker = scene.worker(0, Way::Proxied, &[]).ready();
@@ -346,7 +336,13 @@ fn forbidden_in_the_middle(
     scene.cluster.allow_writing(&topic);
     let restarted = scene.worker(0, Way::Proxied, &[]).ready();
     scene.until_going_again(SOON);
-    (scene.finish(vec![restarted]), said, status.code())
+    let end = scene.finish(vec![restarted]);
+    let mut broken = end.verdict.broken(setting.mode.choose(AGAIN_MAX, 0));
+    let status = status.code();
+    if status != Some(1) || !said.contains(&topic) {
+        broken.push(format!("{status:?}, and it said: {said}"));
+    }
+    (end, broken)
 }
 
 fn last_words(worker: &Worker) -> String {
