@@ -103,14 +103,16 @@ pub enum SinkError {
     },
     /// A transaction failed, and not for a moment.
     #[error(
-        "{during} of the transactional id {transactional_id:?} failed; offsets stay, redelivery \
-         brings the captions again"
+        "{during} of the transactional id {transactional_id:?}, which writes {topics}, failed; offsets \
+         stay, redelivery brings the captions again"
     )]
     Transaction {
         /// The call.
         during: &'static str,
         /// The producer's name.
         transactional_id: String,
+        /// The topics that its records may be for: the brokers don't say which one they refuse.
+        topics: String,
         /// The broker's or librdkafka's words.
         source: KafkaError,
     },

@@ -115,10 +115,10 @@ struct Wanted {
     document: Option<PathBuf>,
 }
 
-const USAGE: &str = "usage: faults [ROW...] [--full] [--mode at-least-once|exactly-once|both] [--document FILE] [--list]
+const USAGE: &str = "usage: faults [ROW...] [--full] [--mode at-least-once|exactly-once] [--document FILE] [--list]
   ROW              a row's number, with or without the letter of its part, or `controls`; all rows without one
   --full           all rows at full length; without it the short ones, shortened
-  --mode MODE      at-least-once without it
+  --mode MODE      both without it
   --document FILE  write the results into the table of a Markdown file, over those of earlier runs
   --list           list the rows and their bounds, and run none";
 
@@ -154,7 +154,7 @@ impl Wanted {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Wanted>, String> {
         let mut wanted = Wanted {
             size: Size::Quick,
-            modes: vec![Mode::AtLeastOnce],
+            modes: Mode::ALL.to_vec(),
             rows: Vec::new(),
             document: None,
         };
@@ -171,10 +171,7 @@ impl Wanted {
                 }
                 "--mode" => {
                     let name = args.next().ok_or("--mode needs a mode")?;
-                    wanted.modes = match name.as_str() {
-                        "both" => Mode::ALL.to_vec(),
-                        _ => Mode::ALL.into_iter().filter(|mode| mode.name() == name).collect(),
-                    };
+                    wanted.modes.retain(|mode| mode.name() == name);
                     if wanted.modes.is_empty() {
                         return Err(format!("no such mode: {name}"));
                     }

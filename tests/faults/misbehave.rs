@@ -184,6 +184,9 @@ fn misbehaving_embedder(args: &[String]) -> anyhow::Result<()> {
 /// Most captions that it takes at a time.
 const TAKEN_MAX: usize = 200;
 
+/// How long it takes over them, as a network would. Whoever kills it then loses them.
+const TAKES: Duration = Duration::from_millis(200);
+
 fn careless_worker(args: &[String]) -> anyhow::Result<()> {
     let config = load(args)?;
     let package = Package::open(&config.model.package)?;
@@ -214,6 +217,7 @@ fn careless_worker(args: &[String]) -> anyhow::Result<()> {
         if !taken.is_empty() {
             consumer.commit(&next, CommitMode::Sync)?;
         }
+        std::thread::park_timeout(TAKES);
         for message in &taken {
             let caption = decoder.decode(message.payload().unwrap_or_default());
             let caption = caption.map_err(|rejection| anyhow::anyhow!(rejection.detail))?;

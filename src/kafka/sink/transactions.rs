@@ -53,6 +53,8 @@ const IN_FLIGHT_PARTS: usize = 4;
 pub(super) struct Transactions {
     id: String,
     topic: String,
+    /// Those that are written, for people.
+    written: String,
     /// The source's, which may be gone.
     consumer: Weak<SourceConsumer>,
     settler: Settler,
@@ -113,6 +115,7 @@ impl Transactions {
         let transactions = Transactions {
             id: config.transactional_id().expect("validated: delivery.transactional_id"),
             topic: config.input.topic.clone(),
+            written: writer.topics(),
             consumer,
             settler,
             undelivered,
@@ -449,7 +452,12 @@ impl Transactions {
 
     fn failure(&self, trouble: Trouble) -> SinkError {
         let Trouble { during, error, .. } = trouble;
-        SinkError::Transaction { during, transactional_id: self.id.clone(), source: error }
+        SinkError::Transaction {
+            during,
+            transactional_id: self.id.clone(),
+            topics: self.written.clone(),
+            source: error,
+        }
     }
 }
 

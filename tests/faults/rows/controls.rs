@@ -23,12 +23,14 @@ pub const CARELESS: Row = Row {
     modes: &[Mode::AtLeastOnce],
     bound: |_| "the checker finds captions lost".into(),
     run: |setting| {
-        let kills = setting.size.choose(2, 5);
+        let kills = setting.size.choose(2, 10);
         let mut scene = Scene::new(setting);
         scene.start_feed(1000, captions());
         let mut worker = scene.worker_of(careless(), 0, Way::Proxied, &[]);
-        for _ in 0..kills {
+        for n in 0..kills {
             scene.until_going_again(SOON);
+            // At another moment of its round each time: its vectors have just come.
+            scene.pass(Duration::from_millis(40 * n));
             worker.kill();
             worker = scene.worker_of(careless(), 0, Way::Proxied, &[]);
         }
