@@ -35,6 +35,8 @@ test: ## Run all tests, those on a real Kafka included
 	@echo cargo test --locked --no-fail-fast
 	@status=0; \
 	cargo test --locked --no-fail-fast 2>&1 | tee $(target_dir)/test.log || status=$$?; \
+	echo 'cargo test --locked --test faults # the short rows of make faults'; \
+	cargo test --locked --test faults 2>&1 | tee -a $(target_dir)/test.log || status=$$?; \
 	scripts/check-chart 2>&1 | tee -a $(target_dir)/test.log || status=$$?; \
 	awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
 	  END { if (passed + failed + skipped) printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped }' \

@@ -5,12 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ConfigArgs, EXIT_USAGE, say};
@@ -18,7 +14,8 @@ use crate::config::{Config, EmbedderKind};
 use crate::embed::load::threads_of_one;
 use crate::embed::onnx::OnnxEmbedder;
 use crate::kafka::topics::look_up;
-use crate::kafka::{admin_properties, consumer_properties, producer_properties};
+use crate::kafka::writable::{self, Answer, Quiet, record_limit};
+use crate::kafka::{admin_properties, consumer_properties};
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
@@ -30,9 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn patience(config: &Config) -> Duration {
     PATIENCE.min(config.kafka.startup_timeout)
 }
-
-/// Larger records aren't sent to find out whether a topic may be written.
-const PROBE_BYTES_MAX: usize = 16 << 20;
 
 /// Arguments of `capvec check`.
 #[derive(Debug, Args)]
@@ -162,64 +156,25 @@ fn is_transient(error: &KafkaError) -> bool {
     )
 }
 
-/// Finds out whether a topic may be written, and leaves no record in it: the broker looks at the
-/// right to write before it looks at the record, and this one is a byte over the topic's limit.
+/// Finds out whether a topic may be written, and leaves no record in it.
 fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Result<(String, ())> {
-    let admin: AdminClient<Quiet> = admin_properties(config).create_with_context(Quiet)?;
-    let brokers = &config.kafka.brokers;
-    let partitions =
-        look_up(admin.inner(), brokers, topic, option, patience(config), &Shutdown::default())?;
+    let client = writable::asking(config)?;
+    let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
+    let partitions = look_up(client.inner(), brokers, topic, option, patience(config), &shutdown)?;
     let there = format!("{topic}, {partitions} partitions");
-    let limit = match record_limit(&admin, topic) {
-        Ok(limit) if limit <= PROBE_BYTES_MAX => limit,
-        Ok(limit) => {
-            let said = format!("{there}; writing isn't tried, its max.message.bytes is {limit}");
-            return Ok((said, ()));
-        }
-        Err(reason) => return Ok((format!("{there}; writing isn't tried: {reason}"), ())),
+    let answer = match record_limit(&client, topic, PATIENCE) {
+        Ok(limit) => writable::ask(config, topic, limit, PATIENCE, &shutdown),
+        Err(reason) => Answer::Untried(reason),
     };
-
-    let (sender, answers) = crossbeam_channel::bounded(1);
-    let mut properties = producer_properties(config);
-    properties
-        .set("message.timeout.ms", PATIENCE.as_millis().to_string())
-        .set("message.max.bytes", (2 * PROBE_BYTES_MAX).to_string())
-        .set("compression.type", "none");
-    let producer: BaseProducer<Answer> = properties.create_with_context(Answer(sender))?;
-    let value = vec![0u8; limit + 1];
-    if let Err((error, _)) =
-        producer.send(BaseRecord::to(topic).key("capvec-check").payload(&value))
-    {
-        bail!("{topic:?} can't be written: {error}");
-    }
-    producer.flush(2 * PATIENCE).with_context(|| format!("{topic:?} doesn't answer"))?;
-    match answers.try_recv() {
-        Ok(Some(RDKafkaErrorCode::MessageSizeTooLarge)) => {
-            Ok((format!("{there}, may be written"), ()))
-        }
-        Ok(Some(code)) => bail!("{topic:?} can't be written: {code}"),
-        Ok(None) => {
+    match answer {
+        Answer::Allowed => Ok((format!("{there}, may be written"), ())),
+        Answer::Untried(reason) => Ok((format!("{there}; writing isn't tried: {reason}"), ())),
+        Answer::Refused(code) => bail!("{topic:?} can't be written: {code}"),
+        Answer::Taken => {
             bail!("{topic:?} took a record over its own limit; remove the key capvec-check")
         }
-        Err(_) => bail!("{topic:?} doesn't answer within {PATIENCE:?}"),
+        Answer::None => bail!("{topic:?} doesn't answer within {PATIENCE:?}"),
     }
-}
-
-/// Returns the most bytes that a topic takes at a time.
-fn record_limit(admin: &AdminClient<Quiet>, topic: &str) -> Result<usize, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .map_err(|e| format!("no runtime: {e}"))?;
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-    let described = runtime
-        .block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
-        .map_err(|e| format!("the topic's limits can't be read: {e}"))?;
-    let resource = described.into_iter().next().ok_or("the brokers say nothing of the topic")?;
-    let resource = resource.map_err(|code| format!("the topic's limits can't be read: {code}"))?;
-    resource
-        .get("max.message.bytes")
-        .and_then(|entry| entry.value.as_ref()?.parse().ok())
-        .ok_or_else(|| "the brokers don't say max.message.bytes".into())
 }
 
 /// Prints a line. That nobody reads changes nothing of the checks and of the exit code.
@@ -249,33 +204,5 @@ impl Checks {
                 None
             }
         }
-    }
-}
-
-/// Keeps librdkafka's log out of the lines.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
-    fn error(&self, _error: KafkaError, _reason: &str) {}
-}
-
-impl ConsumerContext for Quiet {}
-
-/// Receives what became of the record: `None` where it was taken.
-struct Answer(crossbeam_channel::Sender<Option<RDKafkaErrorCode>>);
-
-impl ClientContext for Answer {
-    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
-    fn error(&self, _error: KafkaError, _reason: &str) {}
-}
-
-impl ProducerContext for Answer {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let code = result.as_ref().err().and_then(|(error, _)| error.rdkafka_error_code());
-        // One record, one answer; a flush that gave up has nobody who listens.
-        let _ = self.0.try_send(code);
     }
 }

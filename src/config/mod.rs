@@ -494,6 +494,12 @@ impl Config {
     pub fn dead_letter_topic(&self) -> Option<&str> {
         Some(self.reject.topic.as_str()).filter(|topic| !topic.is_empty())
     }
+
+    /// Returns the topics that are written, each with the option that names it.
+    pub fn written_topics(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let dead_letters = self.dead_letter_topic().map(|topic| (topic, "reject.topic"));
+        std::iter::once((self.output.topic.as_str(), "output.topic")).chain(dead_letters)
+    }
 }
 
 impl Embed {

@@ -10,6 +10,7 @@ pub mod sink;
 pub mod source;
 pub mod topics;
 pub mod transaction;
+pub mod writable;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -32,7 +32,8 @@ use writer::{WriteError, Writer};
 use super::breaker::Tripped;
 use super::consumer::SourceConsumer;
 use super::sequencer::Sequencer;
-use super::topics::{TopicError, look_up};
+use super::topics::TopicError;
+use super::writable::{asking, limit_batches, try_topic};
 use crate::config::{Config, DeliveryMode};
 use crate::embed::task::EmbeddedBatch;
 use crate::metrics::{Metrics, SinkMetrics, Stage};
@@ -110,11 +111,11 @@ pub enum SinkError {
         /// The call.
         during: &'static str,
         /// The producer's name.
-        transactional_id: String,
+        transactional_id: Box<str>,
         /// The topics that its records may be for: the brokers don't say which one they refuse.
-        topics: String,
+        topics: Box<str>,
         /// The broker's or librdkafka's words.
-        source: KafkaError,
+        source: Box<KafkaError>,
     },
     /// The source ended first.
     #[error("stopped")]
@@ -168,11 +169,19 @@ impl Sink {
             end_to_end_seconds: metrics.source.end_to_end_seconds.clone(),
         };
         let is_exact = config.delivery.mode == DeliveryMode::ExactlyOnce;
+        let mut properties = match is_exact {
+            true => super::transactional_properties(config),
+            false => super::producer_properties(config),
+        };
+        let client = asking(config).map_err(SinkError::Client)?;
+        for (topic, option) in config.written_topics() {
+            if let Some(limit) = try_topic(config, &client, topic, option, &shutdown)? {
+                limit_batches(&mut properties, limit);
+            }
+        }
+        drop(client);
         let connector = Connector {
-            properties: match is_exact {
-                true => super::transactional_properties(config),
-                false => super::producer_properties(config),
-            },
+            properties,
             settler: (!is_exact).then(|| settler.clone()),
             undelivered: undelivered_sender,
             metrics: metrics.sink.clone(),
@@ -180,14 +189,6 @@ impl Sink {
         let sink_metrics = metrics.sink.clone();
         let writer =
             Writer::new(config, model_id, dim, connector, shutdown.clone(), sink_metrics.clone())?;
-        let topics = [
-            Some((config.output.topic.as_str(), "output.topic")),
-            config.dead_letter_topic().map(|topic| (topic, "reject.topic")),
-        ];
-        for (topic, option) in topics.into_iter().flatten() {
-            let (client, patience) = (writer.producer().client(), config.kafka.startup_timeout);
-            look_up(client, &config.kafka.brokers, topic, option, patience, &shutdown)?;
-        }
         let transactions = match is_exact {
             true => Some(Transactions::start(
                 config,

@@ -2,7 +2,8 @@
 //! network and the embedder fail.
 //!
 //! `make faults` runs all rows at full length. `cargo test --test faults` runs the short ones, in which no toxiproxy is
-//! needed; `cargo test` alone runs none. A row states its bound before it runs, prints what it injected and what it found, and at the end there is a table.
+//! needed, as `make test` does; `cargo test` alone runs none. A row states its bound before it runs, prints what it
+//! injected and what it found, and at the end there is a table.
 //! `--document FILE` writes the table into a Markdown file, between two markers.
 //!
 //! The modules, in the order of what they build on: [`cluster`] and [`toxiproxy`], [`feed`] the producer that knows the

@@ -139,16 +139,18 @@ fn a_record_that_the_topic_refuses_aborts_and_comes_as_a_dead_letter() {
 #[test]
 fn workers_that_come_and_go_repeat_nothing() {
     const MESSAGES: usize = 9_000;
+    // Nobody dies here, and a slow machine is no fault.
+    let patient = ["delivery.drain_timeout=20s", "kafka.librdkafka.session.timeout.ms=30000"];
     let cluster = Cluster::shared();
     cluster.create_topics("moved", 4);
     let all = messages(MESSAGES);
     let (early, late) = all.split_at(MESSAGES / 2);
     cluster.send("moved", early);
-    let first = start(&cluster, "moved", "moved-1", &[]).ready();
+    let first = start(&cluster, "moved", "moved-1", &patient).ready();
     eventually("a tenth is committed", || {
         (committed(&cluster, "moved") > MESSAGES / 10).then_some(())
     });
-    let second = start(&cluster, "moved", "moved-2", &[]).ready();
+    let second = start(&cluster, "moved", "moved-2", &patient).ready();
     let has_work = |worker: &Worker| {
         worker.metric("capvec_assigned_partitions").filter(|number| *number > 0.0)
     };
@@ -157,7 +159,7 @@ fn workers_that_come_and_go_repeat_nothing() {
     let enough = committed(&cluster, "moved") + MESSAGES / 10;
     eventually("both have worked", || (committed(&cluster, "moved") > enough).then_some(()));
     first.stop();
-    let third = start(&cluster, "moved", "moved-3", &[]).ready();
+    let third = start(&cluster, "moved", "moved-3", &patient).ready();
     eventually("the third has partitions", || has_work(&third));
     eventually("all are committed", || (committed(&cluster, "moved") == MESSAGES).then_some(()));
     second.stop();

@@ -148,3 +148,22 @@ fn the_breaker_stops_a_worker_that_rejects_everything_and_keeps_its_dead_letters
         assert_eq!(committed[&0], 59, "{mode}: their offsets too");
     }
 }
+
+#[test]
+fn vectors_that_the_topic_takes_one_by_one_are_no_dead_letters() {
+    let cluster = Cluster::shared();
+    cluster.create_topic("narrow", 1);
+    // Room for four vectors: a producer's batch of a backlog has hundreds.
+    cluster.create_topic_with("narrow.out", 1, &[("max.message.bytes", "12000")]);
+    cluster.create_topic("narrow.dead", 1);
+    let number = 300;
+    let messages: Vec<Outgoing> = (0..number)
+        .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
+        .collect();
+    cluster.send("narrow", &messages);
+    let worker = Worker::start(&cluster, "narrow", tiny_package(), &[]).ready();
+    let vectors = cluster.await_records("narrow.out", number);
+    worker.stop();
+    assert_eq!(vectors.len(), number);
+    assert_eq!(cluster.committed_records("narrow.dead"), []);
+}

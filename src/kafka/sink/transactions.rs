@@ -28,7 +28,7 @@ use super::parcel::Parcel;
 use super::writer::{WriteError, Writer, is_refused_for_itself};
 use crate::config::Config;
 use crate::kafka::consumer::SourceConsumer;
-use crate::kafka::topics::TopicError;
+use crate::kafka::topics::{TopicError, look_up};
 use crate::kafka::transaction::{Pending, Said, Verdict, is_refusal};
 use crate::metrics::SinkMetrics;
 use crate::queue::Closed;
@@ -53,8 +53,9 @@ const IN_FLIGHT_PARTS: usize = 4;
 pub(super) struct Transactions {
     id: String,
     topic: String,
-    /// Those that are written, for people.
-    written: String,
+    brokers: String,
+    /// What is written, and the options that name it.
+    written: Vec<(String, &'static str)>,
     /// The source's, which may be gone.
     consumer: Weak<SourceConsumer>,
     settler: Settler,
@@ -115,7 +116,8 @@ impl Transactions {
         let transactions = Transactions {
             id: config.transactional_id().expect("validated: delivery.transactional_id"),
             topic: config.input.topic.clone(),
-            written: writer.topics(),
+            brokers: config.kafka.brokers.clone(),
+            written: config.written_topics().map(|(topic, o)| (topic.to_owned(), o)).collect(),
             consumer,
             settler,
             undelivered,
@@ -330,6 +332,22 @@ impl Transactions {
         for parcel in settled {
             self.settler.settle(&parcel);
         }
+        self.look_for_topics(writer)?;
+        Ok(())
+    }
+
+    /// Finds out whether the topics are still there. Of one that was deleted librdkafka says so after
+    /// half a minute, and a shorter transaction would be over each time before.
+    fn look_for_topics(&self, writer: &Writer) -> Result<(), SinkError> {
+        for (topic, option) in &self.written {
+            let client = writer.producer().client();
+            match look_up(client, &self.brokers, topic, option, STEP, &self.shutdown) {
+                Err(error @ (TopicError::Unknown { .. } | TopicError::Refused { .. })) => {
+                    return Err(error.into());
+                }
+                Ok(_) | Err(TopicError::Stopped { .. } | TopicError::NoAnswer { .. }) => {}
+            }
+        }
         Ok(())
     }
 
@@ -452,11 +470,12 @@ impl Transactions {
 
     fn failure(&self, trouble: Trouble) -> SinkError {
         let Trouble { during, error, .. } = trouble;
+        let topics: Vec<&str> = self.written.iter().map(|(topic, _)| topic.as_str()).collect();
         SinkError::Transaction {
             during,
-            transactional_id: self.id.clone(),
-            topics: self.written.clone(),
-            source: error,
+            transactional_id: self.id.as_str().into(),
+            topics: topics.join(" and ").into(),
+            source: Box::new(error),
         }
     }
 }

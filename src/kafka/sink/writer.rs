@@ -100,14 +100,6 @@ impl Writer {
         &self.producer
     }
 
-    /// Returns the names of the topics that it writes, for people.
-    pub(super) fn topics(&self) -> String {
-        match &self.dead_letter_topic {
-            Some(dead_letters) => format!("{} and {dead_letters}", self.output_topic),
-            None => self.output_topic.to_string(),
-        }
-    }
-
     /// Returns the number of records that wait for their acknowledgement.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::Acquire)

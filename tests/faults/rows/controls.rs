@@ -25,7 +25,8 @@ pub const CARELESS: Row = Row {
     run: |setting| {
         let kills = setting.size.choose(2, 10);
         let mut scene = Scene::new(setting);
-        scene.start_feed(1000, captions());
+        // It does at most 500 a second, and is to be without a backlog.
+        scene.start_feed(300, captions());
         let mut worker = scene.worker_of(careless(), 0, Way::Proxied, &[]);
         for n in 0..kills {
             scene.until_going_again(SOON);

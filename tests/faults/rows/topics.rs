@@ -188,8 +188,8 @@ pub const FORBIDDEN_AT_START: Row = Row {
 };
 
 fn unusable(_: crate::Mode) -> String {
-    "exit code 1, the topic in its last words, no offset committed; once the topic can be used, none lost, none \
-     repeated"
+    "never ready, exit code 1, the topic in its last words, no offset committed; once the topic can be used, none \
+     lost, none repeated"
         .into()
 }
 
@@ -209,16 +209,15 @@ fn unusable_at_start(mut scene: Scene<'_>, injected: &str, cure: impl FnOnce(&Sc
     scene.pass(Duration::from_secs(2));
     let end = scene.finish(vec![restarted]);
     let mut broken = end.verdict.broken(0);
+    if was_ready {
+        broken.push("it was ready".into());
+    }
     if status.code() != Some(1) || committed != 0 || !last_words.contains(&out) {
         broken.push(format!("{status}, {committed} committed, and it said: {last_words}"));
     }
     Found {
         injected: injected.into(),
-        found: format!(
-            "exit code 1, no offset committed, {}; then {}",
-            if was_ready { "ready until its first write" } else { "never ready" },
-            end.verdict
-        ),
+        found: format!("never ready, exit code 1, no offset committed; then {}", end.verdict),
         broken,
     }
 }

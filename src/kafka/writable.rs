@@ -1,0 +1,214 @@
+//! Finds out what a topic takes before anything depends on it: how large a record may be, and whether this client may
+//! write at all.
+//!
+//! Kafka has no question for the right to write. But a broker looks at it before it looks at the record, so a record
+//! that is a byte over the topic's limit is refused either for the right or for its size, and never kept.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
+
+use super::topics::{TopicError, look_up};
+use super::transaction::is_refusal;
+use super::{admin_properties, producer_properties};
+use crate::config::Config;
+use crate::shutdown::{Shutdown, Wanted};
+
+/// Larger records aren't sent to find out.
+const PROBE_BYTES_MAX: usize = 16 << 20;
+
+/// How long librdkafka is waited for at a time; a stop is looked for in between.
+const STEP: Duration = Duration::from_millis(100);
+
+/// How long the start waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// librdkafka's own `batch.size`.
+const BATCH_SIZE: usize = 1_000_000;
+
+/// What the brokers say to a client that would write a topic.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It may.
+    Allowed,
+    /// They refuse, in these words.
+    Refused(RDKafkaErrorCode),
+    /// Nothing in time, or the worker was told to stop.
+    None,
+    /// They took a record over the topic's own limit.
+    Taken,
+    /// It isn't known, for this reason.
+    Untried(String),
+}
+
+/// A client that asks of topics. As a producer's questions do, its create topics where the brokers do so by themselves.
+pub type Asking = AdminClient<Quiet>;
+
+/// Makes the client that asks.
+///
+/// # Errors
+///
+/// When librdkafka refuses the configuration.
+pub fn asking(config: &Config) -> KafkaResult<Asking> {
+    admin_properties(config).create_with_context(Quiet)
+}
+
+/// Waits until the brokers answer for a topic, and returns the most bytes that it takes at a time, where they say it.
+///
+/// # Errors
+///
+/// As [`look_up`], and when the brokers refuse the right to write.
+pub fn try_topic(
+    config: &Config,
+    client: &Asking,
+    topic: &str,
+    option: &'static str,
+    shutdown: &Shutdown,
+) -> Result<Option<usize>, TopicError> {
+    let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
+    look_up(client.inner(), brokers, topic, option, patience, shutdown)?;
+    let patience = PATIENCE.min(patience);
+    let limit = match record_limit(client, topic, patience) {
+        Ok(limit) => limit,
+        Err(reason) => {
+            tracing::info!(topic, reason, "whether the topic may be written isn't tried");
+            return Ok(None);
+        }
+    };
+    match ask(config, topic, limit, patience, shutdown) {
+        Answer::Refused(code) if is_refusal(code) => {
+            Err(TopicError::Refused { topic: topic.into(), option, reason: code.to_string() })
+        }
+        // Brokers that don't answer now may do so when there is something to write.
+        answer => {
+            tracing::debug!(topic, limit, ?answer, "asked whether the topic may be written");
+            Ok(Some(limit))
+        }
+    }
+}
+
+/// Asks for the most bytes that a topic takes at a time (`max.message.bytes`).
+///
+/// # Errors
+///
+/// In words, when the brokers don't say it: it takes the right to describe the topic's configuration.
+pub fn record_limit(client: &Asking, topic: &str, patience: Duration) -> Result<usize, String> {
+    let cannot =
+        |reason: &dyn std::fmt::Display| format!("the topic's limits can't be read: {reason}");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| cannot(&e))?;
+    let options = AdminOptions::new().request_timeout(Some(patience));
+    let described = runtime
+        .block_on(client.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
+        .map_err(|e| cannot(&e))?;
+    let resource = described.into_iter().next().ok_or("the brokers say nothing of the topic")?;
+    let resource = resource.map_err(|code| cannot(&code))?;
+    resource
+        .get("max.message.bytes")
+        .and_then(|entry| entry.value.as_ref()?.parse().ok())
+        .ok_or_else(|| "the brokers don't say max.message.bytes".into())
+}
+
+/// Finds out whether a topic with this limit may be written, and leaves no record in it.
+pub fn ask(
+    config: &Config,
+    topic: &str,
+    limit: usize,
+    patience: Duration,
+    shutdown: &Shutdown,
+) -> Answer {
+    if limit > PROBE_BYTES_MAX {
+        return Answer::Untried(format!("its max.message.bytes is {limit}"));
+    }
+    let (sender, reports) = crossbeam_channel::bounded(1);
+    let mut properties = producer_properties(config);
+    properties
+        .set("message.timeout.ms", patience.as_millis().to_string())
+        .set("message.max.bytes", (2 * PROBE_BYTES_MAX).to_string())
+        .set("compression.type", "none")
+        .set("enable.idempotence", "false")
+        .set("linger.ms", "0");
+    let producer: BaseProducer<Reporter> = match properties.create_with_context(Reporter(sender)) {
+        Ok(producer) => producer,
+        Err(error) => return Answer::Untried(error.to_string()),
+    };
+    let value = vec![0u8; limit + 1];
+    let record = BaseRecord::<str, [u8]>::to(topic).key("capvec-check").payload(&value);
+    if let Err((error, _)) = producer.send(record) {
+        return Answer::Untried(error.to_string());
+    }
+    // A little more, for the report of a record that ran out of time.
+    let until = Instant::now() + patience + 10 * STEP;
+    while Instant::now() < until && shutdown.wanted() == Wanted::Run {
+        producer.poll(STEP);
+        match reports.try_recv() {
+            Ok(Some(RDKafkaErrorCode::MessageSizeTooLarge)) => return Answer::Allowed,
+            Ok(Some(RDKafkaErrorCode::MessageTimedOut)) => return Answer::None,
+            Ok(Some(code)) => return Answer::Refused(code),
+            Ok(None) => return Answer::Taken,
+            Err(_) => {}
+        }
+    }
+    Answer::None
+}
+
+/// Keeps a producer's batches within what a topic takes at a time: a batch over it would be refused whole, with records
+/// that the topic would have taken one by one.
+pub fn limit_batches(properties: &mut ClientConfig, limit: usize) {
+    let wanted = properties.get("batch.size").and_then(|size| size.parse().ok());
+    properties.set("batch.size", wanted.unwrap_or(BATCH_SIZE).min(limit).to_string());
+}
+
+/// Keeps librdkafka's log out of a command's lines.
+pub struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
+    fn error(&self, _error: KafkaError, _reason: &str) {}
+}
+
+impl ConsumerContext for Quiet {}
+
+/// Receives what became of the record: `None` where it was taken.
+struct Reporter(crossbeam_channel::Sender<Option<RDKafkaErrorCode>>);
+
+impl ClientContext for Reporter {
+    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
+    fn error(&self, _error: KafkaError, _reason: &str) {}
+}
+
+impl ProducerContext for Reporter {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let code = result.as_ref().err().and_then(|(error, _)| error.rdkafka_error_code());
+        // One record, one report; whoever gave up waiting doesn't listen.
+        let _ = self.0.try_send(code);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_no_larger_than_the_smallest_limit() {
+        let size = |set: Option<&str>, limit| {
+            let mut properties = ClientConfig::new();
+            if let Some(set) = set {
+                properties.set("batch.size", set);
+            }
+            limit_batches(&mut properties, limit);
+            properties.get("batch.size").map(str::to_owned)
+        };
+        assert_eq!(size(None, 1_048_588).as_deref(), Some("1000000"));
+        assert_eq!(size(None, 12_000).as_deref(), Some("12000"));
+        assert_eq!(size(Some("5000"), 12_000).as_deref(), Some("5000"));
+        assert_eq!(size(Some("50000"), 12_000).as_deref(), Some("12000"));
+    }
+}
