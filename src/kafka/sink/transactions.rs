@@ -39,6 +39,11 @@ use crate::tracked::NextOffset;
 /// goes on where it was.
 const STEP: Duration = Duration::from_secs(1);
 
+/// A call that is repeated waits longer each time, up to here. librdkafka asks for a new coordinator of
+/// the group when it has tried the one that it knew in vain, and begins anew with each call: calls that
+/// are too short for this would be repeated for nothing.
+const STEP_MAX: Duration = Duration::from_secs(16);
+
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -133,7 +138,7 @@ impl Transactions {
             bytes_max: (delivery.in_flight_bytes_max.get() / IN_FLIGHT_PARTS).max(1),
         };
         let until = Instant::now() + config.kafka.startup_timeout;
-        let init = |producer: &ThreadedProducer<_>| producer.init_transactions(STEP);
+        let init = |producer: &ThreadedProducer<_>, step| producer.init_transactions(step);
         match transactions.persist(writer, "init_transactions", until, Wanted::Drain, init) {
             Ok(()) => {}
             Err(Problem::Sink(error)) if matches!(*error, SinkError::Closed(_)) => {
@@ -247,10 +252,12 @@ impl Transactions {
                 .add_partition_offset(&self.topic, partition, KafkaOffset::Offset(next.0))
                 .map_err(|error| self.trouble(writer, "offsets", error))?;
         }
-        self.call(writer, "send_offsets_to_transaction", |producer| {
-            producer.send_offsets_to_transaction(&offsets, &metadata, STEP)
+        self.call(writer, "send_offsets_to_transaction", |producer, step| {
+            producer.send_offsets_to_transaction(&offsets, &metadata, step)
         })?;
-        self.call(writer, "commit_transaction", |producer| producer.commit_transaction(STEP))?;
+        self.call(writer, "commit_transaction", |producer, step| {
+            producer.commit_transaction(step)
+        })?;
         self.metrics.transactions.with_label_values(&["committed"]).inc();
         self.metrics.transaction_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
@@ -303,7 +310,9 @@ impl Transactions {
 
     fn abort(&mut self, writer: &mut Writer) -> Result<(), Problem> {
         if self.opened.is_some() {
-            self.call(writer, "abort_transaction", |producer| producer.abort_transaction(STEP))?;
+            self.call(writer, "abort_transaction", |producer, step| {
+                producer.abort_transaction(step)
+            })?;
             self.opened = None;
             self.metrics.transactions.with_label_values(&["aborted"]).inc();
         }
@@ -316,7 +325,7 @@ impl Transactions {
         self.metrics.producers_remade.inc();
         writer.reconnect()?;
         self.note_refusals(writer)?;
-        self.call(writer, "init_transactions", |producer| producer.init_transactions(STEP))?;
+        self.call(writer, "init_transactions", |producer, step| producer.init_transactions(step))?;
         let was_open = self.opened.take().is_some();
         let committed = self.committed(writer)?;
         let settled = self.pending.resolve(&committed);
@@ -391,7 +400,7 @@ impl Transactions {
 
     fn open(&mut self, writer: &Writer) -> Result<(), Problem> {
         if self.opened.is_none() {
-            self.call(writer, "begin_transaction", |producer| producer.begin_transaction())?;
+            self.call(writer, "begin_transaction", |producer, _| producer.begin_transaction())?;
             self.opened = Some(Instant::now());
         }
         Ok(())
@@ -432,7 +441,7 @@ impl Transactions {
         &self,
         writer: &Writer,
         during: &'static str,
-        call: impl FnMut(&ThreadedProducer<SinkContext>) -> KafkaResult<()>,
+        call: impl FnMut(&ThreadedProducer<SinkContext>, Duration) -> KafkaResult<()>,
     ) -> Result<(), Problem> {
         self.persist(writer, during, Instant::now() + self.patience, Wanted::Abort, call)
     }
@@ -443,10 +452,11 @@ impl Transactions {
         during: &'static str,
         until: Instant,
         stop: Wanted,
-        mut call: impl FnMut(&ThreadedProducer<SinkContext>) -> KafkaResult<()>,
+        mut call: impl FnMut(&ThreadedProducer<SinkContext>, Duration) -> KafkaResult<()>,
     ) -> Result<(), Problem> {
+        let mut step = STEP;
         loop {
-            let Err(error) = call(writer.producer()) else { return Ok(()) };
+            let Err(error) = call(writer.producer(), step) else { return Ok(()) };
             let trouble = self.trouble(writer, during, error);
             if self.shutdown.wanted() >= stop {
                 return Err(SinkError::Closed(Closed).into());
@@ -455,6 +465,7 @@ impl Transactions {
                 return Err(trouble.into());
             }
             tracing::debug!(during, error = %trouble.error, "a call is repeated");
+            step = (2 * step).min(STEP_MAX);
             std::thread::sleep(PAUSE);
         }
     }

@@ -30,7 +30,7 @@ pub const SLOW: Row = Row {
         let worker = scene.worker_of(program, 0, Way::Proxied, &[&limit]).ready();
         let memory = Memory::watch(worker.id());
         // More than the worker can do: it must pause, and poll all the same.
-        scene.start_feed(40, captions());
+        scene.start_feed(25, captions());
         scene.pass(Duration::from_secs(70));
         scene.feed().set_rate(0);
         scene.feed().until_acknowledged();
