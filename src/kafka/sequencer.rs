@@ -144,7 +144,78 @@ mod tests {
         assert_eq!(sequencer.held_back(), 0);
     }
 
+    /// A message's end in one of a partition's assignments: it comes, or it is abandoned.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Event {
+        partition: i32,
+        assignment: u64,
+        sequence: u64,
+        is_abandoned: bool,
+    }
+
+    /// Events in any order, each message once: late ones of an assignment that is over, too.
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = |(partition, assignment, sequence, abandons): (i32, u64, u64, u8)| Event {
+            partition,
+            assignment,
+            sequence,
+            is_abandoned: abandons == 0,
+        };
+        let all =
+            prop::collection::vec((0..2i32, 1..4u64, 0..8u64, 0..12u8).prop_map(event), 1..80);
+        all.prop_map(|all| {
+            let mut seen = std::collections::HashSet::new();
+            all.into_iter()
+                .filter(|e| seen.insert((e.partition, e.assignment, e.sequence)))
+                .collect()
+        })
+    }
+
+    /// What comes out of an assignment, by definition, and what is held back of it: the messages from
+    /// the first to one that is missing or abandoned, of what came before a later assignment began.
+    fn naive(events: &[Event], partition: i32, assignment: u64) -> (Vec<u64>, usize) {
+        let of_partition = || events.iter().filter(move |e| e.partition == partition);
+        let is_over = of_partition().any(|e| e.assignment > assignment);
+        let in_time: Vec<&Event> = of_partition()
+            .take_while(|e| e.assignment <= assignment)
+            .filter(|e| e.assignment == assignment)
+            .collect();
+        let abandoned = in_time.iter().filter(|e| e.is_abandoned).map(|e| e.sequence).min();
+        let came = |s: u64| {
+            abandoned.is_none_or(|end| s < end)
+                && in_time.iter().any(|e| e.sequence == s && !e.is_abandoned)
+        };
+        let out: Vec<u64> = (0..).take_while(|s| came(*s)).collect();
+        let waiting = (0..8).filter(|s| came(*s)).count() - out.len();
+        (out, if is_over { 0 } else { waiting })
+    }
+
     proptest! {
+        #[test]
+        fn agrees_with_a_naive_model_when_partitions_go_and_come(events in events()) {
+            let mut sequencer = Sequencer::default();
+            let mut out = Vec::new();
+            for (index, event) in events.iter().enumerate() {
+                let assignment = Assignment::new(event.partition, event.assignment);
+                match event.is_abandoned {
+                    true => sequencer.abandon(&assignment, event.sequence),
+                    false => sequencer.push(&assignment, event.sequence, *event, &mut out),
+                }
+                let mut held_back = 0;
+                for partition in 0..2 {
+                    let of_partition = || out.iter().filter(move |e| e.partition == partition);
+                    prop_assert!(of_partition().is_sorted_by_key(|e| e.assignment));
+                    for assignment in 1..4 {
+                        let (expected, waiting) = naive(&events[..=index], partition, assignment);
+                        let found = of_partition().filter(|e| e.assignment == assignment);
+                        prop_assert_eq!(found.map(|e| e.sequence).collect::<Vec<_>>(), expected);
+                        held_back += waiting;
+                    }
+                }
+                prop_assert_eq!(sequencer.held_back(), held_back);
+            }
+        }
+
         #[test]
         fn items_leave_in_order_and_at_once(
             order in (1..40usize).prop_flat_map(|n| {
