@@ -144,3 +144,47 @@ fn check_vectors(captions: &[String], records: &[Record], package: &std::path::P
         assert!(relative < 1e-5, "{}: {relative:e}", captions[index_of(record)]);
     }
 }
+
+#[test]
+fn partitions_that_were_lost_while_fetching_was_paused_go_on_when_they_come_back() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("paused", 4);
+    let number = 40;
+    let messages: Vec<Outgoing> = (0..number)
+        .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
+        .collect();
+    let (early, late) = messages.split_at(number / 2);
+    cluster.send("paused", early);
+    // A batch waits for more than may be in flight, so that fetching is paused meanwhile.
+    let options = [
+        "delivery.in_flight_bytes_max=400",
+        "batch.wait_max=8s",
+        "delivery.drain_timeout=2s",
+        "kafka.librdkafka.session.timeout.ms=3000",
+        "kafka.librdkafka.heartbeat.interval.ms=500",
+    ];
+    let start = || Worker::start(&cluster, "paused", tiny_package(), &options).ready();
+    let partitions = |worker: &Worker| worker.metric("capvec_assigned_partitions");
+    let first = start();
+    eventually("the first has been full for half a second", || {
+        first.metric("capvec_oldest_unsettled_seconds").filter(|seconds| *seconds > 0.5)
+    });
+    assert_eq!(first.metric("capvec_source_paused"), Some(1.0));
+    first.signal("STOP");
+    let second = start();
+    eventually("the second has all", || (partitions(&second) == Some(4.0)).then_some(()));
+    first.signal("CONT");
+    eventually("the first knows", || {
+        first.metric("capvec_rebalances_total{event=\"lost\"}").filter(|lost| *lost > 0.0)
+    });
+    second.stop();
+    eventually("the first has all again", || (partitions(&first) == Some(4.0)).then_some(()));
+    cluster.send("paused", late);
+    eventually("all captions have vectors", || {
+        let records = cluster.records("paused.out");
+        let texts: std::collections::BTreeSet<_> =
+            records.into_iter().map(|record| record.key).collect();
+        (texts.len() == number).then_some(())
+    });
+    first.stop();
+}

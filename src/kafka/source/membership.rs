@@ -57,6 +57,10 @@ impl Source {
         for partition in ids {
             self.begin_assignment(partition);
         }
+        // librdkafka pauses a partition beyond the assignment: one that was given up while it was paused
+        // would come back so, and stand still for ever. Before the assignment nothing is fetched that
+        // a resumption could interfere with.
+        self.consumer.resume(partitions).map_err(SourceError::Consumer)?;
         take(&self.consumer, partitions).map_err(SourceError::Consumer)?;
         if self.full.as_ref().is_some_and(|full| full.is_paused) || self.stopping {
             self.consumer.pause(partitions).map_err(SourceError::Consumer)?;
