@@ -12,7 +12,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from chart import CHART, OPTIONS, ROOT, ci_files, config_map, options, version_of, worker
+import restricted
+from chart import CHART, OPTIONS, ROOT, ci_files, config_map, kinds, options, version_of, worker
 from harness import Skip
 
 
@@ -128,4 +129,22 @@ def known_options(chart):
             assert not unknown, f"{file.name}: [{section}] {unknown}"
 
 
-ALL = [generated, closed_schema, version, defaults, carried_files, known_options, accepted_by_program]
+def documented_yaml(name):
+    """The one YAML of a document."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / name).read_text(), re.S)
+    return yaml.safe_load(text)
+
+
+def documents(chart):
+    """the values of docs/kubernetes.md render, and the pod of docs/image.md is admitted by \"restricted\""""
+    objects = chart.render(documented_yaml("kubernetes.md"))
+    assert {"PodMonitor", "PrometheusRule"} <= kinds(objects)
+    spec = documented_yaml("image.md")["spec"]
+    faults = [*restricted.faults({**spec, "enableServiceLinks": False})]
+    assert not faults, faults
+    (container,) = spec["containers"]
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"]:
+        assert container[probe]["httpGet"] == worker(objects)[probe]["httpGet"], probe
+
+
+ALL = [generated, closed_schema, version, defaults, carried_files, known_options, accepted_by_program, documents]
