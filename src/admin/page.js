@@ -2,6 +2,8 @@
 "use strict";
 
 const EVERY_MS = 1000;
+// A worker under full load answers in milliseconds; one that hangs never does.
+const PATIENCE_MS = 5000;
 // How much is drawn: the axis begins with a little and grows.
 const SPAN_MIN_MS = 30_000;
 const SPAN_MAX_MS = 180_000;
@@ -168,6 +170,13 @@ function describe(series) {
   document.getElementById("about").textContent = about.filter(Boolean).join(" · ");
 }
 
+function stateOf(series) {
+  if (!all(series, "capvec_model_info").length) return "the model is being loaded";
+  const seconds = sum(series, "capvec_lag_seconds");
+  if (seconds > 1) return `the oldest message that waits is ${showSeconds(seconds)} old`;
+  return sum(series, "capvec_assigned_partitions") ? "keeping up" : "no partitions: others have them all, or the group hasn't answered";
+}
+
 function say(text, bad) {
   const state = document.getElementById("state");
   state.textContent = text;
@@ -180,13 +189,12 @@ const looks = [];
 const history = [];
 
 async function look() {
-  const answer = await fetch("metrics", { cache: "no-store" });
+  const answer = await fetch("metrics", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
   if (!answer.ok) throw new Error(`the worker answers ${answer.status}`);
   const now = { at: performance.now(), series: parse(await answer.text()) };
-  // A worker that has started again counts from 0.
-  const back = looks.length && sum(now.series, "capvec_messages_consumed_total") <
-    sum(looks[looks.length - 1].series, "capvec_messages_consumed_total");
-  if (back) looks.length = 0;
+  // A worker that has started again counts from 0, and may have overtaken what it had.
+  const started = (seen) => sum(seen.series, "capvec_start_time_seconds");
+  if (looks.length && started(now) !== started(looks[looks.length - 1])) looks.length = 0;
   looks.push(now);
   while (looks.length > 2 && now.at - looks[1].at >= WINDOW_MS) looks.shift();
   describe(now.series);
@@ -200,8 +208,7 @@ async function look() {
 async function run() {
   try {
     await look();
-    const seconds = looks.length ? sum(looks[looks.length - 1].series, "capvec_lag_seconds") : 0;
-    say(seconds > 1 ? `the oldest message that waits is ${showSeconds(seconds)} old` : "keeping up", false);
+    say(stateOf(looks[looks.length - 1].series), false);
   } catch (error) {
     say(`no answer: ${error.message}`, true);
   }
