@@ -68,6 +68,15 @@ const CHARTS = [
   { id: "lag", title: "Messages that wait", show: showCount, lines: [["lag", ""]] },
 ];
 
+// Mean seconds of each part of a caption's way, by its name. Before the worker is what the end to end has beyond the
+// stages: the topic, and the fetch.
+function waysOf(mean) {
+  const stages = STAGES.map((stage) => [stage, mean("capvec_stage_seconds", { stage })]);
+  const whole = mean("capvec_end_to_end_seconds", {});
+  const inStages = stages.reduce((total, [, seconds]) => total + (seconds || 0), 0);
+  return [["before the worker", whole === null ? null : Math.max(whole - inStages, 0)], ...stages];
+}
+
 function figures(now, then) {
   const seconds = (now.at - then.at) / 1000;
   const more = (name, labels) => sum(now.series, name, labels) - sum(then.series, name, labels);
@@ -80,8 +89,7 @@ function figures(now, then) {
     p99: quantile(0.99, "capvec_end_to_end_seconds", now.series, then.series),
     fill: tokens === null ? null : ratio(tokens, sum(now.series, "capvec_batch_tokens_limit")),
     lag: sum(now.series, "capvec_lag_messages"),
-    stages: STAGES.map((stage) =>
-      ratio(more("capvec_stage_seconds_sum", { stage }), more("capvec_stage_seconds_count", { stage }))),
+    ways: waysOf((name, labels) => ratio(more(`${name}_sum`, labels), more(`${name}_count`, labels))),
   };
 }
 
@@ -148,16 +156,16 @@ function drawChart(chart, history) {
   chart.svg.setAttribute("aria-label", `${chart.title}: ${known.join(", ")}`);
 }
 
-function drawStages(stages) {
+function drawWays(ways) {
   const list = document.getElementById("stages");
-  const whole = stages.reduce((total, seconds) => total + (seconds || 0), 0);
+  const whole = ways.reduce((total, [, seconds]) => total + (seconds || 0), 0);
   list.replaceChildren();
-  STAGES.forEach((stage, index) => {
+  for (const [name, seconds] of ways) {
     const item = element("li", "", list);
-    element("span", "", item, stage);
-    place(element("meter", "", item), { min: 0, max: 1, value: whole ? (stages[index] || 0) / whole : 0, "aria-label": stage });
-    element("span", "", item, stages[index] === null ? "–" : showSeconds(stages[index]));
-  });
+    element("span", "", item, name);
+    place(element("meter", "", item), { min: 0, max: 1, value: whole ? (seconds || 0) / whole : 0, "aria-label": name });
+    element("span", "", item, seconds === null ? "–" : showSeconds(seconds));
+  }
 }
 
 function describe(series) {
@@ -202,7 +210,7 @@ async function look() {
   history.push(figures(now, looks[0]));
   while (now.at - history[0].at > SPAN_MAX_MS) history.shift();
   CHARTS.forEach((chart) => drawChart(chart, history));
-  drawStages(history[history.length - 1].stages);
+  drawWays(history[history.length - 1].ways);
 }
 
 async function run() {

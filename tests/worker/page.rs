@@ -138,6 +138,9 @@ fn the_page_draws_what_the_worker_does() {
     let page = browse(chromium, folder.path(), &url, &["--dump-dom"]);
     assert!(page.contains("2 partitions"), "{page}");
     assert!(!page.contains("no answer"), "{page}");
+    for part in ["before the worker", "tokenize", "wait", "embed", "deliver"] {
+        assert!(page.contains(&format!("<li><span>{part}</span><meter ")), "{part}: {page}");
+    }
     for (line, _) in LINES {
         let (_, rest) = page
             .split_once(&format!("<polyline class=\"{line}\" points=\""))
