@@ -106,7 +106,9 @@ impl Target {
 impl Look {
     /// Reads the text format; lines that aren't samples are passed over.
     pub(super) fn parse(text: &str, at: Instant) -> Look {
-        Look { at, series: text.lines().filter_map(series).collect() }
+        // A comment may end with a number.
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        Look { at, series: lines.filter_map(series).collect() }
     }
 
     /// Returns the sum of a metric's series that have all these labels.
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn the_text_format_is_read() {
         let text = concat!(
-            "# HELP m The help.\n# TYPE m counter\n",
+            "# HELP m The help, since 1970\n# TYPE m counter\n",
             "m{a=\"x\",b=\"with \\\"quotes\\\", {braces} and \\\\\"} 1\n",
             "m{a=\"y\"} 2.5e1\n",
             "plain 7\nh_bucket{le=\"+Inf\"} 9\nh_bucket{le=\"10\"} 3\nh_bucket{le=\"2\"} 1\n",
