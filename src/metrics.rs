@@ -6,6 +6,8 @@
 
 mod make;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Registry, TextEncoder,
@@ -264,6 +266,9 @@ impl Metrics {
         info(&r, "build_info", "Always 1; the build is in the labels", &["version"])
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        float_gauge(&r, "start_time_seconds", "When the worker started, in seconds since 1970")
+            .set(since_epoch.as_secs_f64());
         let model = info(
             &r,
             "model_info",

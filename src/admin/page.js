@@ -2,6 +2,8 @@
 "use strict";
 
 const EVERY_MS = 1000;
+// A worker under full load answers in milliseconds; one that hangs never does.
+const PATIENCE_MS = 5000;
 // How much is drawn: the axis begins with a little and grows.
 const SPAN_MIN_MS = 30_000;
 const SPAN_MAX_MS = 180_000;
@@ -66,6 +68,15 @@ const CHARTS = [
   { id: "lag", title: "Messages that wait", show: showCount, lines: [["lag", ""]] },
 ];
 
+// Mean seconds of each part of a caption's way, by its name. Before the worker is what the end to end has beyond the
+// stages: the topic, and the fetch.
+function waysOf(mean) {
+  const stages = STAGES.map((stage) => [stage, mean("capvec_stage_seconds", { stage })]);
+  const whole = mean("capvec_end_to_end_seconds", {});
+  const inStages = stages.reduce((total, [, seconds]) => total + (seconds || 0), 0);
+  return [["before the worker", whole === null ? null : Math.max(whole - inStages, 0)], ...stages];
+}
+
 function figures(now, then) {
   const seconds = (now.at - then.at) / 1000;
   const more = (name, labels) => sum(now.series, name, labels) - sum(then.series, name, labels);
@@ -78,8 +89,7 @@ function figures(now, then) {
     p99: quantile(0.99, "capvec_end_to_end_seconds", now.series, then.series),
     fill: tokens === null ? null : ratio(tokens, sum(now.series, "capvec_batch_tokens_limit")),
     lag: sum(now.series, "capvec_lag_messages"),
-    stages: STAGES.map((stage) =>
-      ratio(more("capvec_stage_seconds_sum", { stage }), more("capvec_stage_seconds_count", { stage }))),
+    ways: waysOf((name, labels) => ratio(more(`${name}_sum`, labels), more(`${name}_count`, labels))),
   };
 }
 
@@ -146,16 +156,16 @@ function drawChart(chart, history) {
   chart.svg.setAttribute("aria-label", `${chart.title}: ${known.join(", ")}`);
 }
 
-function drawStages(stages) {
+function drawWays(ways) {
   const list = document.getElementById("stages");
-  const whole = stages.reduce((total, seconds) => total + (seconds || 0), 0);
+  const whole = ways.reduce((total, [, seconds]) => total + (seconds || 0), 0);
   list.replaceChildren();
-  STAGES.forEach((stage, index) => {
+  for (const [name, seconds] of ways) {
     const item = element("li", "", list);
-    element("span", "", item, stage);
-    place(element("meter", "", item), { min: 0, max: 1, value: whole ? (stages[index] || 0) / whole : 0, "aria-label": stage });
-    element("span", "", item, stages[index] === null ? "–" : showSeconds(stages[index]));
-  });
+    element("span", "", item, name);
+    place(element("meter", "", item), { min: 0, max: 1, value: whole ? (seconds || 0) / whole : 0, "aria-label": name });
+    element("span", "", item, seconds === null ? "–" : showSeconds(seconds));
+  }
 }
 
 function describe(series) {
@@ -166,6 +176,13 @@ function describe(series) {
     `${sum(series, "capvec_assigned_partitions")} partitions`,
   ];
   document.getElementById("about").textContent = about.filter(Boolean).join(" · ");
+}
+
+function stateOf(series) {
+  if (!all(series, "capvec_model_info").length) return "the model is being loaded";
+  const seconds = sum(series, "capvec_lag_seconds");
+  if (seconds > 1) return `the oldest message that waits is ${showSeconds(seconds)} old`;
+  return sum(series, "capvec_assigned_partitions") ? "keeping up" : "no partitions: others have them all, or the group hasn't answered";
 }
 
 function say(text, bad) {
@@ -180,13 +197,12 @@ const looks = [];
 const history = [];
 
 async function look() {
-  const answer = await fetch("metrics", { cache: "no-store" });
+  const answer = await fetch("metrics", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
   if (!answer.ok) throw new Error(`the worker answers ${answer.status}`);
   const now = { at: performance.now(), series: parse(await answer.text()) };
-  // A worker that has started again counts from 0.
-  const back = looks.length && sum(now.series, "capvec_messages_consumed_total") <
-    sum(looks[looks.length - 1].series, "capvec_messages_consumed_total");
-  if (back) looks.length = 0;
+  // A worker that has started again counts from 0, and may have overtaken what it had.
+  const started = (seen) => sum(seen.series, "capvec_start_time_seconds");
+  if (looks.length && started(now) !== started(looks[looks.length - 1])) looks.length = 0;
   looks.push(now);
   while (looks.length > 2 && now.at - looks[1].at >= WINDOW_MS) looks.shift();
   describe(now.series);
@@ -194,14 +210,13 @@ async function look() {
   history.push(figures(now, looks[0]));
   while (now.at - history[0].at > SPAN_MAX_MS) history.shift();
   CHARTS.forEach((chart) => drawChart(chart, history));
-  drawStages(history[history.length - 1].stages);
+  drawWays(history[history.length - 1].ways);
 }
 
 async function run() {
   try {
     await look();
-    const seconds = looks.length ? sum(looks[looks.length - 1].series, "capvec_lag_seconds") : 0;
-    say(seconds > 1 ? `the oldest message that waits is ${showSeconds(seconds)} old` : "keeping up", false);
+    say(stateOf(looks[looks.length - 1].series), false);
   } catch (error) {
     say(`no answer: ${error.message}`, true);
   }

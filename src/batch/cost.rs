@@ -34,6 +34,8 @@ pub struct CostModel {
     /// Their covariance, but for a factor: symmetric, the diagonal and what is beside it.
     doubt: [f64; 3],
     observations: u64,
+    /// Whether the last pass took more than twice as long as was predicted.
+    was_slow: bool,
     error: f64,
 }
 
@@ -43,6 +45,7 @@ impl Default for CostModel {
             unknowns: [0.0; 2],
             doubt: [DOUBT_MAX, DOUBT_MAX, 0.0],
             observations: 0,
+            was_slow: false,
             error: 0.0,
         }
     }
@@ -61,8 +64,13 @@ impl CostModel {
             let error = surprise.abs() / seconds;
             let first = self.observations == OBSERVATIONS_MIN;
             self.error += if first { 1.0 } else { ERROR_GAIN } * (error - self.error);
-            // A machine that was stopped for a second says nothing of the passes to come.
-            surprise = surprise.min(predicted.max(0.0));
+            // A machine that was stopped for a second says nothing of the passes to come. Two such in a
+            // row do: else nothing would be learnt where the line lies below 0.
+            let is_slow = surprise > predicted.max(0.0);
+            if is_slow && !self.was_slow {
+                surprise = predicted.max(0.0);
+            }
+            self.was_slow = is_slow;
         }
         self.observations += 1;
 
@@ -84,14 +92,15 @@ impl CostModel {
             .then(|| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
     }
 
-    /// Returns the seconds of a pass that don't depend on its tokens.
+    /// Returns the seconds of a pass that don't depend on its tokens. The line through passes that lie
+    /// on none may begin below 0, where no time is: then it is 0.
     pub fn fixed_seconds(&self) -> f64 {
-        self.unknowns[0]
+        self.unknowns[0].max(0.0)
     }
 
-    /// Returns the seconds of each token.
+    /// Returns the seconds of each token; 0 where the line falls.
     pub fn token_seconds(&self) -> f64 {
-        self.unknowns[1] / UNIT
+        self.unknowns[1].max(0.0) / UNIT
     }
 
     /// Returns by what part of the time the last predictions were wrong, in the mean.
@@ -127,6 +136,26 @@ mod tests {
         assert!((model.fixed_seconds() - 0.004).abs() < 1e-4, "{model:?}");
         assert!((model.token_seconds() - 0.0005).abs() < 1e-6, "{model:?}");
         assert!(model.error() < 0.01);
+    }
+
+    #[test]
+    fn parts_that_no_time_can_be_are_0() {
+        let mut model = CostModel::default();
+        // Large passes cost more than in proportion.
+        run(&mut model, &[10, 100, 1000], 300, |tokens| tokens * tokens * 1e-6);
+        assert_eq!(model.fixed_seconds(), 0.0, "{model:?}");
+        assert!(model.token_seconds() > 0.0, "{model:?}");
+        run(&mut model, &[10, 100, 1000], 3000, |tokens| 1.0 / tokens);
+        assert_eq!(model.token_seconds(), 0.0, "{model:?}");
+    }
+
+    #[test]
+    fn learns_of_small_passes_though_large_ones_were_slow_at_first() {
+        let mut model = CostModel::default();
+        run(&mut model, &[500, 200], 4, |tokens| if tokens > 300.0 { 1.0 } else { 0.01 });
+        assert_eq!(model.predict(50), Some(Duration::ZERO), "{model:?}");
+        run(&mut model, &[50], 600, |_| 0.01);
+        assert_predicts(&model, 50, 0.01);
     }
 
     #[test]

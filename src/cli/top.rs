@@ -55,8 +55,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 ///
-/// When the worker doesn't answer the first time, or `--once` at all; when what answers isn't one; and
-/// when standard output can't be written.
+/// When the worker doesn't answer the first time, or `--once` at all; when what answers isn't one, or
+/// with `--once` another one than before; and when standard output can't be written.
 pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     let mut looks = VecDeque::from([args.target.look()?]);
     let mut screen = Screen::new(args.json);
@@ -72,6 +72,11 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
             }
         };
         if looks.back().is_some_and(|last| look.is_of_another_process(last)) {
+            let error = args.target.another_worker();
+            if args.once {
+                return Err(error.into());
+            }
+            screen.trouble(&error)?;
             looks.clear();
         }
         looks.push_back(look);

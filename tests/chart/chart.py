@@ -40,16 +40,13 @@ def merged(base, over):
 
 
 class Chart:
-    """A copy of the chart without links, so that another state of the repository can be rendered too."""
+    """A copy of the chart without links, so that a release's chart can be rendered from an archive, too."""
 
     def __init__(self, source=CHART):
         self.folder = Path(tempfile.mkdtemp(prefix="capvec-chart-"))
         self.path = self.folder / "capvec"
         self.rendered = {}
-        self.missing = [link.name for link in (source / "files").iterdir() if not link.exists()]
-        shutil.copytree(source, self.path, ignore=lambda _, names: [name for name in names if name in self.missing])
-        for name in self.missing:
-            (self.path / "files" / name).write_text("groups: []\n")
+        shutil.copytree(source, self.path)
 
     def remove(self):
         shutil.rmtree(self.folder)
@@ -129,17 +126,6 @@ def config_map(objects):
 
 def options(objects):
     return tomllib.loads(config_map(objects)["capvec.toml"])
-
-
-def program_has(section, key):
-    """Whether the program documents an option."""
-    return key in tomllib.loads(OPTIONS.read_text()).get(section, {})
-
-
-def needs_exactly_once(file):
-    """Whether a values file asks for what this state of the program doesn't have."""
-    given = yaml.safe_load(Path(file).read_text())
-    return given["config"].get("delivery", {}).get("mode") is not None and not program_has("delivery", "mode")
 
 
 def version_of(pattern, path):

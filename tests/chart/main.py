@@ -9,8 +9,8 @@ import refusals
 import restricted
 import schemas
 import upgrade
-from chart import OPTIONS, Chart, Refused, ci_files, merged, needs_exactly_once, pod_specs
-from harness import Report, Skip
+from chart import Chart, Refused, ci_files, merged, pod_specs
+from harness import Report
 
 
 def linted(chart, file):
@@ -90,14 +90,9 @@ def main():
         schemas_bite(newest)
     for file in ci_files():
         name = f"ci/{file.name}"
-        why = f"{OPTIONS.name} has no delivery.mode" if needs_exactly_once(file) else None
         with check(f"{name}: helm lint --strict"):
-            if why:
-                raise Skip(why)
             linted(chart, file)
         with check(f"{name}: Kubernetes {schemas.versions()[0]} to {newest}, custom resources, Pod Security"):
-            if why:
-                raise Skip(why)
             for version in schemas.versions():
                 renders_well(chart, file, version)
     for module in (logic, promises, upgrade, fetching):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import tarfile
 import tempfile
 import tomllib
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from chart import CHART, OPTIONS, ROOT, ci_files, config_map, needs_exactly_once, options, version_of, worker
+import restricted
+from chart import CHART, OPTIONS, ROOT, ci_files, config_map, kinds, options, version_of, worker
 from harness import Skip
 
 
@@ -59,16 +61,27 @@ def defaults(_):
     found = re.findall(r'dig "(\w+)" "(\w+)" "([^"]+)" [.$]', text)
     assert {"drain_timeout", "listen"} <= {key for _, key, _ in found}
     for section, key, default in found:
-        if (section, key) != ("delivery", "mode") or key in program[section]:
-            assert program[section][key] == default, f"{section}.{key} is {program[section][key]!r}, not {default!r}"
+        assert program[section][key] == default, f"{section}.{key} is {program[section][key]!r}, not {default!r}"
 
 
 def carried_files(chart):
-    """files/ has the repository's alerts and dashboard"""
-    if chart.missing:
-        raise Skip(f"dashboards/ isn't there: {', '.join(chart.missing)}")
-    for name in ["alerts.yaml", "capvec.json"]:
-        assert (CHART / "files" / name).read_bytes() == (ROOT / "dashboards" / name).read_bytes(), name
+    """`helm package` puts the repository's alerts and dashboard into the archive, whole"""
+    with tempfile.TemporaryDirectory() as folder:
+        done = chart.helm("package", CHART, "--destination", folder)
+        assert done.returncode == 0, done.stderr
+        (archive,) = Path(folder).iterdir()
+        with tarfile.open(archive) as packed:
+            for name in ["alerts.yaml", "capvec.json"]:
+                member = packed.getmember(f"capvec/files/{name}")
+                assert member.isfile(), f"{name} is a link, which leads nowhere elsewhere"
+                assert packed.extractfile(member).read() == (ROOT / "dashboards" / name).read_bytes(), name
+        on = "monitoring.dashboard.enabled=true,monitoring.prometheusRule.enabled=true"
+        done = chart.helm("template", "x", archive, "--values", CHART / "ci/cpu-values.yaml", "--set", on)
+        assert done.returncode == 0, done.stderr
+    objects = [item for item in yaml.safe_load_all(done.stdout) if item]
+    (text,) = [i["data"]["capvec.json"] for i in objects if i["kind"] == "ConfigMap" and "capvec.json" in i["data"]]
+    assert json.loads(text) == json.loads((ROOT / "dashboards/capvec.json").read_text())
+    assert len(text) < 1 << 20, "a ConfigMap holds 1 MiB"
 
 
 def program():
@@ -96,8 +109,6 @@ def accepted_by_program(chart):
     if not binary:
         raise Skip("capvec isn't built; `make test` builds it, CAPVEC_PROGRAM names another")
     for file in ci_files():
-        if needs_exactly_once(file):
-            continue
         objects = chart.render(file=file, kubernetes="1.34.0")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "capvec.toml"
@@ -113,11 +124,27 @@ def known_options(chart):
     """every option in a rendered configuration is documented in config/capvec.toml"""
     documented = tomllib.loads(OPTIONS.read_text())
     for file in ci_files():
-        if needs_exactly_once(file):
-            continue
         for section, keys in options(chart.render(file=file)).items():
             unknown = set(keys) - set(documented[section])
             assert not unknown, f"{file.name}: [{section}] {unknown}"
 
 
-ALL = [generated, closed_schema, version, defaults, carried_files, known_options, accepted_by_program]
+def documented_yaml(name):
+    """The one YAML of a document."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / name).read_text(), re.S)
+    return yaml.safe_load(text)
+
+
+def documents(chart):
+    """the values of docs/kubernetes.md render, and the pod of docs/image.md is admitted by \"restricted\""""
+    objects = chart.render(documented_yaml("kubernetes.md"))
+    assert {"PodMonitor", "PrometheusRule"} <= kinds(objects)
+    spec = documented_yaml("image.md")["spec"]
+    faults = [*restricted.faults({**spec, "enableServiceLinks": False})]
+    assert not faults, faults
+    (container,) = spec["containers"]
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"]:
+        assert container[probe]["httpGet"] == worker(objects)[probe]["httpGet"], probe
+
+
+ALL = [generated, closed_schema, version, defaults, carried_files, known_options, accepted_by_program, documents]

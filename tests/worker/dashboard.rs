@@ -9,15 +9,22 @@ use serde_json::Value;
 use crate::promises::{documented_metrics, read, root};
 
 /// Units of Grafana that the panels use.
-const UNITS: [&str; 4] = ["short", "s", "ops", "percentunit"];
+const UNITS: [&str; 5] = ["short", "s", "ops", "Bps", "percentunit"];
 
-fn dashboard() -> Value {
+/// The dashboard as people install it.
+pub fn dashboard() -> Value {
     serde_json::from_str(&read("dashboards/capvec.json")).unwrap()
 }
 
-fn panels(dashboard: &Value) -> Vec<&Value> {
+/// The panels of the dashboard that show something.
+pub fn panels(dashboard: &Value) -> Vec<&Value> {
     let all = dashboard["panels"].as_array().unwrap().iter();
     all.filter(|panel| panel["type"] != "row").collect()
+}
+
+/// The title of a panel.
+pub fn title(panel: &Value) -> &str {
+    panel["title"].as_str().unwrap()
 }
 
 fn queries(dashboard: &Value) -> Vec<(String, String)> {
@@ -25,7 +32,7 @@ fn queries(dashboard: &Value) -> Vec<(String, String)> {
     for panel in panels(dashboard) {
         for target in panel["targets"].as_array().unwrap() {
             let text = target["expr"].as_str().unwrap().to_owned();
-            queries.push((panel["title"].as_str().unwrap().to_owned(), text));
+            queries.push((title(panel).to_owned(), text));
         }
     }
     queries
@@ -85,7 +92,7 @@ fn every_panel_has_a_title_a_description_a_unit_and_a_query() {
     assert_eq!(rows.len(), 7);
     let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
     for panel in panels(&dashboard) {
-        let title = panel["title"].as_str().unwrap();
+        let title = title(panel);
         assert!(titles.insert(title), "two panels {title}");
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: the id is taken");
         assert!(panel["description"].as_str().unwrap().ends_with('.'), "{title}: a sentence");
@@ -101,7 +108,7 @@ fn every_panel_has_a_title_a_description_a_unit_and_a_query() {
 }
 
 /// target-job-rule, target-instance-rule, target-rate-interval-rule, target-counter-agg-rule. That the
-/// queries parse, target-promql-rule, is Prometheus's own verdict in `observe.rs`.
+/// queries parse, target-promql-rule, is Prometheus's own verdict in `queries.rs`.
 #[test]
 fn every_query_has_its_selectors_and_counters_are_read_as_rates() {
     let dashboard = dashboard();
@@ -109,6 +116,8 @@ fn every_query_has_its_selectors_and_counters_are_read_as_rates() {
     for (title, query) in queries(&dashboard) {
         let metrics = metrics_in(&query);
         assert!(!metrics.is_empty(), "{title}");
+        // Where the labels of both sides differ it gives both, and in a stack they count twice.
+        assert!(!query.contains(" or "), "{title}: {query}");
         for (name, after) in metrics {
             let selector = "{job=~\"$job\", instance=~\"$instance\"}";
             assert!(after.starts_with(selector), "{title}: {name} has no {selector}");
@@ -125,6 +134,19 @@ fn every_query_has_its_selectors_and_counters_are_read_as_rates() {
             assert_eq!(range, Some("$__rate_interval"), "{title}: {query}");
         }
     }
+}
+
+#[test]
+fn every_metric_is_in_a_panel() {
+    let mut shown = BTreeSet::new();
+    for (_, query) in queries(&dashboard()) {
+        for (name, _) in metrics_in(&query) {
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
+            shown.extend(family.into_iter().chain([name]).map(str::to_owned));
+        }
+    }
+    let missing: Vec<_> = documented_metrics().into_iter().filter(|m| !shown.contains(m)).collect();
+    assert!(missing.is_empty(), "in no panel of scripts/dashboard: {missing:?}");
 }
 
 #[test]

@@ -18,4 +18,5 @@ mod page;
 mod parity;
 mod precision;
 mod promises;
+mod queries;
 mod rejection;

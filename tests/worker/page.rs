@@ -5,6 +5,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use capvec::admin::{Health, serve};
+use capvec::metrics::Metrics;
+
 use crate::support::load::{Bursts, Load};
 use crate::support::{Cluster, Worker, eventually, metric, tiny_package};
 
@@ -73,15 +76,21 @@ fn door(worker: &str) -> String {
     address
 }
 
-fn let_through(client: TcpStream, worker: &str, seen: &mut f64) -> std::io::Result<()> {
+/// Returns the lines of a request up to the empty one.
+fn head_of(client: &TcpStream) -> std::io::Result<Vec<String>> {
     client.set_read_timeout(Some(std::time::Duration::from_millis(300)))?;
     let mut head = Vec::new();
-    for line in BufReader::new(&client).lines() {
+    for line in BufReader::new(client).lines() {
         match line? {
             line if line.is_empty() => break,
             line => head.push(line),
         }
     }
+    Ok(head)
+}
+
+fn let_through(client: TcpStream, worker: &str, seen: &mut f64) -> std::io::Result<()> {
+    let mut head = head_of(&client)?;
     // An answer ends with its connection, so that the next request has one of its own.
     head.retain(|line| !line.to_lowercase().starts_with("connection:"));
     let embedded = || metric(worker, "capvec_captions_embedded_total").unwrap_or(0.0);
@@ -129,6 +138,9 @@ fn the_page_draws_what_the_worker_does() {
     let page = browse(chromium, folder.path(), &url, &["--dump-dom"]);
     assert!(page.contains("2 partitions"), "{page}");
     assert!(!page.contains("no answer"), "{page}");
+    for part in ["before the worker", "tokenize", "wait", "embed", "deliver"] {
+        assert!(page.contains(&format!("<li><span>{part}</span><meter ")), "{part}: {page}");
+    }
     for (line, _) in LINES {
         let (_, rest) = page
             .split_once(&format!("<polyline class=\"{line}\" points=\""))
@@ -148,4 +160,54 @@ fn the_page_draws_what_the_worker_does() {
         assert!(columns > 200, "{line} is in {columns} columns of {}", picture.display());
     }
     worker.stop();
+}
+
+/// Serves the page as a worker that takes connections and never answers for its metrics. Virtual time
+/// stands still while the browser waits for a server, so the waiting is done by the page itself.
+fn worker_that_hangs() -> String {
+    const NO_ANSWER: &str = "window.fetch = (_, how) => new Promise((_, no) => \
+         how.signal.addEventListener('abort', () => no(how.signal.reason)));\n";
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            // A browser opens connections that it then doesn't use.
+            let Ok(head) = head_of(&client) else { continue };
+            let path = head.first().and_then(|line| line.split(' ').nth(1));
+            let (kind, text) = match path {
+                Some("/") => ("text/html", crate::promises::read("src/admin/page.html")),
+                Some("/page.js") => (
+                    "text/javascript",
+                    NO_ANSWER.to_owned() + &crate::promises::read("src/admin/page.js"),
+                ),
+                _ => ("text/css", String::new()),
+            };
+            let length = text.len();
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}");
+            // The browser may have gone.
+            drop(write!(client, "{head}\r\nConnection: close\r\n\r\n{text}"));
+        }
+    });
+    address
+}
+
+#[test]
+fn a_worker_that_hangs_is_not_shown_as_keeping_up() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("http://{}/", worker_that_hangs());
+    let page = browse(chromium, folder.path(), &url, &["--dump-dom"]);
+    assert!(page.contains("class=\"bad\">no answer"), "{page}");
+}
+
+#[test]
+fn a_worker_without_a_model_is_not_shown_as_keeping_up() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let health = Health::new(std::time::Duration::from_secs(60));
+    let address = serve(([127, 0, 0, 1], 0).into(), Metrics::new(), health).unwrap();
+    let page = browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"]);
+    assert!(page.contains(">the model is being loaded<"), "{page}");
 }

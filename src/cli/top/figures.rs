@@ -29,6 +29,8 @@ pub(super) struct Figures {
     pub(super) end_to_end_p50_seconds: Option<f64>,
     /// All but one of a hundred take no longer.
     pub(super) end_to_end_p99_seconds: Option<f64>,
+    /// What the mean end to end has beyond the stages: the topic, and the fetch.
+    pub(super) before_worker_mean_seconds: Option<f64>,
     /// The stages in the order of a caption's way.
     pub(super) stages: Vec<StageFigures>,
     /// Captions of a batch, on average.
@@ -83,6 +85,15 @@ impl Figures {
         let text = |name: &str, label: &str| now.label(name, label).map(str::to_owned);
         let end_to_end = "capvec_end_to_end_seconds";
         let stage_seconds = "capvec_stage_seconds";
+        let stages = Stage::ALL.map(|stage| {
+            let labels = [("stage", stage.as_label())];
+            StageFigures {
+                stage: stage.as_label(),
+                mean_seconds: mean(stage_seconds, &labels),
+                p99_seconds: quantile_of(0.99, stage_seconds, &labels),
+            }
+        });
+        let in_stages: f64 = stages.iter().filter_map(|stage| stage.mean_seconds).sum();
         let batch_tokens = mean("capvec_batch_tokens", &[]);
         let batch_tokens_limit = now.sum("capvec_batch_tokens_limit", &[]);
         let cut = then.by("capvec_batches_total", "reason");
@@ -100,16 +111,9 @@ impl Figures {
             tokens_per_second: a_second("capvec_tokens_total"),
             end_to_end_p50_seconds: quantile_of(0.5, end_to_end, &[]),
             end_to_end_p99_seconds: quantile_of(0.99, end_to_end, &[]),
-            stages: Stage::ALL
-                .map(|stage| {
-                    let labels = [("stage", stage.as_label())];
-                    StageFigures {
-                        stage: stage.as_label(),
-                        mean_seconds: mean(stage_seconds, &labels),
-                        p99_seconds: quantile_of(0.99, stage_seconds, &labels),
-                    }
-                })
-                .into(),
+            before_worker_mean_seconds: mean(end_to_end, &[])
+                .map(|seconds| (seconds - in_stages).max(0.0)),
+            stages: stages.into(),
             batch_captions: mean("capvec_batch_captions", &[]),
             batch_tokens,
             batch_tokens_limit,
@@ -192,6 +196,8 @@ mod tests {
                  capvec_embed_busy_seconds_total {busy}\n\
                  capvec_captions_rejected_total{{reason=\"not_json\"}} 7\n\
                  capvec_captions_rejected_total{{reason=\"not_utf8\"}} 0\n\
+                 capvec_end_to_end_seconds_sum {busy}\n\
+                 capvec_end_to_end_seconds_count {batches}\n\
                  capvec_stage_seconds_sum{{stage=\"embed\"}} {busy}\n\
                  capvec_stage_seconds_count{{stage=\"embed\"}} {captions}\n"
             )
@@ -209,6 +215,7 @@ mod tests {
         assert_eq!(figures.rejected, BTreeMap::from([("not_json".into(), 7.0)]));
         assert_eq!(figures.stages[2].mean_seconds, Some(0.02));
         assert_eq!(figures.stages[0].mean_seconds, None);
+        assert_eq!(figures.before_worker_mean_seconds, Some(0.4 - 0.02));
         assert_eq!(figures.end_to_end_p99_seconds, None);
     }
 }

@@ -28,6 +28,14 @@ pub(super) enum LookError {
         /// What went wrong.
         source: ureq::Error,
     },
+    /// Another process answers than before.
+    #[error(
+        "{url}: another worker answers than before; it has started again, or there are several"
+    )]
+    AnotherWorker {
+        /// What was asked for.
+        url: String,
+    },
     /// Something else answers.
     #[error("{url} is not a capvec worker: there is no metric capvec_build_info")]
     NotCapvec {
@@ -72,6 +80,11 @@ impl FromStr for Target {
 }
 
 impl Target {
+    /// Says that another worker answers.
+    pub(super) fn another_worker(&self) -> LookError {
+        LookError::AnotherWorker { url: self.url.clone() }
+    }
+
     /// Fetches the metrics.
     ///
     /// # Errors
@@ -93,7 +106,9 @@ impl Target {
 impl Look {
     /// Reads the text format; lines that aren't samples are passed over.
     pub(super) fn parse(text: &str, at: Instant) -> Look {
-        Look { at, series: text.lines().filter_map(series).collect() }
+        // A comment may end with a number.
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        Look { at, series: lines.filter_map(series).collect() }
     }
 
     /// Returns the sum of a metric's series that have all these labels.
@@ -122,11 +137,11 @@ impl Look {
         buckets
     }
 
-    /// Returns whether the worker has started again since: its counters have gone back.
+    /// Returns whether another process answers: the worker has started again, or there are several
+    /// behind the address. Counters wouldn't tell, which may have overtaken those of before.
     pub(super) fn is_of_another_process(&self, earlier: &Look) -> bool {
-        ["capvec_messages_consumed_total", "capvec_stage_seconds_count", "capvec_commits_total"]
-            .iter()
-            .any(|name| self.sum(name, &[]) < earlier.sum(name, &[]))
+        let started = |look: &Look| look.sum("capvec_start_time_seconds", &[]);
+        started(self) != started(earlier)
     }
 
     fn all<'a>(&'a self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &'a Series> {
@@ -190,7 +205,7 @@ mod tests {
     #[test]
     fn the_text_format_is_read() {
         let text = concat!(
-            "# HELP m The help.\n# TYPE m counter\n",
+            "# HELP m The help, since 1970\n# TYPE m counter\n",
             "m{a=\"x\",b=\"with \\\"quotes\\\", {braces} and \\\\\"} 1\n",
             "m{a=\"y\"} 2.5e1\n",
             "plain 7\nh_bucket{le=\"+Inf\"} 9\nh_bucket{le=\"10\"} 3\nh_bucket{le=\"2\"} 1\n",
@@ -218,10 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_started_again_is_noticed() {
-        let at = Instant::now();
-        let look = |n: u32| Look::parse(&format!("capvec_messages_consumed_total {n}"), at);
-        assert!(look(1).is_of_another_process(&look(2)));
-        assert!(!look(2).is_of_another_process(&look(2)));
+    fn a_worker_that_started_again_is_noticed_even_if_it_has_done_more_since() {
+        let look = |started: f64, messages: u32| {
+            let text = format!(
+                "capvec_start_time_seconds {started}\ncapvec_messages_consumed_total {messages}\n"
+            );
+            Look::parse(&text, Instant::now())
+        };
+        assert!(look(1.7e9 + 0.5, 7).is_of_another_process(&look(1.7e9, 3)));
+        assert!(!look(1.7e9, 7).is_of_another_process(&look(1.7e9, 3)));
     }
 }

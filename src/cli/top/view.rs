@@ -47,18 +47,18 @@ pub(super) fn panel(
             ),
         ),
     ];
-    let whole: f64 = figures.stages.iter().filter_map(|s| s.mean_seconds).sum();
+    let before = figures.before_worker_mean_seconds;
+    let stages = figures.stages.iter().filter_map(|s| s.mean_seconds);
+    let whole = (before.unwrap_or(0.0) + stages.sum::<f64>()).max(f64::MIN_POSITIVE);
+    let mean_of = |mean: Option<f64>| {
+        let share = mean.map_or(0.0, |mean| mean / whole);
+        format!("{} {:>8} mean", style(bar(share, BAR)).cyan(), show_seconds(mean))
+    };
+    lines.push(line("  before", format!("{}: the topic, and the fetch", mean_of(before))));
     for stage in &figures.stages {
-        let share = stage.mean_seconds.map_or(0.0, |mean| mean / whole.max(f64::MIN_POSITIVE));
-        lines.push(line(
-            &format!("  {}", stage.stage),
-            format!(
-                "{} {:>8} mean, {:>8} for 99 %",
-                style(bar(share, BAR)).cyan(),
-                show_seconds(stage.mean_seconds),
-                show_seconds(stage.p99_seconds),
-            ),
-        ));
+        let p99 = show_seconds(stage.p99_seconds);
+        let text = format!("{}, {p99:>8} for 99 %", mean_of(stage.mean_seconds));
+        lines.push(line(&format!("  {}", stage.stage), text));
     }
     let number = |n: Option<f64>| n.map_or("–".into(), |n| format!("{n:.1}"));
     let cut = figures.batch_cut.iter().filter(|(_, share)| **share >= SHARE_MIN);

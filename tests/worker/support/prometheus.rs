@@ -1,4 +1,4 @@
-//! A real Prometheus, from the distribution's package, that scrapes a worker; and `promtool`.
+//! A real Prometheus, from the distribution's package, that scrapes workers; and `promtool`.
 //!
 //! `scripts/prometheus` puts both into the cache. Where they aren't there, tests say that they are skipped.
 
@@ -40,8 +40,8 @@ pub fn program(name: &str) -> Option<PathBuf> {
 }
 
 impl Prometheus {
-    /// Starts it, with the alerts of this repository, on a worker's admin address.
-    pub fn start(program: &Path, worker: &str) -> Prometheus {
+    /// Starts it, with the alerts of this repository, on workers' admin addresses.
+    pub fn start(program: &Path, workers: &[&str]) -> Prometheus {
         let folder = tempfile::tempdir().unwrap();
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards/alerts.yaml");
         // JSON is YAML.
@@ -49,7 +49,7 @@ impl Prometheus {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [rules],
             "scrape_configs": [
-                {"job_name": "capvec", "static_configs": [{"targets": [worker]}]},
+                {"job_name": "capvec", "static_configs": [{"targets": workers}]},
             ],
         });
         let path = folder.path().join("prometheus.yaml");
