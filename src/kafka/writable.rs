@@ -4,6 +4,7 @@
 //! Kafka has no question for the right to write. But a broker looks at it before it looks at the record, so a record
 //! that is a byte over the topic's limit is refused either for the right or for its size, and never kept.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -99,6 +100,25 @@ pub fn try_topic(
 ///
 /// In words, when the brokers don't say it: it takes the right to describe the topic's configuration.
 pub fn record_limit(client: &Asking, topic: &str, patience: Duration) -> Result<usize, String> {
+    limit_of(&topic_options(client, topic, patience)?)
+        .ok_or_else(|| "the brokers don't say max.message.bytes".into())
+}
+
+/// Returns the most bytes that a topic with these options takes at a time.
+pub fn limit_of(options: &HashMap<String, String>) -> Option<usize> {
+    options.get("max.message.bytes")?.parse().ok()
+}
+
+/// Asks for a topic's options, such as `retention.ms`.
+///
+/// # Errors
+///
+/// As [`record_limit`].
+pub fn topic_options(
+    client: &Asking,
+    topic: &str,
+    patience: Duration,
+) -> Result<HashMap<String, String>, String> {
     let cannot =
         |reason: &dyn std::fmt::Display| format!("the topic's limits can't be read: {reason}");
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| cannot(&e))?;
@@ -108,10 +128,8 @@ pub fn record_limit(client: &Asking, topic: &str, patience: Duration) -> Result<
         .map_err(|e| cannot(&e))?;
     let resource = described.into_iter().next().ok_or("the brokers say nothing of the topic")?;
     let resource = resource.map_err(|code| cannot(&code))?;
-    resource
-        .get("max.message.bytes")
-        .and_then(|entry| entry.value.as_ref()?.parse().ok())
-        .ok_or_else(|| "the brokers don't say max.message.bytes".into())
+    let entries = resource.entries.into_iter();
+    Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
 }
 
 /// Finds out whether a topic with this limit may be written, and leaves no record in it.
