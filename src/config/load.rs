@@ -76,10 +76,7 @@ fn load_with(
 ) -> Result<Config, ConfigError> {
     let mut builder = config::Config::builder();
     if let Some(path) = file {
-        if !path.is_file() {
-            return Err(ConfigError::NoFile(path.into()));
-        }
-        builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+        builder = builder.add_source(File::from_str(&read(path)?, FileFormat::Toml));
     }
     builder = builder.add_source(
         Environment::with_prefix("CAPVEC")
@@ -95,6 +92,28 @@ fn load_with(
     let merged = builder.build().map_err(|e| ConfigError::Syntax(e.to_string()))?;
     let given: Value = merged.try_deserialize().map_err(|e| ConfigError::Syntax(e.to_string()))?;
     from_tree(given)
+}
+
+/// Returns the text of the file, which is known to be TOML.
+///
+/// The parsers' own errors quote the line, and a line may hold a secret.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    if !path.is_file() {
+        return Err(ConfigError::NoFile(path.into()));
+    }
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Syntax(format!("{shown}: {error}")))?;
+    match toml::from_str::<toml::Table>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            let message = error.message();
+            Err(ConfigError::Syntax(format!("{shown}: line {line}, column {column}: {message}")))
+        }
+    }
 }
 
 fn from_tree(mut given: Value) -> Result<Config, ConfigError> {
@@ -135,7 +154,11 @@ fn merge(
                 };
                 faults.push(Fault::new(path.join("."), message));
             }
-            Some(default @ Value::Object(_)) if path.as_slice() != ["kafka", "librdkafka"] => {
+            // A value that is no table may hold a secret, and isn't quoted.
+            Some(_) if is_properties(path) && !value.is_object() => {
+                faults.push(Fault::new(path.join("."), "a table of properties is due"));
+            }
+            Some(default @ Value::Object(_)) if !is_properties(path) => {
                 merge(path, value, default, &mut config[key.as_str()], faults);
             }
             Some(default) => match try_option(path, as_kind_of(value, default)) {
@@ -145,6 +168,11 @@ fn merge(
         }
         path.pop();
     }
+}
+
+/// Returns whether an option is a free map of librdkafka's properties.
+fn is_properties(path: &[String]) -> bool {
+    path == ["kafka", "librdkafka"]
 }
 
 /// Returns the value if a configuration with it and nothing else can be read.
@@ -295,6 +323,29 @@ mod tests {
         assert_eq!(properties["security.protocol"], "ssl");
         assert_eq!(properties["sasl.password"], "hunter2");
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn no_fault_quotes_what_may_be_a_secret() {
+        let unquoted = "[kafka.librdkafka]\n\"sasl.password\" = hunter2\n";
+        let unclosed = "[kafka.librdkafka]\n\"sasl.password\" = \"hunter2\n";
+        let twice = "[kafka]\nlibrdkafka.sasl.password = \"hunter2\"\nlibrdkafka = \"hunter2\"\n";
+        for text in [unquoted, unclosed, twice] {
+            let error = load_text(text, &[]).unwrap_err();
+            assert!(matches!(error, ConfigError::Syntax(_)), "{error}");
+            let error = error.to_string();
+            assert!(error.contains(": line ") && !error.contains("hunter2"), "{error}");
+        }
+        let no_table = "[kafka]\nlibrdkafka = \"sasl.password=hunter2\"\n";
+        let misspelt = "[kafka.librdkafka]\n\"sasl.pasword\" = \"hunter2\"\n";
+        let misplaced = "[kafka]\n\"sasl.password\" = \"hunter2\"\nsasl.password = \"hunter2\"\n";
+        for text in [no_table, misspelt, misplaced] {
+            let error = load_text(text, &[]).unwrap_err().to_string();
+            assert!(error.contains("  kafka.") && !error.contains("hunter2"), "{error}");
+        }
+        let variable = [("CAPVEC__KAFKA__LIBRDKAFKA", "sasl.password=hunter2")];
+        let faults = faults(load_text(MINIMAL, &variable));
+        assert_eq!(faults, ["kafka.librdkafka: a table of properties is due"]);
     }
 
     #[test]
