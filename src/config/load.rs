@@ -123,8 +123,9 @@ fn from_tree(mut given: Value) -> Result<Config, ConfigError> {
     let mut config = defaults.clone();
     merge(&mut Vec::new(), &given, &defaults, &mut config, &mut faults);
 
-    let config: Config =
+    let mut config: Config =
         serde_json::from_value(config).expect("each option has been tried by itself");
+    faults.extend(config.read_files());
     faults.extend(config.faults(&faults));
     match faults.is_empty() {
         true => Ok(config),
@@ -172,7 +173,7 @@ fn merge(
 
 /// Returns whether an option is a free map of librdkafka's properties.
 fn is_properties(path: &[String]) -> bool {
-    path == ["kafka", "librdkafka"]
+    path == ["kafka", "librdkafka"] || path == ["kafka", "librdkafka_files"]
 }
 
 /// Returns the value if a configuration with it and nothing else can be read.
@@ -213,12 +214,14 @@ fn flatten_properties(given: &mut Value) {
             scalar => drop(flat.insert(prefix.into(), Value::String(scalar.to_string()))),
         }
     }
-    if let Some(properties) = given.pointer_mut("/kafka/librdkafka")
-        && properties.is_object()
-    {
-        let mut flat = Map::new();
-        walk("", properties, &mut flat);
-        *properties = Value::Object(flat);
+    for map in ["/kafka/librdkafka", "/kafka/librdkafka_files"] {
+        if let Some(properties) = given.pointer_mut(map)
+            && properties.is_object()
+        {
+            let mut flat = Map::new();
+            walk("", properties, &mut flat);
+            *properties = Value::Object(flat);
+        }
     }
 }
 
@@ -323,6 +326,20 @@ mod tests {
         assert_eq!(properties["security.protocol"], "ssl");
         assert_eq!(properties["sasl.password"], "hunter2");
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_property_may_be_in_a_file_that_a_variable_names() {
+        let mut secret = tempfile::NamedTempFile::new().unwrap();
+        secret.write_all(b"hunter2\n").unwrap();
+        let path = secret.path().to_str().unwrap();
+        let variable = [("CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD", path)];
+        let config = load_text(MINIMAL, &variable).unwrap();
+        assert_eq!(config.kafka.property("sasl.password"), Some("hunter2"));
+        let variable = [("CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD", "/no/such/file")];
+        let faults = faults(load_text(MINIMAL, &variable));
+        let expected = "kafka.librdkafka_files.sasl.password: /no/such/file: No such file";
+        assert!(faults.len() == 1 && faults[0].starts_with(expected), "{faults:?}");
     }
 
     #[test]

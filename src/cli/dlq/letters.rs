@@ -17,7 +17,7 @@ use crate::kafka::consumer_properties;
 use crate::kafka::dead_letter::{
     HEADER_EXCEPTION, HEADER_MESSAGE, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC,
 };
-use crate::kafka::topics::look_up;
+use crate::kafka::topics::Inquiry;
 use crate::kafka::writable::Quiet;
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tracked::RawMessage;
@@ -68,10 +68,16 @@ impl Letters {
     ) -> anyhow::Result<Letters> {
         let mut properties = consumer_properties(config);
         properties.set("enable.partition.eof", "true").set("statistics.interval.ms", "0");
-        let consumer: BaseConsumer<Quiet> = properties.create_with_context(Quiet)?;
-        let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
-        let partitions =
-            look_up(consumer.client(), brokers, topic, "reject.topic", patience, shutdown)? as i32;
+        let consumer: BaseConsumer<Quiet> = properties.create_with_context(Quiet::default())?;
+        let patience = config.kafka.startup_timeout;
+        let inquiry = Inquiry {
+            client: consumer.client(),
+            serve: &|patience| drop(consumer.poll(patience)),
+            brokers: &config.kafka.brokers,
+            patience,
+            shutdown,
+        };
+        let partitions = inquiry.partitions_of(topic, "reject.topic")? as i32;
         if let Some((partition, _)) = from.iter().find(|(p, _)| *p >= partitions) {
             bail!("--from: there is no partition {partition} in {topic:?}, it has {partitions}");
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use clap::Args;
+use rdkafka::producer::Producer;
 use serde_json::json;
 
 use super::letters::{Cause, Letter};
@@ -20,6 +21,9 @@ use crate::config::Config;
 use crate::kafka::topics::look_up;
 use crate::kafka::writable::{asking, limit_of, topic_options};
 use crate::shutdown::{Shutdown, Wanted};
+
+/// How long the brokers may take to tell the topic's options, once they have answered for it.
+const OPTIONS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Arguments of `capvec dlq replay`.
 #[derive(Debug, Args)]
@@ -136,12 +140,13 @@ struct Target {
 
 impl Target {
     fn look_up(config: &Config, stamp_now: bool, shutdown: &Shutdown) -> anyhow::Result<Target> {
-        let admin = asking(config)?;
+        let client = asking(config)?;
         let (brokers, topic) = (&config.kafka.brokers, &config.input.topic);
         let patience = config.kafka.startup_timeout;
-        let partitions = look_up(admin.inner(), brokers, topic, "input.topic", patience, shutdown)?;
+        let partitions =
+            look_up(client.client(), brokers, topic, "input.topic", patience, shutdown)?;
         // A client may be forbidden to ask; then it isn't known, as it isn't to any other producer.
-        let options = topic_options(&admin, topic, patience).unwrap_or_default();
+        let options = topic_options(config, topic, OPTIONS_PATIENCE).unwrap_or_default();
         let option = |name: &str| options.get(name).map_or("", String::as_str);
         let retention = match option("retention.ms").parse() {
             Ok(milliseconds)
