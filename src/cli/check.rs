@@ -7,15 +7,16 @@ use anyhow::{Context, bail};
 use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ConfigArgs, EXIT_USAGE, say};
 use crate::config::{Config, EmbedderKind};
 use crate::embed::load::threads_of_one;
 use crate::embed::onnx::OnnxEmbedder;
-use crate::kafka::topics::look_up;
+use crate::kafka::consumer_properties;
+use crate::kafka::topics::{Inquiry, look_up};
 use crate::kafka::writable::{self, Answer, Quiet, record_limit};
-use crate::kafka::{admin_properties, consumer_properties};
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
@@ -83,11 +84,16 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 
 fn kafka_checks(config: &Config, checks: &mut Checks) {
     let brokers = checks.check("brokers", || {
-        let client: BaseConsumer<Quiet> = admin_properties(config).create_with_context(Quiet)?;
-        let metadata = client.fetch_metadata(None, patience(config)).with_context(|| {
-            format!("no answer from {} within {:?}", config.kafka.brokers, patience(config))
-        })?;
-        Ok((format!("{} answer at {}", metadata.brokers().len(), config.kafka.brokers), ()))
+        let client = writable::asking(config)?;
+        let inquiry = Inquiry {
+            client: client.client(),
+            serve: &|_| (),
+            brokers: &config.kafka.brokers,
+            patience: patience(config),
+            shutdown: &Shutdown::default(),
+        };
+        let number = inquiry.number_of_brokers()?;
+        Ok((format!("{number} answer at {}", config.kafka.brokers), ()))
     });
     if brokers.is_none() {
         // Each of the others would wait in vain for the same.
@@ -106,17 +112,17 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
 
 /// Reads one message, or finds that there is none, and asks for the group's offsets.
 fn readable(config: &Config) -> anyhow::Result<(String, ())> {
-    let consumer: BaseConsumer<Quiet> = consumer_properties(config).create_with_context(Quiet)?;
+    let consumer: BaseConsumer<Quiet> =
+        consumer_properties(config).create_with_context(Quiet::default())?;
     let topic = &config.input.topic;
-    let brokers = &config.kafka.brokers;
-    let partitions = look_up(
-        consumer.client(),
-        brokers,
-        topic,
-        "input.topic",
-        patience(config),
-        &Shutdown::default(),
-    )?;
+    let inquiry = Inquiry {
+        client: consumer.client(),
+        serve: &|patience| drop(consumer.poll(patience)),
+        brokers: &config.kafka.brokers,
+        patience: patience(config),
+        shutdown: &Shutdown::default(),
+    };
+    let partitions = inquiry.partitions_of(topic, "input.topic")?;
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions as i32 - 1);
     let deadline = Instant::now() + PATIENCE;
@@ -160,9 +166,9 @@ fn is_transient(error: &KafkaError) -> bool {
 fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Result<(String, ())> {
     let client = writable::asking(config)?;
     let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
-    let partitions = look_up(client.inner(), brokers, topic, option, patience(config), &shutdown)?;
+    let partitions = look_up(client.client(), brokers, topic, option, patience(config), &shutdown)?;
     let there = format!("{topic}, {partitions} partitions");
-    let answer = match record_limit(&client, topic, PATIENCE) {
+    let answer = match record_limit(config, topic, PATIENCE) {
         Ok(limit) => writable::ask(config, topic, limit, PATIENCE, &shutdown),
         Err(reason) => Answer::Untried(reason),
     };

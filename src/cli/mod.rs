@@ -4,6 +4,7 @@ pub mod bench;
 pub mod check;
 pub mod compare;
 pub mod demo;
+pub mod dlq;
 pub mod embed;
 pub mod embedded;
 pub mod logging;
@@ -46,6 +47,9 @@ enum Command {
     /// Makes, shows, verifies and compares model packages.
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Shows dead letters, and sends them back to the topic that they came from.
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Shows the worker at work, with a broker inside the process and synthetic weights.
     Demo(demo::DemoArgs),
     /// Shows a running worker in the terminal: rates, latencies, batches, lag.
@@ -92,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Embed(args) => embed::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Model(command) => model::run(command),
+        Command::Dlq(command) => dlq::run(command),
         Command::Demo(args) => demo::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Bench(command) => bench::run(command),

@@ -17,6 +17,8 @@ pub enum Unit {
     Captions,
     /// Measurements.
     Measurements,
+    /// Records of a topic, passed over ones included.
+    Records,
 }
 
 /// A piece of work that takes a while.
@@ -37,6 +39,7 @@ impl Progress {
                 Unit::Bytes => "{bytes}/{total_bytes}  {bytes_per_sec}",
                 Unit::Captions => "{human_pos}/{human_len} captions  {per_sec}",
                 Unit::Measurements => "{pos}/{len}",
+                Unit::Records => "{human_pos}/{human_len} records  {per_sec}",
             };
             let template = format!("{{prefix}} {{bar:30}} {counts}  {{eta}} {{msg:.dim}}");
             let bar = ProgressBar::new(total.unwrap_or(0));
@@ -69,7 +72,9 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64();
         let rate = match self.unit {
             Unit::Bytes | Unit::Measurements => String::new(),
-            Unit::Captions => format!(", {:.0} a second", self.done as f64 / seconds),
+            Unit::Captions | Unit::Records => {
+                format!(", {:.0} a second", self.done as f64 / seconds)
+            }
         };
         eprintln!("{}: {} in {seconds:.1} s{rate}", self.what, self.show(self.done));
     }
@@ -79,6 +84,7 @@ impl Progress {
             Unit::Bytes => format!("{:.1} MB", number as f64 / 1e6),
             Unit::Captions => format!("{number} captions"),
             Unit::Measurements => format!("{number} measurements"),
+            Unit::Records => format!("{number} records"),
         }
     }
 }

@@ -76,10 +76,7 @@ fn load_with(
 ) -> Result<Config, ConfigError> {
     let mut builder = config::Config::builder();
     if let Some(path) = file {
-        if !path.is_file() {
-            return Err(ConfigError::NoFile(path.into()));
-        }
-        builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+        builder = builder.add_source(File::from_str(&read(path)?, FileFormat::Toml));
     }
     builder = builder.add_source(
         Environment::with_prefix("CAPVEC")
@@ -97,6 +94,28 @@ fn load_with(
     from_tree(given)
 }
 
+/// Returns the text of the file, which is known to be TOML.
+///
+/// The parsers' own errors quote the line, and a line may hold a secret.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    if !path.is_file() {
+        return Err(ConfigError::NoFile(path.into()));
+    }
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Syntax(format!("{shown}: {error}")))?;
+    match toml::from_str::<toml::Table>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            let message = error.message();
+            Err(ConfigError::Syntax(format!("{shown}: line {line}, column {column}: {message}")))
+        }
+    }
+}
+
 fn from_tree(mut given: Value) -> Result<Config, ConfigError> {
     let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
     let mut faults = Vec::new();
@@ -104,8 +123,9 @@ fn from_tree(mut given: Value) -> Result<Config, ConfigError> {
     let mut config = defaults.clone();
     merge(&mut Vec::new(), &given, &defaults, &mut config, &mut faults);
 
-    let config: Config =
+    let mut config: Config =
         serde_json::from_value(config).expect("each option has been tried by itself");
+    faults.extend(config.read_files());
     faults.extend(config.faults(&faults));
     match faults.is_empty() {
         true => Ok(config),
@@ -135,7 +155,11 @@ fn merge(
                 };
                 faults.push(Fault::new(path.join("."), message));
             }
-            Some(default @ Value::Object(_)) if path.as_slice() != ["kafka", "librdkafka"] => {
+            // A value that is no table may hold a secret, and isn't quoted.
+            Some(_) if is_properties(path) && !value.is_object() => {
+                faults.push(Fault::new(path.join("."), "a table of properties is due"));
+            }
+            Some(default @ Value::Object(_)) if !is_properties(path) => {
                 merge(path, value, default, &mut config[key.as_str()], faults);
             }
             Some(default) => match try_option(path, as_kind_of(value, default)) {
@@ -145,6 +169,11 @@ fn merge(
         }
         path.pop();
     }
+}
+
+/// Returns whether an option is a free map of librdkafka's properties.
+fn is_properties(path: &[String]) -> bool {
+    path == ["kafka", "librdkafka"] || path == ["kafka", "librdkafka_files"]
 }
 
 /// Returns the value if a configuration with it and nothing else can be read.
@@ -185,12 +214,14 @@ fn flatten_properties(given: &mut Value) {
             scalar => drop(flat.insert(prefix.into(), Value::String(scalar.to_string()))),
         }
     }
-    if let Some(properties) = given.pointer_mut("/kafka/librdkafka")
-        && properties.is_object()
-    {
-        let mut flat = Map::new();
-        walk("", properties, &mut flat);
-        *properties = Value::Object(flat);
+    for map in ["/kafka/librdkafka", "/kafka/librdkafka_files"] {
+        if let Some(properties) = given.pointer_mut(map)
+            && properties.is_object()
+        {
+            let mut flat = Map::new();
+            walk("", properties, &mut flat);
+            *properties = Value::Object(flat);
+        }
     }
 }
 
@@ -295,6 +326,43 @@ mod tests {
         assert_eq!(properties["security.protocol"], "ssl");
         assert_eq!(properties["sasl.password"], "hunter2");
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_property_may_be_in_a_file_that_a_variable_names() {
+        let mut secret = tempfile::NamedTempFile::new().unwrap();
+        secret.write_all(b"hunter2\n").unwrap();
+        let path = secret.path().to_str().unwrap();
+        let variable = [("CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD", path)];
+        let config = load_text(MINIMAL, &variable).unwrap();
+        assert_eq!(config.kafka.property("sasl.password"), Some("hunter2"));
+        let variable = [("CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD", "/no/such/file")];
+        let faults = faults(load_text(MINIMAL, &variable));
+        let expected = "kafka.librdkafka_files.sasl.password: /no/such/file: No such file";
+        assert!(faults.len() == 1 && faults[0].starts_with(expected), "{faults:?}");
+    }
+
+    #[test]
+    fn no_fault_quotes_what_may_be_a_secret() {
+        let unquoted = "[kafka.librdkafka]\n\"sasl.password\" = hunter2\n";
+        let unclosed = "[kafka.librdkafka]\n\"sasl.password\" = \"hunter2\n";
+        let twice = "[kafka]\nlibrdkafka.sasl.password = \"hunter2\"\nlibrdkafka = \"hunter2\"\n";
+        for text in [unquoted, unclosed, twice] {
+            let error = load_text(text, &[]).unwrap_err();
+            assert!(matches!(error, ConfigError::Syntax(_)), "{error}");
+            let error = error.to_string();
+            assert!(error.contains(": line ") && !error.contains("hunter2"), "{error}");
+        }
+        let no_table = "[kafka]\nlibrdkafka = \"sasl.password=hunter2\"\n";
+        let misspelt = "[kafka.librdkafka]\n\"sasl.pasword\" = \"hunter2\"\n";
+        let misplaced = "[kafka]\n\"sasl.password\" = \"hunter2\"\nsasl.password = \"hunter2\"\n";
+        for text in [no_table, misspelt, misplaced] {
+            let error = load_text(text, &[]).unwrap_err().to_string();
+            assert!(error.contains("  kafka.") && !error.contains("hunter2"), "{error}");
+        }
+        let variable = [("CAPVEC__KAFKA__LIBRDKAFKA", "sasl.password=hunter2")];
+        let faults = faults(load_text(MINIMAL, &variable));
+        assert_eq!(faults, ["kafka.librdkafka: a table of properties is due"]);
     }
 
     #[test]

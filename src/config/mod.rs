@@ -7,6 +7,7 @@
 
 mod load;
 mod properties;
+mod secrets;
 mod transactional;
 mod validate;
 
@@ -77,6 +78,13 @@ pub struct Kafka {
     /// Properties of librdkafka for both clients: TLS, SASL, tuning. Those that capvec sets itself are
     /// refused.
     pub librdkafka: Properties,
+    /// More of them, whose values are in files: the files' paths by the properties' names.
+    pub librdkafka_files: Properties,
+    /// What was in these files.
+    #[serde(skip)]
+    file_values: Properties,
+    /// The file that has the bearer token, where `sasl.mechanism` is `OAUTHBEARER`.
+    pub bearer_token_file: PathBuf,
 }
 
 /// Options of `[input]`.
@@ -346,6 +354,9 @@ impl Default for Kafka {
             startup_timeout: Duration::from_secs(60),
             delivery_timeout: Duration::from_secs(600),
             librdkafka: Properties::default(),
+            librdkafka_files: Properties::default(),
+            file_values: Properties::default(),
+            bearer_token_file: PathBuf::new(),
         }
     }
 }

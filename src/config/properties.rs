@@ -5,6 +5,7 @@ use std::fmt;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 use serde::{Deserialize, Serialize};
 
 /// Properties by name. Values may be secrets: they are in no debug output and no error.
@@ -19,7 +20,7 @@ impl fmt::Debug for Properties {
 }
 
 /// Properties that capvec sets, each with the option that stands for it, or the reason.
-const OWNED: [(&str, &str); 24] = [
+const OWNED: [(&str, &str); 26] = [
     ("bootstrap.servers", "set kafka.brokers instead"),
     ("metadata.broker.list", "set kafka.brokers instead"),
     ("group.id", "set kafka.group instead"),
@@ -42,6 +43,8 @@ const OWNED: [(&str, &str); 24] = [
     ("transactional.id", "set delivery.transactional_id instead"),
     ("transaction.timeout.ms", "set delivery.transaction_timeout instead"),
     ("isolation.level", "captions of aborted transactions are never embedded"),
+    ("sasl.oauthbearer.config", "set kafka.bearer_token_file instead"),
+    ("enable.sasl.oauthbearer.unsecure.jwt", "set kafka.bearer_token_file instead"),
     ("statistics.interval.ms", "the lag metrics depend on it"),
     ("queue.buffering.max.messages", "delivery.in_flight_captions_max bounds the queue"),
 ];
@@ -51,29 +54,35 @@ impl Properties {
     pub(super) fn faults(&self) -> Vec<(&str, String)> {
         let mut faults = Vec::new();
         for (key, value) in &self.0 {
-            if let Some((_, why)) = OWNED.iter().find(|(owned, _)| owned == key) {
-                faults.push((key.as_str(), format!("capvec sets this property itself: {why}")));
-                continue;
-            }
-            let mut config = ClientConfig::new();
-            config.set(key, value);
-            // librdkafka's own words for a bad value; they name the value, so a secret's are withheld.
-            if let Err(e) = config.create_native_config() {
-                let words = match &e {
-                    KafkaError::ClientConfig(_, words, _, _) if !is_secret(key) => words.clone(),
-                    KafkaError::ClientConfig(..) => "librdkafka refuses the value".into(),
-                    other => other.to_string(),
-                };
-                faults.push((key.as_str(), words));
+            if let Some(fault) = fault_of(key, value, is_secret(key)) {
+                faults.push((key.as_str(), fault));
             }
         }
         faults
     }
+}
 
-    /// Returns a property as a number of milliseconds.
-    pub(super) fn milliseconds(&self, key: &str) -> Option<u64> {
-        self.0.get(key)?.trim().parse().ok()
+/// Returns what is wrong with a property; of a secret the value isn't in it.
+pub(super) fn fault_of(key: &str, value: &str, is_secret: bool) -> Option<String> {
+    if let Some((_, why)) = OWNED.iter().find(|(owned, _)| *owned == key) {
+        return Some(format!("capvec sets this property itself: {why}"));
     }
+    if value.contains('\0') {
+        return Some("has a character of code 0".into());
+    }
+    let mut config = ClientConfig::new();
+    config.set(key, value);
+    let error = config.create_native_config().err()?;
+    Some(match &error {
+        // librdkafka's own words, which name the value unless the property is unknown.
+        KafkaError::ClientConfig(code, words, _, _)
+            if !is_secret || *code == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN =>
+        {
+            words.clone()
+        }
+        KafkaError::ClientConfig(..) => "librdkafka refuses the value".into(),
+        other => other.to_string(),
+    })
 }
 
 fn is_secret(key: &str) -> bool {

@@ -71,7 +71,8 @@ impl Config {
             );
         }
 
-        let session = self.kafka.librdkafka.milliseconds("session.timeout.ms");
+        let session = self.kafka.property("session.timeout.ms");
+        let session = session.and_then(|text| text.trim().parse().ok());
         let session = session.map_or(SESSION_TIMEOUT_DEFAULT, Duration::from_millis);
         if self.delivery.drain_timeout >= session {
             fault(

@@ -5,11 +5,12 @@
 //! when the partitions are taken or given up by [`take`] and [`give_up`].
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Receiver;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -17,6 +18,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::login::{Login, WithLogin};
 use crate::config::Config;
 
 /// What librdkafka told while it was polled.
@@ -38,6 +40,7 @@ pub struct SourceContext {
     events: Mutex<Vec<Event>>,
     ends: Mutex<HashMap<i32, PartitionEnd>>,
     closing: AtomicBool,
+    login: Login,
 }
 
 /// What the statistics say of a partition.
@@ -62,6 +65,7 @@ impl SourceContext {
             events: Mutex::default(),
             ends: Mutex::default(),
             closing: AtomicBool::new(false),
+            login: Login::default(),
         }
     }
 
@@ -86,12 +90,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl WithLogin for SourceContext {
+    fn login(&self) -> &Login {
+        &self.login
+    }
+}
+
 impl ClientContext for SourceContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        super::bearer::answer(file)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         super::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.login.note(&error, reason);
         super::log_client_error("consumer", &error, reason);
     }
 

@@ -26,6 +26,19 @@ pub const HEADER_EXCEPTION: &str = "__connect.errors.exception.class.name";
 /// Header: a sentence about this message.
 pub const HEADER_MESSAGE: &str = "__connect.errors.exception.message";
 
+/// All of them.
+pub const HEADERS: [&str; 9] = [
+    HEADER_TOPIC,
+    HEADER_PARTITION,
+    HEADER_OFFSET,
+    HEADER_CONNECTOR,
+    HEADER_TASK,
+    HEADER_STAGE,
+    HEADER_CLASS,
+    HEADER_EXCEPTION,
+    HEADER_MESSAGE,
+];
+
 /// Who writes dead letters.
 #[derive(Clone, Debug)]
 pub struct Author {

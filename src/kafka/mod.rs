@@ -1,9 +1,11 @@
 //! Kafka: the properties of the two clients, and the bridge from librdkafka's log and statistics.
 
+pub mod bearer;
 pub mod breaker;
 pub mod committer;
 pub mod consumer;
 pub mod dead_letter;
+pub mod login;
 pub mod offsets;
 pub mod sequencer;
 pub mod sink;
@@ -30,7 +32,7 @@ const STATISTICS_INTERVAL_MS: u32 = 2_000;
 pub fn consumer_properties(config: &Config) -> ClientConfig {
     let mut client = ClientConfig::new();
     // In KIP-848's protocol the brokers assign, and librdkafka refuses a strategy beside it.
-    if config.kafka.librdkafka.0.get("group.protocol").is_none_or(|p| p != "consumer") {
+    if config.kafka.property("group.protocol") != Some("consumer") {
         client.set("partition.assignment.strategy", "cooperative-sticky");
     }
     client
@@ -96,8 +98,12 @@ pub fn admin_properties(config: &Config) -> ClientConfig {
 }
 
 fn common_properties(client: &mut ClientConfig, config: &Config) {
-    for (key, value) in &config.kafka.librdkafka.0 {
+    for (key, value) in config.kafka.properties() {
         client.set(key, value);
+    }
+    if let Some(path) = config.kafka.bearer_token_file() {
+        // The one property that librdkafka hands to whoever answers it with a token.
+        client.set("sasl.oauthbearer.config", path.to_string_lossy());
     }
     client
         .set("bootstrap.servers", &config.kafka.brokers)

@@ -36,7 +36,7 @@ use membership::Leaving;
 use super::committer::{Committed, Committer};
 use super::consumer::{Connection, SourceConsumer};
 use super::offsets::{OffsetLedger, WentBack};
-use super::topics::look_up;
+use super::topics::Inquiry;
 use crate::admin::Health;
 use crate::config::{Config, DeliveryMode};
 use crate::metrics::SourceMetrics;
@@ -130,8 +130,14 @@ impl Source {
     ) -> anyhow::Result<Source> {
         let Connection { consumer, wake } = connection;
         let (brokers, topic) = (&config.kafka.brokers, &config.input.topic);
-        let patience = config.kafka.startup_timeout;
-        look_up(consumer.client(), brokers, topic, "input.topic", patience, &shutdown)?;
+        let inquiry = Inquiry {
+            client: consumer.client(),
+            serve: &|patience| drop(consumer.poll(patience)),
+            brokers,
+            patience: config.kafka.startup_timeout,
+            shutdown: &shutdown,
+        };
+        inquiry.partitions_of(topic, "input.topic")?;
         consumer.subscribe(&[topic])?;
         let committer = match config.delivery.mode {
             DeliveryMode::AtLeastOnce => Some(Committer::start(Arc::clone(&consumer), topic)?),

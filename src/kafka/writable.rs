@@ -4,16 +4,22 @@
 //! Kafka has no question for the right to write. But a broker looks at it before it looks at the record, so a record
 //! that is a byte over the topic's limit is refused either for the right or for its size, and never kept.
 
+use std::collections::HashMap;
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
+};
 
+use super::bearer;
+use super::login::{Login, WithLogin};
 use super::topics::{TopicError, look_up};
 use super::transaction::is_refusal;
 use super::{admin_properties, producer_properties};
@@ -47,8 +53,8 @@ pub enum Answer {
     Untried(String),
 }
 
-/// A client that asks of topics. As a producer's questions do, its create topics where the brokers do so by themselves.
-pub type Asking = AdminClient<Quiet>;
+/// A client that asks of topics, and is polled by a thread of its own. As any producer's questions do, its create topics where the brokers do so by themselves.
+pub type Asking = ThreadedProducer<Quiet>;
 
 /// Makes the client that asks.
 ///
@@ -56,7 +62,7 @@ pub type Asking = AdminClient<Quiet>;
 ///
 /// When librdkafka refuses the configuration.
 pub fn asking(config: &Config) -> KafkaResult<Asking> {
-    admin_properties(config).create_with_context(Quiet)
+    admin_properties(config).create_with_context(Quiet::default())
 }
 
 /// Waits until the brokers answer for a topic, and returns the most bytes that it takes at a time, where they say it.
@@ -72,9 +78,9 @@ pub fn try_topic(
     shutdown: &Shutdown,
 ) -> Result<Option<usize>, TopicError> {
     let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
-    look_up(client.inner(), brokers, topic, option, patience, shutdown)?;
+    look_up(client.client(), brokers, topic, option, patience, shutdown)?;
     let patience = PATIENCE.min(patience);
-    let limit = match record_limit(client, topic, patience) {
+    let limit = match record_limit(config, topic, patience) {
         Ok(limit) => limit,
         Err(reason) => {
             tracing::info!(topic, reason, "whether the topic may be written isn't tried");
@@ -98,20 +104,42 @@ pub fn try_topic(
 /// # Errors
 ///
 /// In words, when the brokers don't say it: it takes the right to describe the topic's configuration.
-pub fn record_limit(client: &Asking, topic: &str, patience: Duration) -> Result<usize, String> {
+pub fn record_limit(config: &Config, topic: &str, patience: Duration) -> Result<usize, String> {
+    limit_of(&topic_options(config, topic, patience)?)
+        .ok_or_else(|| "the brokers don't say max.message.bytes".into())
+}
+
+/// Returns the most bytes that a topic with these options takes at a time.
+pub fn limit_of(options: &HashMap<String, String>) -> Option<usize> {
+    options.get("max.message.bytes")?.parse().ok()
+}
+
+/// Asks for a topic's options, such as `retention.ms`.
+///
+/// # Errors
+///
+/// As [`record_limit`].
+pub fn topic_options(
+    config: &Config,
+    topic: &str,
+    patience: Duration,
+) -> Result<HashMap<String, String>, String> {
+    if config.kafka.bearer_token_file().is_some() {
+        return Err("rdkafka's admin client can't log in with a bearer token".into());
+    }
     let cannot =
         |reason: &dyn std::fmt::Display| format!("the topic's limits can't be read: {reason}");
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| cannot(&e))?;
+    let client: AdminClient<Quiet> =
+        admin_properties(config).create_with_context(Quiet::default()).map_err(|e| cannot(&e))?;
     let options = AdminOptions::new().request_timeout(Some(patience));
     let described = runtime
         .block_on(client.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
         .map_err(|e| cannot(&e))?;
     let resource = described.into_iter().next().ok_or("the brokers say nothing of the topic")?;
     let resource = resource.map_err(|code| cannot(&code))?;
-    resource
-        .get("max.message.bytes")
-        .and_then(|entry| entry.value.as_ref()?.parse().ok())
-        .ok_or_else(|| "the brokers don't say max.message.bytes".into())
+    let entries = resource.entries.into_iter();
+    Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
 }
 
 /// Finds out whether a topic with this limit may be written, and leaves no record in it.
@@ -165,19 +193,47 @@ pub fn limit_batches(properties: &mut ClientConfig, limit: usize) {
 }
 
 /// Keeps librdkafka's log out of a command's lines.
-pub struct Quiet;
+#[derive(Default)]
+pub struct Quiet(Login);
 
 impl ClientContext for Quiet {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
-    fn error(&self, _error: KafkaError, _reason: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.note(&error, reason);
+    }
+
+    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        bearer::answer(file)
+    }
 }
 
 impl ConsumerContext for Quiet {}
+
+impl ProducerContext for Quiet {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _result: &DeliveryResult<'_>, (): ()) {}
+}
+
+impl WithLogin for Quiet {
+    fn login(&self) -> &Login {
+        &self.0
+    }
+}
 
 /// Receives what became of the record: `None` where it was taken.
 struct Reporter(crossbeam_channel::Sender<Option<RDKafkaErrorCode>>);
 
 impl ClientContext for Reporter {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        bearer::answer(file)
+    }
+
     fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
     fn error(&self, _error: KafkaError, _reason: &str) {}
 }

@@ -148,6 +148,20 @@ fn check_tells_every_fault_of_a_configuration() {
     assert_eq!(output.status.code(), Some(64), "run refuses it too");
 }
 
+#[test]
+fn a_configuration_that_is_no_toml_is_refused_without_the_secret_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("capvec.toml");
+    std::fs::write(&config, "[kafka.librdkafka]\n\"sasl.password\" = hunter2\n").unwrap();
+    for command in [&["run"][..], &["check", "--offline"], &["dlq", "list"]] {
+        let output = capvec(&[command, &["--config", text(&config)]].concat());
+        assert_eq!(output.status.code(), Some(64), "{command:?}");
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains("capvec.toml: line 2, column 19: "), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
 fn check(cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
     let brokers = format!("kafka.brokers={cluster}");
     let package = format!("model.package={}", tiny_package().display());

@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod compare;
 mod dashboard;
+mod dlq;
 mod exactly_once;
 mod flow;
 mod group;

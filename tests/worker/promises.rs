@@ -71,9 +71,19 @@ fn the_readme_names_targets_and_commands_that_exist() {
         targets += 1;
     }
     assert!(targets >= 2, "the README names the two commands");
-    for command in
-        ["run", "check", "embed", "tokenize", "top", "demo", "bench", "model import", "model synth"]
-    {
+    for command in [
+        "run",
+        "check",
+        "embed",
+        "tokenize",
+        "top",
+        "demo",
+        "bench",
+        "model import",
+        "model synth",
+        "dlq list",
+        "dlq replay",
+    ] {
         assert!(readme.contains(&format!("capvec {command}")), "capvec {command} is not in it");
     }
 }

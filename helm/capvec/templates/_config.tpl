@@ -22,8 +22,17 @@
 {{- range $section, $options := $config }}
 [{{ $section }}]
 {{- range $key, $value := $options }}
-{{- if ne $key "librdkafka" }}
+{{- if not (kindIs "map" $value) }}
 {{ $key }} = {{ include "capvec.tomlValue" $value }}
+{{- end }}
+{{- end }}
+{{- range $key, $map := $options }}
+{{- if and (kindIs "map" $map) (ne $key "librdkafka") }}
+
+[{{ $section }}.{{ $key }}]
+{{- range $name, $value := $map }}
+{{ toJson $name }} = {{ include "capvec.tomlValue" $value }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if and (eq $section "kafka") $properties }}

@@ -4,6 +4,7 @@
 //! the source, unless a transaction has to be committed first; a record that came back goes to the
 //! sink, which decides about it.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crossbeam_channel::Sender;
 use prometheus::Histogram;
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::DeliveryResult;
@@ -19,6 +20,7 @@ use rdkafka::producer::{ProducerContext, ThreadedProducer};
 use rdkafka::statistics::Statistics;
 
 use super::parcel::{Ordered, Parcel};
+use crate::kafka::login::{Login, WithLogin};
 use crate::metrics::SinkMetrics;
 use crate::tracked::{Outcome, Settlement};
 
@@ -77,6 +79,7 @@ impl Connector {
             outstanding: Arc::clone(&outstanding),
             metrics: self.metrics.clone(),
             retries_seen: AtomicI64::new(0),
+            login: Login::default(),
         };
         Ok((self.properties.create_with_context(context)?, outstanding))
     }
@@ -89,14 +92,28 @@ pub struct SinkContext {
     outstanding: Arc<AtomicUsize>,
     metrics: SinkMetrics,
     retries_seen: AtomicI64,
+    login: Login,
+}
+
+impl WithLogin for SinkContext {
+    fn login(&self) -> &Login {
+        &self.login
+    }
 }
 
 impl ClientContext for SinkContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        crate::kafka::bearer::answer(file)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         crate::kafka::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.login.note(&error, reason);
         crate::kafka::log_client_error("producer", &error, reason);
     }
 

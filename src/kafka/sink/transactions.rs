@@ -354,7 +354,12 @@ impl Transactions {
                 Err(error @ (TopicError::Unknown { .. } | TopicError::Refused { .. })) => {
                     return Err(error.into());
                 }
-                Ok(_) | Err(TopicError::Stopped { .. } | TopicError::NoAnswer { .. }) => {}
+                Ok(_)
+                | Err(
+                    TopicError::Stopped { .. }
+                    | TopicError::NoAnswer { .. }
+                    | TopicError::Login { .. },
+                ) => {}
             }
         }
         Ok(())

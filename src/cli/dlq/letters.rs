@@ -1,0 +1,234 @@
+//! Reads a dead-letter topic: from a beginning to what was there at the start, without joining a group.
+//!
+//! Letters of open transactions aren't there yet, and those of aborted ones never are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::config::Config;
+use crate::kafka::consumer_properties;
+use crate::kafka::dead_letter::{
+    HEADER_EXCEPTION, HEADER_MESSAGE, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC,
+};
+use crate::kafka::topics::Inquiry;
+use crate::kafka::writable::Quiet;
+use crate::shutdown::{Shutdown, Wanted};
+use crate::tracked::RawMessage;
+
+/// One look for the next letter: how late a stop may be noticed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A record of the dead-letter topic.
+pub(super) struct Letter {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) message: RawMessage,
+    /// `None` where the headers don't say why it is here.
+    pub(super) cause: Option<Cause>,
+}
+
+/// Why a letter is here.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cause {
+    /// The topic that it came from.
+    pub(super) topic: String,
+    pub(super) partition: Option<i32>,
+    pub(super) offset: Option<i64>,
+    pub(super) reason: String,
+    /// A sentence about this letter.
+    pub(super) detail: String,
+}
+
+/// The letters of a topic, in the order of each partition.
+pub(super) struct Letters {
+    consumer: BaseConsumer<Quiet>,
+    patience: Duration,
+    shutdown: Shutdown,
+    first: BTreeMap<i32, i64>,
+    next: BTreeMap<i32, i64>,
+    ends: BTreeMap<i32, i64>,
+    /// Partitions whose end hasn't been reached.
+    open: BTreeSet<i32>,
+}
+
+impl Letters {
+    /// Looks up where the topic begins and ends.
+    pub(super) fn open(
+        config: &Config,
+        topic: &str,
+        from: &[(i32, i64)],
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Letters> {
+        let mut properties = consumer_properties(config);
+        properties.set("enable.partition.eof", "true").set("statistics.interval.ms", "0");
+        let consumer: BaseConsumer<Quiet> = properties.create_with_context(Quiet::default())?;
+        let patience = config.kafka.startup_timeout;
+        let inquiry = Inquiry {
+            client: consumer.client(),
+            serve: &|patience| drop(consumer.poll(patience)),
+            brokers: &config.kafka.brokers,
+            patience,
+            shutdown,
+        };
+        let partitions = inquiry.partitions_of(topic, "reject.topic")? as i32;
+        if let Some((partition, _)) = from.iter().find(|(p, _)| *p >= partitions) {
+            bail!("--from: there is no partition {partition} in {topic:?}, it has {partitions}");
+        }
+        let (mut first, mut ends) = (BTreeMap::new(), BTreeMap::new());
+        let mut open = BTreeSet::new();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition, patience)
+                .context("the ends of its partitions can't be read")?;
+            let begin = match from.iter().find(|(p, _)| *p == partition) {
+                Some((_, offset)) if *offset > high => {
+                    bail!("--from: partition {partition} of {topic:?} ends at {high}")
+                }
+                Some((_, offset)) => low.max(*offset),
+                None => low,
+            };
+            first.insert(partition, begin);
+            ends.insert(partition, high);
+            if begin < high {
+                open.insert(partition);
+                list.add_partition_offset(topic, partition, Offset::Offset(begin))?;
+            }
+        }
+        consumer.assign(&list)?;
+        let shutdown = shutdown.clone();
+        Ok(Letters { consumer, patience, shutdown, next: first.clone(), first, ends, open })
+    }
+
+    /// Returns the next letter; `None` when all that were there at the start have been read, or a stop
+    /// is wanted.
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Letter>> {
+        let mut deadline = Instant::now() + self.patience;
+        let mut trouble = None;
+        while !self.open.is_empty() && self.shutdown.wanted() == Wanted::Run {
+            match self.consumer.poll(TICK) {
+                Some(Ok(message)) => {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    let end = self.ends[&partition];
+                    if offset + 1 >= end {
+                        self.open.remove(&partition);
+                    }
+                    if offset < end {
+                        self.next.insert(partition, offset + 1);
+                        return Ok(Some(Letter::of(&message)));
+                    }
+                    deadline = Instant::now() + self.patience;
+                }
+                // What is left before the end is of transactions that are open or aborted.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.open.remove(&partition);
+                    deadline = Instant::now() + self.patience;
+                }
+                Some(Err(error)) if is_final(&error) => return Err(error.into()),
+                Some(Err(error)) => trouble = Some(error),
+                None => {}
+            }
+            if Instant::now() >= deadline {
+                let reason = trouble.map_or("they say nothing".into(), |error| error.to_string());
+                bail!("no answer from the brokers within {:?}: {reason}", self.patience);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the offset after the last letter that was read, by partition.
+    pub(super) fn positions(&self) -> &BTreeMap<i32, i64> {
+        &self.next
+    }
+
+    /// Returns how many offsets have been passed, and how many there are.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        let from_first = |to: &BTreeMap<i32, i64>| -> u64 {
+            to.iter().map(|(partition, to)| (to - self.first[partition]).max(0) as u64).sum()
+        };
+        (from_first(&self.next), from_first(&self.ends))
+    }
+}
+
+/// Returns whether waiting doesn't help.
+fn is_final(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::ClusterAuthorizationFailed
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+            )
+        )
+}
+
+impl Letter {
+    fn of(message: &BorrowedMessage<'_>) -> Letter {
+        let headers = message.headers().map(|headers| headers.detach());
+        // rdkafka panics at a header whose name isn't UTF-8, which Kafka allows. Such a letter can't be
+        // taken apart; it is counted, and stays where it is.
+        let found = catch_unwind(AssertUnwindSafe(|| headers.as_ref().and_then(Cause::find)));
+        Letter {
+            partition: message.partition(),
+            offset: message.offset(),
+            cause: found.ok().flatten(),
+            message: RawMessage {
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers,
+                timestamp_ms: message.timestamp().to_millis(),
+            },
+        }
+    }
+}
+
+impl Cause {
+    /// Reads the last header of each name: earlier ones are the message's own.
+    fn find(headers: &OwnedHeaders) -> Option<Cause> {
+        let mut by_name: BTreeMap<&str, &str> = BTreeMap::new();
+        for header in headers.iter() {
+            if let Some(text) = header.value.and_then(|value| std::str::from_utf8(value).ok()) {
+                by_name.insert(header.key, text);
+            }
+        }
+        Some(Cause {
+            topic: (*by_name.get(HEADER_TOPIC)?).to_owned(),
+            partition: by_name.get(HEADER_PARTITION).and_then(|text| text.parse().ok()),
+            offset: by_name.get(HEADER_OFFSET).and_then(|text| text.parse().ok()),
+            reason: (*by_name.get(HEADER_EXCEPTION)?).to_owned(),
+            detail: by_name.get(HEADER_MESSAGE).copied().unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::message::Header;
+
+    #[test]
+    fn the_cause_is_in_the_last_headers() {
+        let header = |key, value| Header { key, value: Some(value) };
+        let own = OwnedHeaders::new().insert(header("own", "kept"));
+        assert_eq!(Cause::find(&own), None);
+        let twice = own
+            .insert(header(HEADER_TOPIC, "first"))
+            .insert(header(HEADER_EXCEPTION, "not_json"))
+            .insert(header(HEADER_TOPIC, "captions"))
+            .insert(header(HEADER_PARTITION, "3"))
+            .insert(header(HEADER_OFFSET, "soon"));
+        let cause = Cause::find(&twice).unwrap();
+        assert_eq!(cause.topic, "captions");
+        assert_eq!(cause.reason, "not_json");
+        assert_eq!((cause.partition, cause.offset), (Some(3), None));
+    }
+}

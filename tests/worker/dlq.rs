@@ -1,0 +1,222 @@
+//! `capvec dlq` on a real Kafka: what it lists, what it sends back, and from where it goes on.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Cluster, Outgoing, PATIENCE, Record, Worker, capvec, eventually, tiny_package,
+};
+
+/// Runs `capvec dlq` for the topics of `name`; returns its exit code, output and standard error.
+fn dlq(cluster: &Cluster, name: &str, command: &str, args: &[&str]) -> (i32, String, String) {
+    let sets = [
+        format!("kafka.brokers={}", cluster.bootstrap),
+        format!("kafka.group={name}.group"),
+        format!("input.topic={name}"),
+        format!("output.topic={name}.out"),
+        format!("reject.topic={name}.dead"),
+        format!("model.package={}", tiny_package().display()),
+    ];
+    let mut all = vec!["dlq", command];
+    sets.iter().for_each(|set| all.extend(["--set", set]));
+    all.extend(args);
+    let output = capvec(&all);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Replays, which must go well, and returns its JSON.
+#[track_caller]
+fn replay(cluster: &Cluster, name: &str, args: &[&str]) -> Value {
+    let args = [&["--execute", "--json"], args].concat();
+    let (code, said, error) = dlq(cluster, name, "replay", &args);
+    assert_eq!(code, 0, "{said}{error}");
+    serde_json::from_str(&said).unwrap()
+}
+
+/// What a message is, wherever in its partition it lies.
+fn content(record: &Record) -> Record {
+    Record { offset: 0, ..record.clone() }
+}
+
+/// A dead letter as a worker would write it.
+fn letter(topic: &'static str, value: &str) -> Outgoing {
+    Outgoing {
+        key: Some("key".into()),
+        value: Some(value.into()),
+        headers: vec![
+            ("own", Some(b"kept")),
+            ("__connect.errors.topic", Some(topic.as_bytes())),
+            ("__connect.errors.partition", Some(b"0")),
+            ("__connect.errors.offset", Some(b"0")),
+            ("__connect.errors.exception.class.name", Some(b"not_json")),
+            ("__connect.errors.exception.message", Some(b"it isn't JSON")),
+        ],
+        timestamp_ms: None,
+        partition: Some(0),
+    }
+}
+
+#[test]
+fn letters_of_a_reason_go_back_as_they_were_and_become_vectors() {
+    const CAPTIONS: usize = 40;
+    let cluster = Cluster::shared();
+    cluster.create_topics("replayed", 3);
+    let mut messages: Vec<_> = (0..CAPTIONS)
+        .map(|index| Outgoing {
+            key: (index % 4 > 0).then(|| format!("key-{index}").into_bytes()),
+            value: Some(json!({ "text": format!("caption {index}") }).to_string().into()),
+            headers: vec![("own", Some(b"first")), ("own", None)],
+            timestamp_ms: Some(1_700_000_000_000 + index as i64),
+            // Not where its key would put it.
+            partition: Some(index as i32 % 3),
+        })
+        .collect();
+    let not_json = Outgoing { value: Some(b"not json".to_vec()), ..Outgoing::default() };
+    messages.splice(20..20, vec![not_json; 5]);
+    cluster.send("replayed", &messages);
+    let before: Vec<_> = cluster.records("replayed").iter().map(content).collect();
+
+    // Where captions aren't looked for: each is rejected, in transactions, whose markers have offsets.
+    let options = ["delivery.mode=exactly-once", "delivery.commit_interval=50ms"];
+    let worker = Worker::start(&cluster, "replayed", tiny_package(), &options).ready();
+    eventually("all are dead letters", || {
+        let committed = cluster.committed("replayed.group", "replayed");
+        (committed.values().sum::<i64>() >= messages.len() as i64).then_some(())
+    });
+    worker.stop();
+
+    let (code, said, summary) = dlq(&cluster, "replayed", "list", &["--json"]);
+    assert_eq!(code, 0, "{summary}");
+    let listed: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(listed.len(), messages.len());
+    let sources: BTreeSet<_> = listed.iter().map(|l| l["source"].to_string()).collect();
+    assert_eq!(sources.len(), messages.len(), "each letter says where it came from");
+    assert!(listed.iter().all(|l| l["source"]["topic"] == "replayed"));
+    assert!(summary.contains("45 dead letters: caption_missing 40, not_json 5"), "{summary}");
+    let (_, said, _) = dlq(&cluster, "replayed", "list", &["--reason", "not_json", "--max", "2"]);
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(
+        said.starts_with("replayed.dead/0/") && said.contains("  not_json: the value"),
+        "{said}"
+    );
+
+    let reason = ["--reason", "caption_missing"];
+    let (code, said, error) = dlq(&cluster, "replayed", "replay", &reason);
+    assert_eq!(code, 0, "{error}");
+    assert!(said.contains("40 dead letters") && said.contains("nothing was sent"), "{said}");
+    assert_eq!(cluster.records("replayed").len(), before.len(), "without --execute");
+
+    let report = replay(&cluster, "replayed", &reason);
+    assert_eq!(report["replayed"], CAPTIONS);
+    assert_eq!(report["selected"], json!({ "caption_missing": CAPTIONS }));
+    let after: Vec<_> = cluster.records("replayed").iter().map(content).collect();
+    assert_eq!(after.len(), before.len() + CAPTIONS);
+    for message in before.iter().filter(|m| m.value.as_deref() != Some(b"not json")) {
+        let times = after.iter().filter(|one| *one == message).count();
+        assert_eq!(times, 2, "as it was, in the partition where it was: {message:?}");
+    }
+
+    let options = ["input.pointer=/text"];
+    let worker = Worker::start(&cluster, "replayed", tiny_package(), &options).ready();
+    let vectors = cluster.await_records("replayed.out", CAPTIONS);
+    assert_eq!(vectors.len(), CAPTIONS);
+    worker.stop();
+}
+
+#[test]
+fn a_replay_goes_on_from_where_it_says_and_waits_for_no_open_transaction() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("resumed", 1);
+    let letters: Vec<_> = (0..5).map(|index| letter("resumed", &index.to_string())).collect();
+    cluster.send("resumed.dead", &letters);
+    cluster.send("resumed.dead", &[letter("another", "foreign"), Outgoing::caption("k", "none")]);
+    let transaction = |value: &str| {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &cluster.bootstrap);
+        config.set("transactional.id", format!("resumed-{value}"));
+        let producer: BaseProducer = config.create().unwrap();
+        producer.init_transactions(PATIENCE).unwrap();
+        producer.begin_transaction().unwrap();
+        let letter = letter("resumed", value);
+        let headers = letter.headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+            all.insert(Header { key, value: *value })
+        });
+        let record = BaseRecord::to("resumed.dead").key("key").payload(value).headers(headers);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(PATIENCE).unwrap();
+        producer
+    };
+    transaction("aborted").abort_transaction(PATIENCE).unwrap();
+    let open = transaction("open");
+
+    let values = || -> Vec<String> {
+        let records = cluster.records("resumed");
+        records.into_iter().map(|r| String::from_utf8(r.value.unwrap()).unwrap()).collect()
+    };
+    let report = replay(&cluster, "resumed", &["--max", "3"]);
+    assert_eq!(report["next"], json!({ "0": 3 }));
+    assert_eq!(values(), ["0", "1", "2"]);
+    let report = replay(&cluster, "resumed", &["--from", "0:3"]);
+    assert_eq!(report["replayed"], 2);
+    assert_eq!(report["left_out"], json!({ "other_topics": 1, "without_reason": 1 }));
+    let next = report["next"]["0"].as_i64().unwrap();
+    assert_eq!(next, 7, "not behind what isn't committed");
+    assert_eq!(values(), ["0", "1", "2", "3", "4"], "nothing that is open or aborted");
+
+    open.commit_transaction(PATIENCE).unwrap();
+    let report = replay(&cluster, "resumed", &["--from", &format!("0:{next}")]);
+    assert_eq!(report["replayed"], 1);
+    assert_eq!(values().last().unwrap(), "open");
+    let last = &cluster.records("resumed")[5];
+    assert_eq!(last.headers, [("own".to_owned(), Some(b"kept".to_vec()))]);
+
+    let (code, _, error) = dlq(&cluster, "resumed", "replay", &["--from", "0:999"]);
+    assert!(code == 1 && error.contains("--from: partition 0"), "{error}");
+}
+
+#[test]
+fn only_what_is_acknowledged_counts_and_a_refused_letter_is_where_it_goes_on() {
+    let cluster = Cluster::shared();
+    cluster.create_topic_with("refused", 1, &[("max.message.bytes", "2000")]);
+    cluster.create_topic("refused.dead", 1);
+    let large = "large ".repeat(1000);
+    let letters = ["first", large.as_str(), "last"].map(|value| letter("refused", value));
+    cluster.send("refused.dead", &letters);
+    let (code, said, error) = dlq(&cluster, "refused", "replay", &["--execute", "--json"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(error.contains("0:1 was not acknowledged") && error.contains("too large"), "{error}");
+    let report: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["next"], json!({ "0": 1 }), "at the letter that was refused");
+    let arrived = cluster.records("refused").len();
+    assert_eq!(report["replayed"], arrived, "those that the brokers have, and no other");
+    assert!((1..=2).contains(&arrived), "{arrived}");
+}
+
+#[test]
+fn letters_that_the_topic_would_delete_are_refused_unless_they_get_another_time() {
+    let cluster = Cluster::shared();
+    cluster.create_topic_with("aged", 1, &[("retention.ms", "3600000")]);
+    cluster.create_topic("aged.dead", 1);
+    let old = Outgoing { timestamp_ms: Some(1_700_000_000_000), ..letter("aged", "old") };
+    cluster.send("aged.dead", &[letter("aged", "young"), old]);
+    for flags in [&[][..], &["--execute"]] {
+        let (code, said, error) = dlq(&cluster, "aged", "replay", flags);
+        assert_eq!(code, 1, "the dry run says it too");
+        for part in ["the letter 0:1", "retention.ms", "--stamp-now"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert_eq!(said.contains("--from 0:1"), !flags.is_empty(), "where to go on: {said}");
+    }
+    assert_eq!(cluster.records("aged").len(), 1);
+    replay(&cluster, "aged", &["--from", "0:1", "--stamp-now"]);
+    let records = cluster.records("aged");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let stamp = Duration::from_millis(records[1].timestamp_ms.unwrap() as u64);
+    assert!(now.abs_diff(stamp) < PATIENCE, "{stamp:?}");
+}
