@@ -171,7 +171,8 @@ impl Cluster {
     /// Forbids workers to write to a topic.
     pub fn forbid_writing(&self, topic: &str) {
         self.acl(&["--add", "--deny-principal", "User:worker", "--operation", "Write"], topic);
-        self.acl(&["--add", "--allow-principal", "User:worker", "--operation", "Describe"], topic);
+        let may = ["--operation", "Describe", "--operation", "DescribeConfigs"];
+        self.acl(&[&["--add", "--allow-principal", "User:worker"], &may[..]].concat(), topic);
     }
 
     /// Allows it again.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::workers::start_for;
+use super::workers::{RATE, start_for};
 use super::{BOTH, Memory, captions, every, seconds};
 use crate::scene::{SESSION_TIMEOUT, Scene, Way};
 use crate::{Found, Mode, Row, Setting};
@@ -31,7 +31,7 @@ pub const CUT_SHORT: Row = Row {
     is_quick: false,
     modes: BOTH,
     bound: heals,
-    run: |setting| cut(setting, Duration::from_secs(5)),
+    run: |setting| cut(setting, Duration::from_secs(5), RATE),
 };
 
 pub const CUT_LONG: Row = Row {
@@ -40,7 +40,7 @@ pub const CUT_LONG: Row = Row {
     is_quick: false,
     modes: BOTH,
     bound: heals,
-    run: |setting| cut(setting, Duration::from_secs(60)),
+    run: |setting| cut(setting, Duration::from_secs(60), RATE / 4),
 };
 
 pub const CUT_VERY_LONG: Row = Row {
@@ -49,14 +49,16 @@ pub const CUT_VERY_LONG: Row = Row {
     is_quick: false,
     modes: BOTH,
     bound: heals,
-    run: |setting| cut(setting, Duration::from_secs(400)),
+    run: |setting| cut(setting, Duration::from_secs(400), RATE / 16),
 };
 
-fn cut(setting: &Setting<'_>, time: Duration) -> Found {
+/// Cuts the network; meanwhile `rate` captions a second come, so that what has piled up is embedded soon.
+fn cut(setting: &Setting<'_>, time: Duration, rate: u32) -> Found {
     let injected =
         format!("nothing between 2 workers and the brokers arrived for {}", seconds(time));
     disturb(setting, injected, |scene| {
         scene.cluster.proxies().cut();
+        scene.feed().set_rate(rate);
         scene.pass(time);
     })
 }

@@ -140,16 +140,16 @@ pub const SMALL_LIMIT: Row = Row {
     run: |setting| {
         // Room for four vectors; the producer's batches would have hundreds in a backlog.
         let mut scene = Scene::with_output(setting, &[("max.message.bytes", "12000")]);
-        scene.start_feed(5000, captions());
+        scene.start_feed(1000, captions());
         crate::support::eventually("there is a backlog", || {
-            (scene.feed().acknowledged() > 10_000).then_some(())
+            (scene.feed().acknowledged() > 2_000).then_some(())
         });
-        scene.feed().set_rate(200);
+        scene.feed().set_rate(100);
         let worker = scene.worker(0, Way::Proxied, &[]).ready();
         scene.until_going_again(SOON);
         let end = scene.finish(vec![worker]);
         Found {
-            injected: "max.message.bytes=12000 on the output, and a backlog of 10,000 captions"
+            injected: "max.message.bytes=12000 on the output, and a backlog of 2,000 captions"
                 .into(),
             found: end.verdict.to_string(),
             broken: end.verdict.broken(0),

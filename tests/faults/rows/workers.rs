@@ -8,7 +8,7 @@ use crate::support::Worker;
 use crate::{Found, Mode, Row, Setting};
 
 /// Captions a second.
-const RATE: u32 = 400;
+pub const RATE: u32 = 400;
 
 /// How long a worker may take to go on, where nothing is to be waited for.
 const SOON: Duration = Duration::from_secs(60);
