@@ -217,7 +217,12 @@ fn unusable_at_start(mut scene: Scene<'_>, injected: &str, cure: impl FnOnce(&Sc
     }
     Found {
         injected: injected.into(),
-        found: format!("never ready, exit code 1, no offset committed; then {}", end.verdict),
+        found: format!(
+            "{}, exit code {}, {committed} committed; then {}",
+            if was_ready { "ready for a while" } else { "never ready" },
+            status.code().unwrap_or(-1),
+            end.verdict
+        ),
         broken,
     }
 }
