@@ -21,3 +21,4 @@ mod precision;
 mod promises;
 mod queries;
 mod rejection;
+mod security;
