@@ -19,5 +19,7 @@ mod page;
 mod parity;
 mod precision;
 mod promises;
+mod protocols;
 mod queries;
 mod rejection;
+mod security;
