@@ -8,6 +8,7 @@ mod make;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Registry, TextEncoder,
@@ -94,6 +95,7 @@ pub struct Metrics {
     stage_seconds: HistogramVec,
     model: IntGaugeVec,
     execution_provider: IntGaugeVec,
+    device: IntGaugeVec,
 }
 
 /// Of each queue between stages, by `queue`.
@@ -202,6 +204,9 @@ pub struct EmbedMetrics {
     pub splits: IntCounterVec,
     /// Captions whose pass was done later than the latency objective says.
     pub objective_missed: IntCounter,
+    device_busy_seconds: CounterVec,
+    /// Nodes of the graph that run on the CPU though the network is on a GPU.
+    pub nodes_on_cpu: IntGauge,
     /// Embedders: passes that may be under way at a time.
     pub embedders: IntGauge,
     /// Time that loading the model took.
@@ -238,6 +243,21 @@ pub struct SinkMetrics {
     pub transaction_captions: IntGauge,
     /// Producers that came to their end and were made anew.
     pub producers_remade: IntCounter,
+}
+
+impl EmbedMetrics {
+    /// Returns the seconds for which a device had a pass under way.
+    pub fn device_busy_seconds(&self, device: &str) -> Counter {
+        self.device_busy_seconds.with_label_values(&[device])
+    }
+
+    /// Returns the same of all devices, on average.
+    pub fn mean_busy_seconds(&self) -> f64 {
+        let families = self.device_busy_seconds.collect();
+        let devices = families.iter().flat_map(|family| family.get_metric());
+        let seconds: Vec<f64> = devices.map(|device| device.get_counter().get_value()).collect();
+        seconds.iter().sum::<f64>() / seconds.len().max(1) as f64
+    }
 }
 
 impl Default for Metrics {
@@ -280,6 +300,12 @@ impl Metrics {
             "execution_provider_info",
             "Always 1; what the configuration asks to run the network, and what runs it",
             &["wanted", "running"],
+        );
+        let device = info(
+            &r,
+            "embed_device_info",
+            "Always 1; a device that the network runs on, and what runs it there",
+            &["device", "provider"],
         );
         Metrics {
             queues: QueueMetrics {
@@ -428,7 +454,18 @@ impl Metrics {
                 busy_seconds: seconds(
                     &r,
                     "embed_busy_seconds_total",
-                    "Seconds spent in forward passes; its rate is the embedder's duty cycle",
+                    "Seconds spent in forward passes, of all embedders together",
+                ),
+                device_busy_seconds: counter_vec(
+                    &r,
+                    "embed_device_busy_seconds_total",
+                    "Seconds for which a device had a forward pass under way; its rate is the duty cycle",
+                    "device",
+                ),
+                nodes_on_cpu: gauge(
+                    &r,
+                    "embed_nodes_on_cpu",
+                    "Nodes of the graph that run on the CPU though the network is on a GPU",
                 ),
                 splits: counters(
                     &r,
@@ -517,6 +554,7 @@ impl Metrics {
             stage_seconds,
             model,
             execution_provider,
+            device,
             registry: r,
         }
     }
@@ -534,6 +572,12 @@ impl Metrics {
     /// Says which execution provider of ONNX Runtime is to run the network, and which one does.
     pub fn set_execution_provider(&self, wanted: &str, running: &str) {
         self.execution_provider.with_label_values(&[wanted, running]).set(1);
+    }
+
+    /// Says on which device the network runs, and what runs it there; several devices are told one by
+    /// one.
+    pub fn set_device(&self, device: &str, provider: &str) {
+        self.device.with_label_values(&[device, provider]).set(1);
     }
 
     /// Returns all metrics in Prometheus's text format.

@@ -4,6 +4,7 @@
 //! order. A stage ends when the queue before it is closed and empty; a stage that fails asks the
 //! source to abort, and the closing of queues brings the others down.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,7 +15,8 @@ use anyhow::{Context, anyhow};
 use crate::admin::{self, Health};
 use crate::batch::Batcher;
 use crate::config::{Config, OutputFormat};
-use crate::embed::load::{Embedders, load};
+use crate::embed::duty::DutyClock;
+use crate::embed::load::{Embedders, OnDevice, load};
 use crate::embed::task::EmbedTask;
 use crate::kafka::consumer::Connection;
 use crate::kafka::sink::{Ends, Finished, Sink};
@@ -136,9 +138,14 @@ pub fn start_with(
         wait_seconds: metrics.stage(Stage::Wait),
     };
     stages.spawn("batch", move || Ok(batcher.run()?))?;
+    let mut clocks: BTreeMap<String, DutyClock> = BTreeMap::new();
     for (number, (embedder, jobs)) in embedders.into_iter().zip(batches).enumerate() {
+        let OnDevice { device, embedder } = embedder;
+        let clock = || DutyClock::new(metrics.embed.device_busy_seconds(&device));
+        let duty = clocks.entry(device.clone()).or_insert_with(clock).clone();
         let task = EmbedTask {
             embedder,
+            duty,
             number,
             requests: requests.clone(),
             jobs,
@@ -175,6 +182,10 @@ fn timed(
     metrics.embed.load_seconds.set(seconds);
     metrics.embed.embedders.set(loaded.embedders.len() as i64);
     metrics.set_execution_provider(loaded.provider_wanted, loaded.provider_running);
+    for on_device in &loaded.embedders {
+        metrics.set_device(&on_device.device, loaded.provider_running);
+    }
+    metrics.embed.nodes_on_cpu.set(loaded.nodes_on_cpu as i64);
     tracing::info!(model = package.manifest.model_id, seconds, "the model is loaded");
     Ok(loaded)
 }

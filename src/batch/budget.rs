@@ -5,6 +5,10 @@
 //! what the batches themselves then show: now and then a full batch is made of another size, of each
 //! in turn, and what it took moves that size's rate against the present one's. A device that slows
 //! down as a whole changes nothing.
+//!
+//! Where a device has too little memory for a batch, the budget is halved, whatever it was measured or
+//! set to be. Another program may have had the memory for a moment, so after many full batches that
+//! fit, larger ones are tried again.
 
 /// The part of the best rate that the budget must reach.
 pub const ENOUGH: f64 = 0.95;
@@ -20,6 +24,9 @@ const SPEED_GAIN: f64 = 0.1;
 
 /// A batch counts for a step whose tokens it has within this factor.
 const NEAR: f64 = 1.25;
+
+/// Full batches that must have fitted before twice the tokens are tried.
+const LIFT_EVERY: u32 = 1024;
 
 /// A batch size that was measured.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -39,6 +46,15 @@ pub struct TokenBudget {
     /// How fast the device is against what was measured.
     speed: f64,
     full: u32,
+    memory: Option<MemoryBound>,
+}
+
+/// What the device's memory allows.
+#[derive(Clone, Copy, Debug)]
+struct MemoryBound {
+    tokens: usize,
+    /// Full batches since it was set.
+    fitted: u32,
 }
 
 impl TokenBudget {
@@ -56,12 +72,12 @@ impl TokenBudget {
         assert!(!steps.is_empty(), "a device was measured");
         debug_assert!(steps.is_sorted_by_key(|step| step.tokens));
         let present = enough(&steps);
-        TokenBudget { steps, present, speed: 1.0, full: 0 }
+        TokenBudget { steps, present, speed: 1.0, full: 0, memory: None }
     }
 
     /// Returns the present budget.
     pub fn tokens(&self) -> usize {
-        self.steps[self.present].tokens
+        self.within_memory(self.steps[self.present].tokens)
     }
 
     /// Returns the limit of the next batch: the budget, or another size when it is one's turn.
@@ -69,12 +85,29 @@ impl TokenBudget {
         let (round, batch) = (self.full / PROBE_EVERY, self.full % PROBE_EVERY);
         let is_try = batch == 0 && round > 0;
         let step = if is_try { round as usize % self.steps.len() } else { self.present };
-        self.steps[step].tokens
+        self.within_memory(self.steps[step].tokens)
+    }
+
+    fn within_memory(&self, tokens: usize) -> usize {
+        self.memory.map_or(tokens, |bound| bound.tokens.min(tokens))
     }
 
     /// Notes that a batch was filled up to its limit.
     pub fn filled(&mut self) {
         self.full = self.full.wrapping_add(1);
+        let Some(bound) = &mut self.memory else { return };
+        bound.fitted += 1;
+        if bound.fitted >= LIFT_EVERY {
+            *bound = MemoryBound { tokens: 2 * bound.tokens, fitted: 0 };
+            let largest = self.steps.last().map_or(0, |step| step.tokens);
+            self.memory = self.memory.filter(|bound| bound.tokens < largest);
+        }
+    }
+
+    /// Learns that the device had too little memory for a batch of `tokens`.
+    pub fn out_of_memory(&mut self, tokens: usize) {
+        let half = (tokens / 2).max(1);
+        self.memory = Some(MemoryBound { tokens: self.within_memory(half), fitted: 0 });
     }
 
     /// Learns that a batch of `tokens` has taken `seconds`.
@@ -153,6 +186,38 @@ mod tests {
         assert!(budget.tokens() >= 192, "{before} to {}", budget.tokens());
         run(&mut budget, 60_000, |tokens| 0.001 + tokens * 0.001);
         assert!(budget.tokens() <= 96, "{}", budget.tokens());
+    }
+
+    #[test]
+    fn a_lack_of_memory_halves_the_budget_until_batches_have_long_fitted() {
+        let mut budget = TokenBudget::fixed(1000);
+        budget.out_of_memory(1000);
+        assert_eq!((budget.tokens(), budget.next_limit()), (500, 500));
+        budget.out_of_memory(500);
+        assert_eq!(budget.tokens(), 250);
+        // The other half of a batch that was made before.
+        budget.out_of_memory(1000);
+        assert_eq!(budget.tokens(), 250);
+        for expected in [500, 1000] {
+            let before = budget.tokens();
+            for _ in 0..LIFT_EVERY {
+                assert_eq!(budget.tokens(), before);
+                budget.filled();
+            }
+            assert_eq!(budget.tokens(), expected);
+        }
+        budget.out_of_memory(1);
+        assert_eq!(budget.tokens(), 1, "a batch has one caption at least");
+    }
+
+    #[test]
+    fn no_try_is_larger_than_the_memory() {
+        let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
+        budget.out_of_memory(96);
+        for _ in 0..LIFT_EVERY - 1 {
+            assert!(budget.next_limit() <= 48);
+            budget.filled();
+        }
     }
 
     #[test]

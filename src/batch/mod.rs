@@ -48,6 +48,9 @@ pub struct Request {
     pub embedder: usize,
     /// What its last batch took, if it was embedded whole.
     pub last: Option<Pass>,
+    /// If there was too little memory for its last batch: the tokens of the smallest part of it that
+    /// was too large.
+    pub out_of_memory: Option<usize>,
 }
 
 /// A forward pass that was made.
@@ -148,6 +151,9 @@ impl Batcher {
                         if let Some(pass) = request.last {
                             self.learn(pass);
                         }
+                        if let Some(tokens) = request.out_of_memory {
+                            self.shrink(tokens);
+                        }
                         free.push_back(request);
                     }
                     Err(_) => return Ok(()),
@@ -196,6 +202,14 @@ impl Batcher {
         self.report();
     }
 
+    /// Makes batches that fit into the device's memory, where one of so many tokens didn't.
+    fn shrink(&mut self, tokens: usize) {
+        self.budget.out_of_memory(tokens);
+        let budget = self.budget.tokens();
+        tracing::warn!(tokens, budget, "too little memory for a batch; the next ones are smaller");
+        self.report();
+    }
+
     fn report(&self) {
         self.metrics.tokens_limit.set(self.budget.tokens() as i64);
         self.metrics.fixed_seconds.set(self.cost.fixed_seconds());
@@ -228,6 +242,7 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embed::duty::DutyClock;
     use crate::embed::hash::HashEmbedder;
     use crate::embed::task::EmbedTask;
     use crate::metrics::{Metrics, Stage};
@@ -244,6 +259,7 @@ mod tests {
         let (job, jobs) = crossbeam_channel::bounded(1);
         let embedder = EmbedTask {
             embedder: Box::new(HashEmbedder::new(4)),
+            duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
             number: 0,
             requests,
             jobs,

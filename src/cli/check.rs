@@ -12,8 +12,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ConfigArgs, EXIT_USAGE, say};
 use crate::config::{Config, EmbedderKind};
-use crate::embed::load::threads_of_one;
-use crate::embed::onnx::OnnxEmbedder;
+use crate::embed::device::DeviceChoice;
+use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::consumer_properties;
 use crate::kafka::topics::{Inquiry, look_up};
 use crate::kafka::writable::{self, Answer, Quiet, record_limit};
@@ -71,15 +71,38 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         });
         if config.embed.embedder == EmbedderKind::Onnx {
             checks.check("embedder", || {
-                let threads = threads_of_one(config.embed.threads);
-                let loaded = OnnxEmbedder::load(&package, config.embed.onnxruntime(), threads)?;
-                let seconds = loaded.load_time().as_secs_f64();
-                Ok((format!("loads and runs in ONNX Runtime, {seconds:.1} s"), ()))
+                let devices = devices(&config, &package)?;
+                Ok((format!("loads and runs in ONNX Runtime, {devices}"), ()))
             });
         }
     }
     kafka_checks(&config, &mut checks);
     if checks.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Loads the package on every device that is asked for, one after the other.
+fn devices(config: &Config, package: &Package) -> anyhow::Result<String> {
+    let choices: Vec<DeviceChoice> = match &config.embed.device {
+        DeviceChoice::Auto => vec![DeviceChoice::Auto],
+        DeviceChoice::Named(devices) => {
+            devices.iter().map(|&device| DeviceChoice::Named(vec![device])).collect()
+        }
+    };
+    let threads = threads_of_one(config.embed.threads);
+    let mut said = Vec::new();
+    for choice in choices {
+        let (embedder, taken) = load_one(package, config.embed.onnxruntime(), &choice, threads)?;
+        let seconds = embedder.load_time().as_secs_f64();
+        let mut one = format!("{} in {seconds:.1} s", embedder.device());
+        if taken.wanted != taken.running() {
+            one.push_str(", for want of a GPU");
+        }
+        if !embedder.nodes_on_cpu().is_empty() {
+            one.push_str(&format!(", {} nodes of it on the CPU", embedder.nodes_on_cpu().len()));
+        }
+        said.push(one);
+    }
+    Ok(said.join("; "))
 }
 
 fn kafka_checks(config: &Config, checks: &mut Checks) {

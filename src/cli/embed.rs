@@ -22,7 +22,8 @@ use crate::batch::policy::{Decision, Limits};
 use crate::config;
 use crate::embed::Embedder;
 use crate::embed::calibration::TOKENS_UNMEASURED;
-use crate::embed::load::threads_of_one;
+use crate::embed::device::DeviceChoice;
+use crate::embed::load::{load_one, threads_of_one};
 use crate::embed::onnx::{LoadError, OnnxEmbedder};
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::{TokenizedCaption, Tokenizer};
@@ -69,9 +70,39 @@ pub struct NetworkArgs {
     /// Compute threads; 0 takes as many as the process may use CPUs.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// What runs a package.
+#[derive(Debug, Args)]
+pub struct RuntimeArgs {
+    /// What runs the network: auto, cpu, or a GPU such as cuda:0.
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, value_parser = one_device)]
+    pub device: DeviceChoice,
     /// ONNX Runtime's library, where it isn't found by itself.
     #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    pub onnxruntime: Option<PathBuf>,
+}
+
+impl RuntimeArgs {
+    /// Loads the package.
+    ///
+    /// # Errors
+    ///
+    /// When ONNX Runtime isn't found, or can't run the package on the device.
+    pub fn load(&self, package: &Package, threads: usize) -> Result<OnnxEmbedder, LoadError> {
+        Ok(load_one(package, self.onnxruntime.as_deref(), &self.device, threads)?.0)
+    }
+}
+
+fn one_device(text: &str) -> Result<DeviceChoice, String> {
+    match text.parse()? {
+        DeviceChoice::Named(devices) if devices.len() > 1 => {
+            Err(format!("{text:?} are several devices; one is due here"))
+        }
+        choice => Ok(choice),
+    }
 }
 
 impl NetworkArgs {
@@ -81,8 +112,7 @@ impl NetworkArgs {
     ///
     /// When ONNX Runtime isn't found, or can't run the package.
     pub fn load(&self, package: &Package) -> Result<OnnxEmbedder, LoadError> {
-        let threads = threads_of_one(self.threads);
-        OnnxEmbedder::load(package, self.onnxruntime.as_deref(), threads)
+        self.runtime.load(package, threads_of_one(self.threads))
     }
 
     /// Returns the limits of a batch; nothing is waited for.

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::embed::device::DeviceChoice;
 use crate::wire::caption::{CaptionDecoder, CaptionFormat};
 use crate::wire::pointer::Pointer;
 use crate::wire::vector::VectorFormat;
@@ -165,9 +166,17 @@ pub struct Batch {
 pub struct Embed {
     /// `onnx`, or `hash` for dry runs without a network.
     pub embedder: EmbedderKind,
+    /// What runs the network: `auto`, `cpu`, or GPUs such as `cuda:0` or `cuda:0,cuda:1`. A GPU that is
+    /// named and can't be had is an error. `auto` takes the first one where ONNX Runtime's library is
+    /// one for GPUs, and falls back to the CPU.
+    pub device: DeviceChoice,
+    /// Most bytes that the network may take of each GPU's memory, shared out among the sessions on it;
+    /// 0 for as many as there are.
+    pub device_bytes_max: usize,
     /// ONNX Runtime's library; empty to look for it.
     pub onnxruntime: PathBuf,
-    /// Forward passes that run at a time; 0 measures how many are best.
+    /// Forward passes that run at a time, on each device; 0 measures how many are best on a CPU, and
+    /// is 2 on a GPU.
     pub sessions: usize,
     /// Compute threads of one forward pass; 0 shares out the CPUs that the process may use.
     pub threads: usize,
@@ -392,7 +401,14 @@ impl Default for Batch {
 
 impl Default for Embed {
     fn default() -> Self {
-        Embed { embedder: EmbedderKind::Onnx, onnxruntime: PathBuf::new(), sessions: 0, threads: 0 }
+        Embed {
+            embedder: EmbedderKind::Onnx,
+            device: DeviceChoice::Auto,
+            device_bytes_max: 0,
+            onnxruntime: PathBuf::new(),
+            sessions: 0,
+            threads: 0,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::load::Fault;
 use super::{Config, DeliveryMode, IdFrom, InputFormat, OnReject, OutputFormat};
+use crate::embed::device::{Device, DeviceChoice};
 use crate::wire::pointer::Pointer;
 
 /// librdkafka's default of `session.timeout.ms`.
@@ -140,6 +141,13 @@ impl Config {
                      that full",
                     self.batch.captions_max, self.delivery.in_flight_captions_max
                 ),
+            );
+        }
+        let on_cpu = DeviceChoice::Named(vec![Device::CPU]);
+        if self.embed.device_bytes_max > 0 && self.embed.device == on_cpu {
+            fault(
+                "embed.device_bytes_max",
+                "bounds the memory of GPUs, though embed.device is \"cpu\"".into(),
             );
         }
         if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {

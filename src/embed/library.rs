@@ -2,7 +2,8 @@
 //!
 //! The program links no ONNX Runtime: which library it loads decides between the CPU's and the
 //! GPU's. It looks at, in this order: what the configuration or the flag names; `ORT_DYLIB_PATH`;
-//! beside the program; the cache that `make` fills.
+//! beside the program; the cache that `make` fills, in which the library for GPUs has a folder of its
+//! own, looked at where a GPU is named.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use thiserror::Error;
+
+use super::cuda::is_for_gpus;
+use super::device::DeviceChoice;
 
 /// The version of ONNX Runtime that the program is tried with.
 pub const VERSION: &str = "1.31.1";
@@ -33,8 +37,9 @@ pub enum LibraryError {
     /// No library was named, and none found.
     #[error(
         "ONNX Runtime's library was not found; looked for {}. Get it with `scripts/onnxruntime` (or \
-         `make build`), or take {FILE_NAME} {VERSION} from the PyPI wheel onnxruntime or \
-         onnxruntime-gpu and name it in ORT_DYLIB_PATH, --onnxruntime or embed.onnxruntime",
+         `make build`), for GPUs with `scripts/onnxruntime gpu`, or take {FILE_NAME} {VERSION} from the \
+         PyPI wheel onnxruntime or onnxruntime-gpu and name it in ORT_DYLIB_PATH, --onnxruntime or \
+         embed.onnxruntime",
         list(.looked)
     )]
     NotFound {
@@ -55,12 +60,13 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns the path of the library; `named` is the configuration's or the flag's, if any.
+/// Returns the path of the library for the devices that are asked for; `named` is the configuration's
+/// or the flag's, if any.
 ///
 /// # Errors
 ///
 /// When the named library isn't there, or none is found.
-pub fn find(named: Option<&Path>) -> Result<PathBuf, LibraryError> {
+pub fn find(named: Option<&Path>, devices: &DeviceChoice) -> Result<PathBuf, LibraryError> {
     let from_variable = env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()).map(PathBuf::from);
     let named = match (named, from_variable) {
         (Some(path), _) => Some(("the configuration", path.to_owned())),
@@ -74,11 +80,20 @@ pub fn find(named: Option<&Path>) -> Result<PathBuf, LibraryError> {
         };
     }
 
+    let on_gpu = match devices {
+        DeviceChoice::Named(devices) => devices.iter().any(|device| device.is_gpu()),
+        // A library for GPUs must have been chosen by somebody for `auto` to mean one.
+        DeviceChoice::Auto => false,
+    };
+    let kind = if on_gpu { "gpu" } else { "cpu" };
     let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(FILE_NAME)));
     let cached = cache_folder()
-        .map(|cache| cache.join("onnxruntime").join(format!("{VERSION}-cpu")).join(FILE_NAME));
+        .map(|cache| cache.join("onnxruntime").join(format!("{VERSION}-{kind}")).join(FILE_NAME));
     let looked: Vec<PathBuf> = beside.into_iter().chain(cached).collect();
-    match looked.iter().find(|path| path.is_file()) {
+    let fits = |path: &&PathBuf| path.is_file() && (!on_gpu || is_for_gpus(path));
+    // One that doesn't fit is better than none: what it lacks is said when it is used.
+    let found = looked.iter().find(fits).or_else(|| looked.iter().find(|path| path.is_file()));
+    match found {
         Some(found) => Ok(found.clone()),
         None => Err(LibraryError::NotFound { looked }),
     }
@@ -98,16 +113,15 @@ pub fn cache_folder() -> Option<PathBuf> {
 ///
 /// # Errors
 ///
-/// When the library isn't found or can't be used.
-pub fn environment(named: Option<&Path>) -> Result<Environment, LibraryError> {
+/// When the library can't be used.
+pub fn environment(path: &Path) -> Result<Environment, LibraryError> {
     static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(environment) = &*loaded {
         return Ok(environment.clone());
     }
-    let path = find(named)?;
-    let unusable = |reason: String| LibraryError::Unusable { path: path.clone(), reason };
-    let environment = ort::init_from(&path)
+    let unusable = |reason: String| LibraryError::Unusable { path: path.into(), reason };
+    let environment = ort::init_from(path)
         .map_err(|e| unusable(e.to_string()))?
         .with_name("capvec")
         .with_telemetry(false)

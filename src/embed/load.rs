@@ -1,4 +1,5 @@
-//! Loads the embedders that the configuration asks for, and finds out how they run best.
+//! Loads the embedders that the configuration asks for, on each of its devices, and finds out how they
+//! run best.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -9,19 +10,18 @@ use super::calibration::{
     Cache, Calibration, Key, NoMemory, TOKENS_UNMEASURED, Wanted, calibrate, cpu_name,
     memory_available,
 };
+use super::device::{self, Device, DeviceChoice, Taken, gpu_names};
 use super::hash::HashEmbedder;
 use super::library;
-use super::onnx::{LoadError, OnnxEmbedder};
+use super::onnx::{LoadError, OnnxEmbedder, Settings};
 use crate::batch::budget::TokenBudget;
 use crate::batch::cost::CostModel;
 use crate::config::{Config, EmbedderKind};
 use crate::model::package::{Package, WEIGHTS};
 
-/// What runs a network on the CPU, by ONNX Runtime's name for it.
-const CPU: &str = "CPUExecutionProvider";
-
-/// What runs where there is no network.
-const NONE: &str = "none";
+/// Passes that are under way on a GPU where nobody says otherwise: while one computes, the other's
+/// numbers are copied and its kernels are queued.
+const GPU_SESSIONS: usize = 2;
 
 /// The embedders of a worker, each for a thread of its own.
 pub struct Embedders {
@@ -30,11 +30,35 @@ pub struct Embedders {
     /// The execution provider that runs the network.
     pub provider_running: &'static str,
     /// They run at the same time.
-    pub embedders: Vec<Box<dyn Embedder>>,
+    pub embedders: Vec<OnDevice>,
+    /// Nodes of the graph that ONNX Runtime runs on the CPU though the network is on a GPU.
+    pub nodes_on_cpu: usize,
     /// How many tokens a batch should have.
     pub budget: TokenBudget,
     /// What passes take.
     pub cost: CostModel,
+}
+
+/// An embedder, and where it runs.
+pub struct OnDevice {
+    /// The device's name.
+    pub device: String,
+    /// The embedder.
+    pub embedder: Box<dyn Embedder>,
+}
+
+impl Embedders {
+    /// Returns a single embedder that isn't of ONNX Runtime.
+    pub fn without_runtime(embedder: Box<dyn Embedder>, tokens: usize) -> Embedders {
+        Embedders {
+            provider_wanted: device::NONE,
+            provider_running: device::NONE,
+            embedders: vec![OnDevice { device: device::NONE.into(), embedder }],
+            nodes_on_cpu: 0,
+            budget: TokenBudget::fixed(tokens),
+            cost: CostModel::default(),
+        }
+    }
 }
 
 /// Why there are no embedders.
@@ -61,112 +85,176 @@ impl From<library::LibraryError> for EmbeddersError {
 ///
 /// # Errors
 ///
-/// When ONNX Runtime or the package can't be used.
+/// When ONNX Runtime, a device or the package can't be used.
 pub fn load(config: &Config, package: &Package) -> Result<Embedders, EmbeddersError> {
     let wanted = wanted(config);
     if config.embed.embedder == EmbedderKind::Hash {
-        let budget = TokenBudget::fixed(wanted.tokens.unwrap_or(TOKENS_UNMEASURED));
         let embedder = HashEmbedder::new(package.manifest.network.dim);
-        let embedders: Vec<Box<dyn Embedder>> = vec![Box::new(embedder)];
-        return Ok(Embedders {
-            provider_wanted: NONE,
-            provider_running: NONE,
-            embedders,
-            budget,
-            cost: CostModel::default(),
-        });
+        let tokens = wanted.tokens.unwrap_or(TOKENS_UNMEASURED);
+        return Ok(Embedders::without_runtime(Box::new(embedder), tokens));
     }
-    let library = config.embed.onnxruntime();
-    let (calibration, embedders) = match known(package, library, &wanted)? {
-        Some(calibration) => {
-            let Calibration { sessions, threads, .. } = calibration;
-            (calibration, sessions_of(package, library, sessions, threads)?)
-        }
-        None => measure(package, library, &wanted)?,
-    };
+    let choice = &config.embed.device;
+    let library = library::find(config.embed.onnxruntime(), choice)?;
+    let bytes_max = config.embed.device_bytes_max;
+    let ((calibration, embedders, wanted), taken) = device::take(choice, &library, |devices| {
+        let site = Site { package, library: &library, device: devices[0], bytes_max };
+        load_on(&site, devices, &site.wanted(&wanted))
+    })?;
     let budget = calibration.budget(&wanted);
+    let names: Vec<String> = taken.devices.iter().map(Device::to_string).collect();
     tracing::info!(
+        devices = names.join(","),
         sessions = calibration.sessions,
         threads = calibration.threads,
         batch_tokens = budget.tokens(),
         "the embedder runs with"
     );
+    let nodes_on_cpu = embedders.iter().map(|e| e.nodes_on_cpu().len()).max().unwrap_or(0);
+    let on_device = |embedder: OnnxEmbedder| OnDevice {
+        device: embedder.device().to_string(),
+        embedder: Box::new(embedder),
+    };
     Ok(Embedders {
-        // `build_session` registers no other, and ONNX Runtime adds none by itself.
-        provider_wanted: CPU,
-        provider_running: CPU,
-        embedders: embedders.into_iter().map(|e| Box::new(e) as Box<dyn Embedder>).collect(),
+        provider_wanted: taken.wanted.as_label(),
+        provider_running: taken.running().as_label(),
+        embedders: embedders.into_iter().map(on_device).collect(),
+        nodes_on_cpu,
         budget,
         cost: calibration.cost(),
     })
 }
 
-/// Returns the calibration of a package if nothing is left open, or it has been measured before.
+/// Loads one embedder on the first device that is asked for, for what runs a package without a worker.
+/// It may take all of a GPU's memory.
 ///
 /// # Errors
 ///
-/// When there is no ONNX Runtime.
-pub fn known(
+/// When ONNX Runtime, the device or the package can't be used.
+pub fn load_one(
     package: &Package,
-    library: Option<&Path>,
-    wanted: &Wanted,
-) -> Result<Option<Calibration>, library::LibraryError> {
-    if let Some(settled) = wanted.settled() {
-        return Ok(Some(settled));
-    }
-    Ok(Cache::beside(&package.path).get(&key(package, library, wanted)?))
-}
-
-fn key(
-    package: &Package,
-    library: Option<&Path>,
-    wanted: &Wanted,
-) -> Result<Key, library::LibraryError> {
-    Ok(Key {
-        model_id: package.manifest.model_id.clone(),
-        device: cpu_name(),
-        cpus: cpus(),
-        onnxruntime: library::find(library)?,
-        capvec: env!("CARGO_PKG_VERSION").into(),
-        wanted: *wanted,
+    onnxruntime: Option<&Path>,
+    choice: &DeviceChoice,
+    threads: usize,
+) -> Result<(OnnxEmbedder, Taken), LoadError> {
+    let library = library::find(onnxruntime, choice)?;
+    device::take(choice, &library, |devices| {
+        let (library, device) = (&*library, devices[0]);
+        let settings = Settings { library, device, threads, device_bytes_max: 0 };
+        OnnxEmbedder::load(package, &settings)
     })
 }
 
-fn measure(
-    package: &Package,
-    library: Option<&Path>,
-    wanted: &Wanted,
-) -> Result<(Calibration, Vec<OnnxEmbedder>), EmbeddersError> {
-    tracing::info!("measuring how the package runs best here; it takes some seconds");
-    let vocabulary = package.manifest.network.vocabulary;
-    // A session's own memory is its matrices, laid out for the CPU, and what a pass needs.
-    let weights = package.manifest.files.iter().find(|file| file.name == WEIGHTS);
-    let session_bytes = weights.map_or(0, |file| file.bytes);
-    let (calibration, embedders) = calibrate(wanted, cpus(), vocabulary, |sessions, threads| {
-        let bytes = session_bytes * sessions as u64;
-        let is_a_try = sessions > 1 && wanted.sessions.is_none();
-        if is_a_try && memory_available().is_none_or(|available| bytes > available / 2) {
-            tracing::info!(sessions, "not tried: there is too little memory");
-            return Ok::<_, EmbeddersError>(None);
-        }
-        sessions_of(package, library, sessions, threads).map(Some)
-    })?;
-    let cache = Cache::beside(&package.path);
-    if let Err(error) = cache.put(key(package, library, wanted)?, calibration.clone()) {
-        let path = cache.path().display();
-        tracing::info!(%path, %error, "what was measured can't be kept; the next start measures again");
-    }
-    Ok((calibration, embedders))
+/// A package and a device to run it on.
+struct Site<'a> {
+    package: &'a Package,
+    library: &'a Path,
+    device: Device,
+    /// Bytes of the device's memory that all of its sessions may take; 0 for all.
+    bytes_max: usize,
 }
 
-fn sessions_of(
-    package: &Package,
-    library: Option<&Path>,
-    sessions: usize,
-    threads: usize,
-) -> Result<Vec<OnnxEmbedder>, EmbeddersError> {
-    let one = |_| OnnxEmbedder::load(package, library, threads);
-    Ok((0..sessions).map(one).collect::<Result<_, _>>()?)
+type Loaded = (Calibration, Vec<OnnxEmbedder>, Wanted);
+
+/// Loads on all devices what the first one is measured to run best with, for they are of one kind.
+fn load_on(site: &Site<'_>, devices: &[Device], wanted: &Wanted) -> Result<Loaded, EmbeddersError> {
+    let (calibration, mut embedders) = match site.known(wanted)? {
+        Some(calibration) => {
+            let embedders = site.sessions(calibration.sessions, calibration.threads)?;
+            (calibration, embedders)
+        }
+        None => site.measure(wanted)?,
+    };
+    for &device in &devices[1..] {
+        let other = Site { device, ..*site };
+        embedders.extend(other.sessions(calibration.sessions, calibration.threads)?);
+    }
+    Ok((calibration, embedders, *wanted))
+}
+
+impl Site<'_> {
+    /// Returns what is left open on this device: on a GPU, the size of a batch alone.
+    fn wanted(&self, wanted: &Wanted) -> Wanted {
+        match self.device.is_gpu() {
+            false => *wanted,
+            true => Wanted {
+                sessions: wanted.sessions.or(Some(GPU_SESSIONS)),
+                threads: wanted.threads.or(Some(1)),
+                ..*wanted
+            },
+        }
+    }
+
+    /// Returns the calibration if nothing is left open, or it has been measured before.
+    fn known(&self, wanted: &Wanted) -> Result<Option<Calibration>, library::LibraryError> {
+        if let Some(settled) = wanted.settled() {
+            return Ok(Some(settled));
+        }
+        Ok(Cache::beside(&self.package.path).get(&self.key(wanted)))
+    }
+
+    fn key(&self, wanted: &Wanted) -> Key {
+        Key {
+            model_id: self.package.manifest.model_id.clone(),
+            device: self.device_name(),
+            cpus: cpus(),
+            onnxruntime: self.library.into(),
+            capvec: env!("CARGO_PKG_VERSION").into(),
+            wanted: *wanted,
+        }
+    }
+
+    /// Returns the kind of the device, with the bound on its memory.
+    fn device_name(&self) -> String {
+        if !self.device.is_gpu() {
+            return cpu_name();
+        }
+        let (provider, names) = (self.device.provider.as_label(), gpu_names().join(", "));
+        match self.bytes_max {
+            0 => format!("{provider} {names}"),
+            bytes => format!("{provider} {names}, {bytes} bytes"),
+        }
+    }
+
+    fn measure(&self, wanted: &Wanted) -> Result<(Calibration, Vec<OnnxEmbedder>), EmbeddersError> {
+        tracing::info!("measuring how the package runs best here; it takes some seconds");
+        let manifest = &self.package.manifest;
+        // A session's own memory is its matrices, laid out for the CPU, and what a pass needs.
+        let weights = manifest.files.iter().find(|file| file.name == WEIGHTS);
+        let session_bytes = weights.map_or(0, |file| file.bytes);
+        let load = |sessions, threads| {
+            let bytes = session_bytes * sessions as u64;
+            let is_a_try = sessions > 1 && wanted.sessions.is_none();
+            if is_a_try && memory_available().is_none_or(|available| bytes > available / 2) {
+                tracing::info!(sessions, "not tried: there is too little memory");
+                return Ok::<_, EmbeddersError>(None);
+            }
+            self.sessions(sessions, threads).map(Some)
+        };
+        let (calibration, embedders) =
+            calibrate(wanted, cpus(), manifest.network.vocabulary, load)?;
+        let cache = Cache::beside(&self.package.path);
+        if let Err(error) = cache.put(self.key(wanted), calibration.clone()) {
+            let path = cache.path().display();
+            tracing::info!(%path, %error, "what was measured can't be kept; the next start measures again");
+        }
+        Ok((calibration, embedders))
+    }
+
+    fn sessions(
+        &self,
+        sessions: usize,
+        threads: usize,
+    ) -> Result<Vec<OnnxEmbedder>, EmbeddersError> {
+        let settings = Settings {
+            library: self.library,
+            device: self.device,
+            threads,
+            // Each session has an arena of its own.
+            device_bytes_max: self.bytes_max / sessions,
+        };
+        let one = |_| OnnxEmbedder::load(self.package, &settings);
+        Ok((0..sessions).map(one).collect::<Result<_, _>>()?)
+    }
 }
 
 fn wanted(config: &Config) -> Wanted {

@@ -2,13 +2,19 @@
 //!
 //! Two implementations ship: [`onnx`], which runs a package in ONNX Runtime, and [`hash`], which
 //! makes a vector out of the token ids by arithmetic, for tests and dry runs. [`load`] makes as many of
-//! them as [`calibration`] finds best, and [`task`] is the worker's thread around each.
+//! them on each [`device`] as [`calibration`] finds best, and [`task`] is the worker's thread around
+//! each. [`library`] finds ONNX Runtime, [`cuda`] what it needs for a GPU, [`placement`] the nodes that
+//! it left on the CPU, and [`duty`] counts how long a device works.
 
 pub mod calibration;
+pub mod cuda;
+pub mod device;
+pub mod duty;
 pub mod hash;
 pub mod library;
 pub mod load;
 pub mod onnx;
+pub mod placement;
 pub mod task;
 
 use thiserror::Error;
@@ -65,10 +71,16 @@ impl SplitReason {
 impl EmbedError {
     /// Returns why a batch that failed so is split.
     ///
-    /// ONNX Runtime has no error code for a lack of memory, only these words: of its arena, of C++'s
-    /// allocator on the CPU, and of CUDA.
+    /// ONNX Runtime has no error code for a lack of memory, only these words: of its arena, of the
+    /// arena's limit, of C++'s allocator on the CPU, of CUDA and of cuBLAS.
     pub fn split_reason(&self) -> SplitReason {
-        let words = ["Failed to allocate memory", "bad_alloc", "out of memory"];
+        let words = [
+            "Failed to allocate memory",
+            "is smaller than requested bytes",
+            "bad_alloc",
+            "out of memory",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+        ];
         match self {
             EmbedError::Run { reason, .. } if words.iter().any(|w| reason.contains(w)) => {
                 SplitReason::OutOfMemory
@@ -104,6 +116,8 @@ mod tests {
         assert_eq!(failed(arena), SplitReason::OutOfMemory);
         assert_eq!(failed("CUDA failure 2: out of memory ; GPU=0"), SplitReason::OutOfMemory);
         assert_eq!(failed("std::bad_alloc"), SplitReason::OutOfMemory);
+        let limit = "Available memory of 20 is smaller than requested bytes of 300";
+        assert_eq!(failed(limit), SplitReason::OutOfMemory);
         assert_eq!(failed("Gather node: index out of bounds"), SplitReason::Failed);
         let shape = EmbedError::Shape { found: vec![1], captions: 1, dim: 640 };
         assert_eq!(shape.split_reason(), SplitReason::Failed);

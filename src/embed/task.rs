@@ -3,6 +3,10 @@
 //! A batch that fails is split until the caption at fault is alone, and that one is rejected. A
 //! caption is at fault only if the network still works without it: before anything is rejected, a
 //! known caption must succeed. Where it doesn't, the network is at fault, and the worker fails.
+//!
+//! A batch for which there was too little memory is split too, and the batcher is told, which makes
+//! smaller ones from then on. No caption is at fault for that: where there isn't the memory for one
+//! alone, the worker fails.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +14,8 @@ use crossbeam_channel::{Receiver, Sender};
 use prometheus::Histogram;
 use thiserror::Error;
 
-use super::{EmbedError, Embedder};
+use super::duty::DutyClock;
+use super::{EmbedError, Embedder, SplitReason};
 use crate::batch::packing::TokenBatch;
 use crate::batch::{Job, Pass, Request};
 use crate::kafka::sink::Finished;
@@ -39,15 +44,29 @@ pub enum EmbedTaskError {
     /// The network fails on everything.
     #[error("the embedder fails on a caption that it has embedded before")]
     Embedder(#[source] EmbedError),
+    /// The device has no room for the smallest batch.
+    #[error("there isn't the memory to embed one caption alone")]
+    OutOfMemory(#[source] EmbedError),
     /// The next stage has ended.
     #[error("stopped")]
     Closed(#[from] Closed),
+}
+
+/// What came of a batch, for the batcher to learn from.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    /// What the pass took, if it was one.
+    pass: Option<Pass>,
+    /// Tokens of the smallest batch for which there was too little memory.
+    out_of_memory: Option<usize>,
 }
 
 /// The stage of one embedder.
 pub struct EmbedTask {
     /// The embedder.
     pub embedder: Box<dyn Embedder>,
+    /// The clock of its device.
+    pub duty: DutyClock,
     /// Its number, as an index of [`crate::batch::Batcher::jobs`].
     pub number: usize,
     /// Where the batcher hears that it is free.
@@ -71,9 +90,11 @@ impl EmbedTask {
     ///
     /// When the embedder fails on everything, or the sink has ended.
     pub fn run(mut self) -> Result<(), EmbedTaskError> {
-        let mut last = None;
+        let mut last = Last::default();
         loop {
-            if self.requests.send(Request { embedder: self.number, last }).is_err() {
+            let Last { pass, out_of_memory } = last;
+            let request = Request { embedder: self.number, last: pass, out_of_memory };
+            if self.requests.send(request).is_err() {
                 return Ok(());
             }
             let Ok(Job { captions, batch }) = self.jobs.recv() else { return Ok(()) };
@@ -81,16 +102,17 @@ impl EmbedTask {
         }
     }
 
-    /// Returns what the pass took, if it was one.
+    /// Returns what came of the batch.
     fn embed(
         &mut self,
         captions: Vec<Tracked<PreparedCaption>>,
         batch: &TokenBatch,
-    ) -> Result<Option<Pass>, EmbedTaskError> {
+    ) -> Result<Last, EmbedTaskError> {
         let started = Instant::now();
-        let result = self.embedder.embed(batch);
+        let result = self.duty.run(|| self.embedder.embed(batch));
         let seconds = started.elapsed().as_secs_f64();
         self.metrics.busy_seconds.inc_by(seconds);
+        let tokens = batch.tokens();
         match result {
             Ok(vectors) => {
                 for _ in &captions {
@@ -103,11 +125,14 @@ impl EmbedTask {
                     self.metrics.objective_missed.inc_by(late as u64);
                 }
                 self.pass_on(captions, vectors)?;
-                Ok(Some(Pass { tokens: batch.tokens(), seconds }))
+                Ok(Last { pass: Some(Pass { tokens, seconds }), out_of_memory: None })
             }
             Err(error) => {
-                self.isolate(captions, error)?;
-                Ok(None)
+                let is_too_large = error.split_reason() == SplitReason::OutOfMemory;
+                let smaller = self.isolate(captions, error)?;
+                // A half that was too large as well says more.
+                let out_of_memory = smaller.or(is_too_large.then_some(tokens));
+                Ok(Last { pass: None, out_of_memory })
             }
         }
     }
@@ -135,29 +160,36 @@ impl EmbedTask {
         Ok(self.out.send(Finished::Embedded(embedded))?)
     }
 
-    /// Splits a batch that failed; rejects the caption that fails alone.
+    /// Splits a batch that failed; rejects the caption that fails alone. Returns the tokens of the
+    /// smallest of the parts for which there was too little memory.
     fn isolate(
         &mut self,
         mut captions: Vec<Tracked<PreparedCaption>>,
         error: EmbedError,
-    ) -> Result<(), EmbedTaskError> {
+    ) -> Result<Option<usize>, EmbedTaskError> {
+        let reason = error.split_reason();
         if captions.len() > 1 {
-            let reason = error.split_reason().as_label();
-            tracing::warn!(captions = captions.len(), reason, %error, "a batch failed and is split");
-            self.metrics.splits.with_label_values(&[reason]).inc();
+            let (number, label) = (captions.len(), reason.as_label());
+            tracing::warn!(captions = number, reason = label, %error, "a batch failed and is split");
+            self.metrics.splits.with_label_values(&[label]).inc();
             let second = captions.split_off(captions.len() / 2);
+            let mut too_large: Option<usize> = None;
             for half in [captions, second] {
                 let batch = TokenBatch::pack(half.iter().map(|c| c.payload.tokens.ids.as_slice()));
-                self.embed(half, &batch)?;
+                let smaller = self.embed(half, &batch)?.out_of_memory;
+                too_large = too_large.into_iter().chain(smaller).min();
             }
-            return Ok(());
+            return Ok(too_large);
+        }
+        if reason == SplitReason::OutOfMemory {
+            return Err(EmbedTaskError::OutOfMemory(error));
         }
         let known = TokenBatch::pack([&KNOWN_CAPTION[..]]);
         self.embedder.embed(&known).map_err(EmbedTaskError::Embedder)?;
         for caption in captions {
             self.reject(caption, Rejection::new(RejectReason::NotEmbedded, error.to_string()))?;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn reject(
@@ -178,10 +210,12 @@ mod tests {
     use crate::tokenize::TokenizedCaption;
     use crate::tracked::{Assignment, Offset, Origin, RawMessage};
 
-    /// Fails on every batch that has the token 13, and gives NaN for the token 17.
+    /// Fails on every batch that has the token 13, and gives NaN for the token 17; has memory for so
+    /// many tokens.
     struct Superstitious {
         inner: HashEmbedder,
         dead: bool,
+        tokens_max: usize,
     }
 
     impl Embedder for Superstitious {
@@ -190,12 +224,13 @@ mod tests {
         }
 
         fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            let (captions, tokens) = (batch.captions(), batch.tokens());
             if self.dead || batch.token_ids.contains(&13) {
-                return Err(EmbedError::Run {
-                    captions: batch.captions(),
-                    tokens: batch.tokens(),
-                    reason: "bad luck".into(),
-                });
+                return Err(EmbedError::Run { captions, tokens, reason: "bad luck".into() });
+            }
+            if tokens > self.tokens_max {
+                let reason = "CUDA failure 2: out of memory".into();
+                return Err(EmbedError::Run { captions, tokens, reason });
             }
             let mut vectors = self.inner.embed(batch)?;
             for (&caption, _) in
@@ -221,16 +256,23 @@ mod tests {
         Tracked { origin: Box::new(origin), payload }
     }
 
-    /// What came of a batch: the result, the sequence numbers embedded, and those rejected.
-    type Outcome = (Result<(), EmbedTaskError>, Vec<u64>, Vec<(u64, RejectReason)>);
+    /// What came of a batch.
+    struct Outcome {
+        result: Result<Last, EmbedTaskError>,
+        /// Sequence numbers.
+        embedded: Vec<u64>,
+        rejected: Vec<(u64, RejectReason)>,
+        metrics: Metrics,
+    }
 
-    fn run(tokens: &[u32], dead: bool) -> Outcome {
+    fn run(tokens: &[u32], dead: bool, tokens_max: usize) -> Outcome {
         let metrics = Metrics::new();
         let (out, finished) = queue::bounded("test", 100, &metrics.queues);
         let (requests, _free) = crossbeam_channel::bounded(1);
         let (_batcher, jobs) = crossbeam_channel::bounded(1);
         let mut task = EmbedTask {
-            embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), dead }),
+            embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), dead, tokens_max }),
+            duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
             number: 0,
             requests,
             jobs,
@@ -242,7 +284,7 @@ mod tests {
         let captions: Vec<_> =
             tokens.iter().enumerate().map(|(i, &token)| caption(i as u64, token)).collect();
         let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
-        let result = task.embed(captions, &batch).map(|_| ());
+        let result = task.embed(captions, &batch);
         drop(task);
         let (mut embedded, mut rejected) = (Vec::new(), Vec::new());
         while let Some(item) = finished.recv() {
@@ -256,16 +298,16 @@ mod tests {
         }
         embedded.sort_unstable();
         rejected.sort_unstable_by_key(|(sequence, _)| *sequence);
-        (result, embedded, rejected)
+        Outcome { result, embedded, rejected, metrics }
     }
 
     #[test]
     fn the_caption_at_fault_is_found_and_the_others_are_embedded() {
-        let (result, embedded, rejected) = run(&[5, 6, 13, 7, 8, 17, 13], false);
-        result.unwrap();
-        assert_eq!(embedded, [0, 1, 3, 4]);
+        let outcome = run(&[5, 6, 13, 7, 8, 17, 13], false, 1000);
+        assert_eq!(outcome.result.unwrap().out_of_memory, None);
+        assert_eq!(outcome.embedded, [0, 1, 3, 4]);
         assert_eq!(
-            rejected,
+            outcome.rejected,
             [
                 (2, RejectReason::NotEmbedded),
                 (5, RejectReason::NotFinite),
@@ -276,8 +318,27 @@ mod tests {
 
     #[test]
     fn a_dead_network_rejects_nothing() {
-        let (result, embedded, rejected) = run(&[5, 6, 7], true);
-        assert!(matches!(result, Err(EmbedTaskError::Embedder(_))));
-        assert_eq!((embedded.len(), rejected.len()), (0, 0));
+        let outcome = run(&[5, 6, 7], true, 1000);
+        assert!(matches!(outcome.result, Err(EmbedTaskError::Embedder(_))));
+        assert_eq!((outcome.embedded.len(), outcome.rejected.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_batch_too_large_for_the_memory_is_embedded_in_parts_and_reported() {
+        // Eight captions of 3 tokens: 24 and 12 are too many, 6 are not.
+        let outcome = run(&[5; 8], false, 10);
+        let last = outcome.result.unwrap();
+        assert_eq!((last.pass, last.out_of_memory), (None, Some(12)));
+        assert_eq!(outcome.embedded, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert!(outcome.rejected.is_empty());
+        let splits = outcome.metrics.embed.splits.with_label_values(&["out_of_memory"]).get();
+        assert_eq!(splits, 3);
+    }
+
+    #[test]
+    fn no_caption_is_rejected_for_want_of_memory() {
+        let outcome = run(&[5, 6], false, 2);
+        assert!(matches!(outcome.result, Err(EmbedTaskError::OutOfMemory(_))));
+        assert_eq!((outcome.embedded.len(), outcome.rejected.len()), (0, 0));
     }
 }

@@ -16,9 +16,16 @@
 //! in every company. The stock dynamic quantization scales the whole batch by its largest number. The
 //! token's side is unsigned with 128 for 0, for which the CPU's instructions (VNNI) are; signed
 //! numbers on both sides took 5 to 9 times as long.
+//!
+//! In an fp16 graph, which is for GPUs, a step's bias goes into the operator behind it where ONNX Runtime
+//! has one that takes it: `BiasGelu`, and `SkipLayerNormalization` for the sum and the layer norm. A GPU
+//! is bounded by its memory there, and `Gemm` with a bias writes its output twice. Numbers are stored in
+//! 16 bits; products, layer norms and the softmax are summed in 32, and from pooling on the numbers are
+//! stored in 32 too. Every operator has a kernel for the CPU or is computed there in 32 bits, so that
+//! the graph can be tried without a GPU.
 
 use super::manifest::Precision;
-use super::network::Network;
+use super::network::{Network, Weight, WeightSource};
 use super::onnx::{
     AttributeProto, AttributeType, DataLocation, DataType, Dimension, DimensionProto, GraphProto,
     IR_VERSION, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
@@ -62,7 +69,7 @@ pub const INPUTS: [Input; 7] = [
 /// The name of the graph's one output, float32 `[captions, dim]`.
 pub const OUTPUT: &str = "embedding";
 
-/// The set that `MatMulIntegerToFloat` is of: ONNX Runtime's own operators.
+/// The set of ONNX Runtime's own operators.
 const CONTRIBUTED: &str = "com.microsoft";
 
 /// What 0 is among the unsigned integers that a token's numbers become.
@@ -71,6 +78,15 @@ const ZERO_POINT: u8 = 128;
 /// Returns the name of the scales of a quantized matrix.
 pub fn scales_of(weight: &str) -> String {
     format!("{weight}.scales")
+}
+
+/// Returns the type that a weight which isn't quantized is stored in.
+pub fn weight_type(precision: Precision, weight: &Weight) -> DataType {
+    let is_of_head = matches!(weight.source, WeightSource::HeadWeight | WeightSource::HeadBias);
+    match precision {
+        Precision::Fp16 if !is_of_head => DataType::Float16,
+        Precision::Fp16 | Precision::Fp32 | Precision::Int8 => DataType::Float,
+    }
 }
 
 /// Where the numbers of a weight lie in the data file.
@@ -124,7 +140,7 @@ fn operator_sets(precision: Precision) -> Vec<OperatorSetIdProto> {
     let onnx = OperatorSetIdProto { domain: String::new(), version: OPSET };
     match precision {
         Precision::Fp32 => vec![onnx],
-        Precision::Int8 => {
+        Precision::Fp16 | Precision::Int8 => {
             vec![onnx, OperatorSetIdProto { domain: CONTRIBUTED.into(), version: 1 }]
         }
     }
@@ -145,8 +161,7 @@ fn embeddings(graph: &mut Builder, network: &Network) -> String {
     let words = graph.node("Gather", "embeddings.word", &["embeddings.words", "token_ids"]);
     let places =
         graph.node("Gather", "embeddings.position", &["embeddings.positions", "token_positions"]);
-    let sum = graph.node("Add", "embeddings.sum", &[&words, &places]);
-    graph.layer_norm("embeddings.norm", &sum, network.layer_norm_epsilon)
+    graph.sum_and_norm("embeddings.norm", [&words, &places], None, network.layer_norm_epsilon)
 }
 
 fn transformer_layer(
@@ -165,21 +180,20 @@ fn transformer_layer(
     let flat = graph.int64("shape.flat", &[-1, network.hidden as i64]);
     let slots = graph.node("Reshape", &name("slots"), &[&attended, &flat]);
     let tokens = graph.node("Gather", &name("tokens"), &[&slots, "token_slots"]);
-    let out = graph.linear(&name("out"), &tokens);
-    let sum = graph.node("Add", &name("sum1"), &[input, &out]);
-    let middle = graph.layer_norm(&name("norm1"), &sum, network.layer_norm_epsilon);
-
-    let up = graph.linear(&name("up"), &middle);
-    let gelu = graph.node("Gelu", &name("gelu"), &[&up]);
-    let down = graph.linear(&name("down"), &gelu);
-    let sum = graph.node("Add", &name("sum2"), &[&middle, &down]);
-    graph.layer_norm(&name("norm2"), &sum, network.layer_norm_epsilon)
+    let epsilon = network.layer_norm_epsilon;
+    let middle = graph.linear_beside(&name("out"), &tokens, input, &name("norm1"), epsilon);
+    let inner = graph.linear_gelu(&name("up"), &middle, &name("gelu"));
+    graph.linear_beside(&name("down"), &inner, &middle, &name("norm2"), epsilon)
 }
 
 /// Sums each caption's rows by a product with a `[captions, tokens]` matrix of ones and zeros,
 /// divides by the caption's length, and projects. `[CLS]` and `[SEP]` count, as in the published
 /// forward pass.
 fn pool_and_project(graph: &mut Builder, hidden: &str) {
+    let hidden = match graph.precision {
+        Precision::Fp16 => graph.cast("pool.hidden", hidden, DataType::Float),
+        Precision::Fp32 | Precision::Int8 => hidden.to_owned(),
+    };
     let first = graph.int64("axis.0", &[0]);
     let second = graph.int64("axis.1", &[1]);
     let zero = graph.int64_scalar("scalar.0", 0);
@@ -191,13 +205,8 @@ fn pool_and_project(graph: &mut Builder, hidden: &str) {
     let column = graph.node("Unsqueeze", "pool.column", &[&range, &second]);
     let row = graph.node("Unsqueeze", "pool.row", &["token_captions", &first]);
     let member = graph.node("Equal", "pool.member", &[&column, &row]);
-    let ones = graph.node_with(
-        "Cast",
-        "pool.ones",
-        &[&member],
-        vec![int_attribute("to", DataType::Float as i64)],
-    );
-    let sums = graph.node("MatMul", "pool.sums", &[&ones, hidden]);
+    let ones = graph.cast("pool.ones", &member, DataType::Float);
+    let sums = graph.node("MatMul", "pool.sums", &[&ones, &hidden]);
     let lengths = graph.node("Unsqueeze", "pool.lengths", &["caption_lengths", &second]);
     let means = graph.node("Div", "pool.means", &[&sums, &lengths]);
     graph.node("Gemm", OUTPUT, &[&means, "head.weight", "head.bias"]);
@@ -233,11 +242,28 @@ impl Builder {
         name.into()
     }
 
+    /// A node of ONNX Runtime's own operators.
+    fn contributed(
+        &mut self,
+        op_type: &str,
+        name: &str,
+        inputs: &[&str],
+        attribute: Vec<AttributeProto>,
+    ) -> String {
+        let output = self.node_with(op_type, name, inputs, attribute);
+        self.nodes.last_mut().expect("it has just been added").domain = CONTRIBUTED.into();
+        output
+    }
+
+    fn cast(&mut self, name: &str, input: &str, to: DataType) -> String {
+        self.node_with("Cast", name, &[input], vec![int_attribute("to", to as i64)])
+    }
+
     /// `[tokens, in]` to `[tokens, out]`.
     fn linear(&mut self, name: &str, input: &str) -> String {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
         match self.precision {
-            Precision::Fp32 => {
+            Precision::Fp32 | Precision::Fp16 => {
                 let attributes = vec![int_attribute("transB", 1)];
                 self.node_with("Gemm", name, &[input, &weight, &bias], attributes)
             }
@@ -246,6 +272,68 @@ impl Builder {
                 self.node("Add", name, &[&product, &bias])
             }
         }
+    }
+
+    /// A linear step without its bias, and the bias.
+    fn product(&mut self, name: &str, input: &str) -> (String, String) {
+        let weight = format!("{name}.weight");
+        let attributes = vec![int_attribute("transB", 1)];
+        (self.node_with("Gemm", name, &[input, &weight], attributes), format!("{name}.bias"))
+    }
+
+    /// A linear step, and GELU.
+    fn linear_gelu(&mut self, name: &str, input: &str, gelu: &str) -> String {
+        match self.precision {
+            Precision::Fp32 | Precision::Int8 => {
+                let output = self.linear(name, input);
+                self.node("Gelu", gelu, &[&output])
+            }
+            Precision::Fp16 => {
+                let (product, bias) = self.product(name, input);
+                self.contributed("BiasGelu", gelu, &[&product, &bias], Vec::new())
+            }
+        }
+    }
+
+    /// A linear step, its sum with `beside`, and a layer norm of that.
+    fn linear_beside(
+        &mut self,
+        name: &str,
+        input: &str,
+        beside: &str,
+        norm: &str,
+        epsilon: f32,
+    ) -> String {
+        match self.precision {
+            Precision::Fp32 | Precision::Int8 => {
+                let output = self.linear(name, input);
+                self.sum_and_norm(norm, [beside, &output], None, epsilon)
+            }
+            Precision::Fp16 => {
+                let (product, bias) = self.product(name, input);
+                self.sum_and_norm(norm, [&product, beside], Some(&bias), epsilon)
+            }
+        }
+    }
+
+    /// The layer norm of a sum, with a bias in it at fp16 only.
+    fn sum_and_norm(
+        &mut self,
+        name: &str,
+        of: [&str; 2],
+        bias: Option<&str>,
+        epsilon: f32,
+    ) -> String {
+        if self.precision != Precision::Fp16 {
+            debug_assert!(bias.is_none(), "the bias is in the sum already");
+            let sum = self.node("Add", &format!("{name}.sum"), &of);
+            return self.layer_norm(name, &sum, epsilon);
+        }
+        let (scale, shift) = (format!("{name}.scale"), format!("{name}.bias"));
+        let inputs: Vec<&str> =
+            of.into_iter().chain([scale.as_str(), shift.as_str()]).chain(bias).collect();
+        let attributes = vec![float_attribute("epsilon", epsilon)];
+        self.contributed("SkipLayerNormalization", name, &inputs, attributes)
     }
 
     /// The product of 8-bit integers, in float again: each token's numbers times 127 over the token's
@@ -269,9 +357,9 @@ impl Builder {
         let inputs = [input, &scale, &zero_points];
         let integers = self.node_with("QuantizeLinear", &part("tokens"), &inputs, rows);
         let scales = scales_of(weight);
-        let inputs = [&integers, weight, &one, &scales, &zero_point];
-        let product = self.node("MatMulIntegerToFloat", &part("product"), &inputs);
-        self.nodes.last_mut().expect("it has just been added").domain = CONTRIBUTED.into();
+        let inputs: [&str; 5] = [&integers, weight, &one, &scales, &zero_point];
+        let product =
+            self.contributed("MatMulIntegerToFloat", &part("product"), &inputs, Vec::new());
         let column = self.node("Unsqueeze", &part("column"), &[&scale, &last]);
         self.node("Mul", name, &[&product, &column])
     }
@@ -308,8 +396,11 @@ impl Builder {
 
     fn attention(&mut self, name: &str, inputs: [&str; 4], heads: usize) -> String {
         let heads = heads as i64;
-        let attributes =
+        let mut attributes =
             vec![int_attribute("q_num_heads", heads), int_attribute("kv_num_heads", heads)];
+        if self.precision == Precision::Fp16 {
+            attributes.push(int_attribute("softmax_precision", DataType::Float as i64));
+        }
         self.node_with("Attention", name, &inputs, attributes)
     }
 
@@ -400,7 +491,7 @@ mod tests {
     #[test]
     fn every_value_is_made_before_it_is_read_and_every_weight_is_read() {
         let network = Preset::Tiny.network();
-        for precision in [Precision::Fp32, Precision::Int8] {
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
             let place = |name: String, shape: Vec<usize>| External {
                 name,
                 shape,

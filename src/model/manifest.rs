@@ -68,6 +68,8 @@ pub enum Pooling {
 pub enum Precision {
     /// 32-bit floats.
     Fp32,
+    /// 16-bit floats, with sums in 32 bits: for GPUs. CPUs run it slowly.
+    Fp16,
     /// 8-bit integers: a scale for each output of a matrix, and one for each token. About 2.5 times
     /// as fast on CPUs with VNNI; `capvec model compare` tells what it costs.
     Int8,
@@ -78,6 +80,7 @@ impl Precision {
     pub fn as_str(self) -> &'static str {
         match self {
             Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
             Precision::Int8 => "int8",
         }
     }

@@ -150,6 +150,25 @@ pub enum DataType {
     Int32 = 6,
     /// 64-bit signed integer.
     Int64 = 7,
+    /// 16-bit float, IEEE's.
+    Float16 = 10,
+}
+
+impl DataType {
+    /// Returns the bytes of a number.
+    ///
+    /// # Panics
+    ///
+    /// For no type.
+    pub fn width(self) -> usize {
+        match self {
+            DataType::Undefined => panic!("a number has a type"),
+            DataType::Uint8 | DataType::Int8 => 1,
+            DataType::Float16 => 2,
+            DataType::Float | DataType::Int32 => 4,
+            DataType::Int64 => 8,
+        }
+    }
 }
 
 /// Where a tensor's numbers are.

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use half::f16;
 use prost::Message;
 use thiserror::Error;
 
@@ -237,9 +238,10 @@ pub fn write<E: From<PackageError>>(
             data.write_quantized(&weight, &matrix).map_err(io_error(&weights_path))?;
         } else {
             let (name, shape) = (weight.name.clone(), weight.shape.clone());
-            data.begin(name, shape, DataType::Float).map_err(io_error(&weights_path))?;
+            let dtype = graph::weight_type(draft.precision, &weight);
+            data.begin(name, shape, dtype).map_err(io_error(&weights_path))?;
             fill(&weight, &mut |numbers| data.append(numbers))?;
-            data.end(4);
+            data.end();
         }
     }
     let (placed, weights_digest) = data.finish().map_err(io_error(&weights_path))?;
@@ -299,17 +301,33 @@ impl DataFile {
         Ok(())
     }
 
+    /// Appends numbers to the tensor that has begun, in its type.
     fn append(&mut self, numbers: &[f32]) -> io::Result<()> {
+        let tensor = self.placed.last().expect("a tensor has begun");
         self.bytes.clear();
-        self.bytes.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
+        if tensor.dtype == DataType::Float16 {
+            for &number in numbers {
+                let half = f16::from_f32(number);
+                if half.is_infinite() && number.is_finite() {
+                    let reason = format!(
+                        "{} has {number}, which no 16-bit float can hold; take --precision fp32",
+                        tensor.name
+                    );
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+                }
+                self.bytes.extend(half.to_le_bytes());
+            }
+        } else {
+            self.bytes.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
+        }
         self.file.write_all(&self.bytes)
     }
 
-    /// Ends the tensor, whose numbers take `width` bytes each.
-    fn end(&mut self, width: usize) {
+    /// Ends the tensor.
+    fn end(&mut self) {
         let tensor = self.placed.last_mut().expect("a tensor has begun");
         tensor.length = self.file.bytes() - tensor.offset;
-        let due = tensor.shape.iter().product::<usize>() * width;
+        let due = tensor.shape.iter().product::<usize>() * tensor.dtype.width();
         assert_eq!(tensor.length, due as u64, "{} is filled exactly", tensor.name);
     }
 
@@ -321,10 +339,10 @@ impl DataFile {
         self.bytes.clear();
         self.bytes.extend(quantized.numbers.iter().map(|n| n.to_le_bytes()[0]));
         self.file.write_all(&self.bytes)?;
-        self.end(1);
+        self.end();
         self.begin(graph::scales_of(&weight.name), vec![outputs], DataType::Float)?;
         self.append(&quantized.scales)?;
-        self.end(4);
+        self.end();
         Ok(())
     }
 

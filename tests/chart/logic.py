@@ -99,6 +99,16 @@ def gpu(chart):
         assert container["resources"]["limits"]["memory"], "the other limits stay"
         assert container["image"].endswith("-cuda"), container["image"]
     assert not worker(chart.render())["image"].endswith("-cuda")
+    assert "embed" not in options(chart.render()), "without a GPU the program's default holds"
+    for values, device in [
+        ({}, "cuda:0"),
+        ({"count": 3}, "cuda:0,cuda:1,cuda:2"),
+        ({"resourceName": "nvidia.com/mig-1g.10gb", "count": 2}, "cuda:0"),
+    ]:
+        embed = options(chart.render({"gpu": {"enabled": True} | values}))["embed"]
+        assert embed["device"] == device, embed
+    named = {"gpu": {"enabled": True}, "config": {"embed": {"device": "auto", "sessions": 1}}}
+    assert options(chart.render(named))["embed"] == {"device": "auto", "sessions": 1}
     tagged = {"gpu": {"enabled": True}, "image": {"repository": "r/c", "tag": "7"}}
     assert worker(chart.render(tagged))["image"] == "r/c:7"
     digest = "sha256:" + "a" * 64

@@ -11,8 +11,6 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use capvec::batch::budget::TokenBudget;
-use capvec::batch::cost::CostModel;
 use capvec::batch::packing::TokenBatch;
 use capvec::config::{self, Config};
 use capvec::embed::hash::HashEmbedder;
@@ -167,14 +165,7 @@ fn misbehaving_embedder(args: &[String]) -> anyhow::Result<()> {
     shutdown.on_signals()?;
     let worker = pipeline::start_with(&config, &shutdown, |_, package| {
         let embedder: Box<dyn Embedder> = Box::new(Misbehaving::new(package)?);
-        let budget = TokenBudget::fixed(2048);
-        Ok(Embedders {
-            provider_wanted: "none",
-            provider_running: "none",
-            embedders: vec![embedder],
-            budget,
-            cost: CostModel::default(),
-        })
+        Ok(Embedders::without_runtime(embedder, 2048))
     })?;
     worker.wait()
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use capvec::batch::packing::TokenBatch;
 use capvec::embed::Embedder;
-use capvec::embed::onnx::OnnxEmbedder;
+use capvec::embed::device::DeviceChoice;
+use capvec::embed::load::load_one;
 use capvec::model::import::{Import, import};
 use capvec::model::manifest::Precision;
 use capvec::model::package::{Existing, Package};
@@ -131,7 +132,8 @@ fn check_each_once_and_in_order(captions: &[String], records: &[Record]) {
 #[track_caller]
 fn check_vectors(captions: &[String], records: &[Record], package: &std::path::Path) {
     let tokenizer = tokenizer_of(package);
-    let mut embedder = OnnxEmbedder::load(&Package::open(package).unwrap(), None, 1).unwrap();
+    let package = Package::open(package).unwrap();
+    let (mut embedder, _) = load_one(&package, None, &DeviceChoice::Auto, 1).unwrap();
     for record in records.iter().step_by(97) {
         let ids = tokenizer.tokenize(&captions[index_of(record)]).unwrap().ids;
         let alone = embedder.embed(&TokenBatch::pack([ids.as_slice()])).unwrap();

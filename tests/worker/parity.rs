@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::{beside, capvec_ok};
+use crate::support::{beside, capvec_ok, relative_error};
 
 /// The reader of the one form of .npy that the goldens have: version 1.0, `<f4`, two dimensions.
 fn read_npy(path: &Path) -> (Vec<f32>, usize) {
@@ -15,12 +15,6 @@ fn read_npy(path: &Path) -> (Vec<f32>, usize) {
     let columns = shape.split_once(',').unwrap().1.trim().parse().unwrap();
     let numbers = bytes[10 + length..].chunks_exact(4);
     (numbers.map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(), columns)
-}
-
-fn relative_error(found: &[f32], golden: &[f32]) -> f64 {
-    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|n| n * n).sum::<f64>().sqrt();
-    let pairs = found.iter().zip(golden).map(|(f, g)| f64::from(*f) - f64::from(*g));
-    norm(&mut pairs.into_iter()) / norm(&mut golden.iter().map(|g| f64::from(*g)))
 }
 
 fn check(model: &str) {
@@ -81,6 +75,28 @@ fn check(model: &str) {
     }
 }
 
+/// Returns the relative errors of an fp16 package on the CPU, which stores the same numbers in 16 bits
+/// as a GPU, and sums in 32. In order of their size.
+fn errors_of_fp16(model: &str) -> Option<Vec<f64>> {
+    let checkpoint = beside("CAPVEC_REFERENCE", "reference")?.join(model);
+    let folder = tempfile::tempdir().unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (package, out) = (text(&folder.path().join("package")), text(&folder.path().join("npy")));
+    let head = text(&checkpoint.join("Linear Weights.pkl"));
+    let import = ["model", "import", &text(&checkpoint), "--head", &head, "--out", &package];
+    capvec_ok(&[&import[..], &["--precision", "fp16"]].concat());
+    let captions = text(&checkpoint.join("../captions.jsonl"));
+    let embed = ["embed", "--model", &package, "--pointer", "/caption", &captions];
+    capvec_ok(&[&embed[..], &["--format", "npy", "--out", &out]].concat());
+    let (golden, dim) = read_npy(&checkpoint.join("golden_embeddings.npy"));
+    let (found, _) = read_npy(Path::new(&out));
+    assert_eq!(found.len(), golden.len());
+    let rows = found.chunks(dim).zip(golden.chunks(dim));
+    let mut errors: Vec<f64> = rows.map(|(found, golden)| relative_error(found, golden)).collect();
+    errors.sort_by(f64::total_cmp);
+    Some(errors)
+}
+
 #[test]
 fn m_bert_mini_is_pytorch() {
     check("m-bert-mini");
@@ -89,6 +105,21 @@ fn m_bert_mini_is_pytorch() {
 #[test]
 fn m_distil_mini_is_pytorch() {
     check("m-distil-mini");
+}
+
+#[test]
+fn m_bert_mini_in_fp16_is_nearly_pytorch() {
+    let Some(errors) = errors_of_fp16("m-bert-mini") else { return };
+    assert!(errors[103] <= 2e-3, "{:e}", errors[103]);
+}
+
+#[test]
+fn m_distil_mini_in_fp16_is_nearly_pytorch() {
+    let Some(errors) = errors_of_fp16("m-distil-mini") else { return };
+    assert!(errors[51] <= 2e-3, "the median: {:e}", errors[51]);
+    // Its random weights make much of little differences: with weights rounded to 16 bits, and
+    // everything else in float64, the largest error is 3.2e-3.
+    assert!(errors[103] <= 4e-3, "the largest: {:e}", errors[103]);
 }
 
 #[test]

@@ -1,12 +1,13 @@
-//! Packages of 8-bit integers: near the one of floats, and the same vector in every company.
+//! Packages of other precisions: near the one of 32-bit floats, and the same vector in every company.
 
 use std::path::Path;
 
+use capvec::model::import::ImportError;
 use capvec::model::manifest::Precision;
-use capvec::model::package::Package;
-use capvec::model::synth::{Synthesis, synthesize};
+use capvec::model::package::{Draft, Existing, Package, write};
+use capvec::model::synth::{Preset, Synthesis, synthesize};
 
-use crate::support::capvec_ok;
+use crate::support::{capvec_ok, relative_error};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -51,4 +52,53 @@ fn int8_is_near_fp32_and_the_same_in_every_company() {
         let same = cosine(&alone[number], &together[number]);
         assert!(same > 1.0 - 1e-6, "caption {number}, alone and together: cosine {same}");
     }
+}
+
+#[test]
+fn fp16_is_nearly_fp32_and_half_as_large() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |precision: Precision| {
+        let path = folder.path().join(precision.as_str());
+        synthesize(&Synthesis { precision, ..Synthesis::tiny(1, &path) }, &mut |_| ()).unwrap();
+        path
+    };
+    let (fp32, fp16) = (make(Precision::Fp32), make(Precision::Fp16));
+    let manifest = |path: &Path| Package::open(path).unwrap().manifest;
+    assert_ne!(manifest(&fp16).model_id, manifest(&fp32).model_id, "other vectors, another id");
+    let bytes = |path: &Path| manifest(path).files[1].bytes as f64;
+    let ratio = bytes(&fp16) / bytes(&fp32);
+    assert!((0.5..0.53).contains(&ratio), "{ratio}: only the head keeps 32 bits");
+    capvec_ok(&["model", "verify", text(&fp16)]);
+
+    let (exact, together, alone) = (embed(&fp32, "1024"), embed(&fp16, "1024"), embed(&fp16, "1"));
+    assert!(exact.len() > 50 && exact.len() == together.len() && exact.len() == alone.len());
+    for (number, exact) in exact.iter().enumerate() {
+        let error = relative_error(&together[number], exact);
+        assert!(error > 1e-5, "caption {number}: {error:e}, these are no 16-bit floats");
+        assert!(error <= 2e-3, "caption {number}: {error:e}");
+        let apart = relative_error(&alone[number], &together[number]);
+        assert!(apart <= 1e-3, "caption {number}, alone and together: {apart:e}");
+    }
+}
+
+#[test]
+fn a_weight_that_no_16_bit_float_holds_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = Preset::Tiny.network();
+    let draft = Draft {
+        name: "large".into(),
+        network,
+        max_tokens: 128,
+        precision: Precision::Fp16,
+        tokenizer_json: "{}".into(),
+        sources: Vec::new(),
+    };
+    let path = folder.path().join("large");
+    let error = write::<ImportError>(&path, Existing::Keep, draft, |weight, sink| {
+        let io = |source| ImportError::Io { path: "checkpoint".into(), source };
+        sink(&vec![7e4; weight.elements()]).map_err(io)
+    });
+    let error = format!("{:#}", anyhow::Error::from(error.unwrap_err()));
+    assert!(error.contains("embeddings.words has 70000"), "{error}");
+    assert!(error.contains("--precision fp32") && !path.exists(), "{error}");
 }

@@ -52,9 +52,10 @@ const LATE: &str = "it is 0 unless the machine is so busy that captions take 10 
 
 /// Queries that give nothing, or 0, on healthy workers under load, and why. Alerts aren't here: theirs
 /// give 0 where all is well, unless they are.
-const UNUSUAL: [(&str, Answer, &str); 19] = [
+const UNUSUAL: [(&str, Answer, &str); 20] = [
     ("panel Blocked / A", Answer::Any, "chance has it whether a stage waits for the sink"),
     ("panel Batches that were split / A", Answer::Zero, "no pass fails"),
+    ("panel Nodes on the CPU / A", Answer::Zero, "the network is on the CPU by right"),
     (
         "panel Breaker: rejected in a row / A",
         Answer::Any,

@@ -13,11 +13,25 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The GPUs that a worker with gpu.enabled names, so that it refuses to run without them. What isn't a whole GPU, a
+slice or a share of one, CUDA shows as one device however many are asked for. */}}
+{{- define "capvec.devices" -}}
+{{- $names := list -}}
+{{- range $ordinal := until (int .Values.gpu.count) -}}
+{{- $names = append $names (printf "cuda:%d" $ordinal) -}}
+{{- end -}}
+{{- eq .Values.gpu.resourceName "nvidia.com/gpu" | ternary (join "," $names) "cuda:0" -}}
+{{- end -}}
+
 {{- define "capvec.toml" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $kafka := include "capvec.kafka" . | fromYaml -}}
 {{- $_ := set $config.kafka "brokers" $kafka.brokers -}}
 {{- $_ := set $config "model" (dict "package" (include "capvec.package" .) "verify" .Values.model.verify) -}}
+{{- if .Values.gpu.enabled -}}
+{{- $devices := dict "device" (include "capvec.devices" .) -}}
+{{- $_ := set $config "embed" (merge (get $config "embed" | default dict) $devices) -}}
+{{- end -}}
 {{- $properties := include "capvec.librdkafka" . | fromYaml -}}
 {{- range $section, $options := $config }}
 [{{ $section }}]

@@ -16,11 +16,12 @@ use super::report::{ReportArgs, Table, percent};
 use super::stats::Spread;
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
+use crate::cli::embed::RuntimeArgs;
 use crate::cli::progress::{Progress, Unit};
 use crate::config;
 use crate::embed::calibration::TOKENS_UNMEASURED;
 use crate::embed::load::threads_of_one;
-use crate::embed::onnx::OnnxEmbedder;
+use crate::embed::onnx::{OnnxEmbedder, Settings};
 use crate::embed::{Embedder, library};
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::Tokenizer;
@@ -57,9 +58,8 @@ pub struct EncoderArgs {
     /// Compute threads; 0 takes as many as the process may use CPUs.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// ONNX Runtime's library, where it isn't found by itself.
-    #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -69,6 +69,9 @@ pub struct EncoderArgs {
 struct EncoderReport {
     bench: &'static str,
     model: String,
+    device: String,
+    /// Of a GPU: nodes of the graph that ran on the CPU.
+    nodes_on_cpu: Vec<String>,
     threads: usize,
     repeats: u32,
     matrix_product_gflops: Spread,
@@ -137,9 +140,11 @@ pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
     let network = &package.manifest.network;
     let mixes = mixes(args, &package)?;
     let threads = threads_of_one(args.threads);
-    let onnxruntime = args.onnxruntime.as_deref();
-    let mut machine = MatrixProducts::load(&library::environment(onnxruntime)?, threads)?;
-    let mut embedder = OnnxEmbedder::load(&package, onnxruntime, threads)?;
+    let mut embedder = args.runtime.load(&package, threads)?;
+    let library = library::find(args.runtime.onnxruntime.as_deref(), &args.runtime.device)?;
+    let device = embedder.device();
+    let settings = Settings { library: &library, device, threads, device_bytes_max: 0 };
+    let mut machine = MatrixProducts::load(&settings, package.manifest.precision)?;
 
     let flops = Flops::of(network);
     let mut cells: Vec<Cell> = mixes
@@ -173,6 +178,8 @@ pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
     let report = EncoderReport {
         bench: "encoder",
         model: package.manifest.model_id.clone(),
+        device: device.to_string(),
+        nodes_on_cpu: embedder.nodes_on_cpu().to_vec(),
         threads,
         repeats,
         matrix_product_gflops: Spread::of(machine_flops.iter().map(|flops| flops / 1e9)),
@@ -337,12 +344,13 @@ impl EncoderReport {
         }
         let policies = &self.policies;
         format!(
-            "{model}, {threads} threads, medians of {repeats}\n\n{table}\n\
+            "{model}, {device}, {threads} threads, medians of {repeats}\n\n{table}\n\
              matrix products: {gflops:.1} GFLOP/s, of which `share` is a share\n\
              packed, {tokens_max} tokens: {packed:.1} captions/s; padded, 32 captions: {padded:.1} \
              captions/s, {padding} of its tokens fill up\n\
              packed / padded: {ratio:.2} ({min:.2} to {max:.2})",
             model = self.model,
+            device = self.device,
             threads = self.threads,
             repeats = self.repeats,
             gflops = self.matrix_product_gflops.median,

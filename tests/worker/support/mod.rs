@@ -311,6 +311,13 @@ pub fn tokenizer_of(package: &Path) -> Tokenizer {
     Tokenizer::from_file(&package.join(TOKENIZER), manifest.max_tokens).unwrap()
 }
 
+/// Returns the length of the difference as a share of the golden vector's.
+pub fn relative_error(found: &[f32], golden: &[f32]) -> f64 {
+    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|n| n * n).sum::<f64>().sqrt();
+    let pairs = found.iter().zip(golden).map(|(f, g)| f64::from(*f) - f64::from(*g));
+    norm(&mut pairs.into_iter()) / norm(&mut golden.iter().map(|g| f64::from(*g)))
+}
+
 /// A folder beside the checkout that not every machine has. A test that needs it says that it is
 /// skipped where it isn't there.
 pub fn beside(variable: &str, folder: &str) -> Option<PathBuf> {

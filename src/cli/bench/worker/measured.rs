@@ -70,7 +70,13 @@ impl Measured {
             worker_over_packed: ratio(&self.packed),
             worker_over_padded: ratio(&self.padded),
         });
-        (!self.worker.is_empty()).then(|| Closed { worker: of_rates(&self.worker), offline })
+        let cores: Option<Vec<f64>> = self.worker.iter().map(|rate| rate.cpu_cores).collect();
+        (!self.worker.is_empty()).then(|| Closed {
+            worker: of_rates(&self.worker),
+            duty_cycle: Spread::of(self.worker.iter().map(|rate| rate.duty_cycle)),
+            cpu_cores: cores.map(Spread::of),
+            offline,
+        })
     }
 
     /// Sums up the open loads, each of this length.
@@ -158,7 +164,12 @@ mod tests {
     }
 
     fn rate(captions_per_second: f64) -> Rate {
-        Rate { captions_per_second, tokens_per_second: 20.0 * captions_per_second }
+        Rate {
+            captions_per_second,
+            tokens_per_second: 20.0 * captions_per_second,
+            duty_cycle: 0.9,
+            cpu_cores: Some(1.5),
+        }
     }
 
     fn measured() -> Measured {

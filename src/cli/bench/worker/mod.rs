@@ -25,7 +25,7 @@ use crate::batch::policy::Limits;
 use crate::cli::progress::{Progress, Unit};
 use crate::config::{Config, EmbedderKind};
 use crate::embed::Embedder;
-use crate::embed::load::threads_of_one;
+use crate::embed::load::{load_one, threads_of_one};
 use crate::embed::onnx::OnnxEmbedder;
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
@@ -120,7 +120,8 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     );
     cluster.create_topics(&config)?;
     let threads = threads_of_one(config.embed.threads);
-    let embedder = OnnxEmbedder::load(&package, config.embed.onnxruntime(), threads)?;
+    let (library, choice) = (config.embed.onnxruntime(), &config.embed.device);
+    let (embedder, _) = load_one(&package, library, choice, threads)?;
     let rig = Rig::start(cluster, &config, shutdown)?;
     let mut bench = Bench::new(args, &config, rig, embedder, captions, long)?;
     let measured = bench.measure();

@@ -43,6 +43,10 @@ pub struct Throughput {
 #[derive(Debug, Serialize)]
 pub struct Closed {
     pub worker: Throughput,
+    /// The share of the time for which a device had a pass under way.
+    pub duty_cycle: Spread,
+    /// CPUs that the worker kept busy, and what feeds it, reads its vectors and is its broker.
+    pub cpu_cores: Option<Spread>,
     /// Of the scenario `closed`; the others need the worker's rate alone.
     pub offline: Option<Offline>,
 }
@@ -159,10 +163,19 @@ impl Closed {
     fn text(&self) -> String {
         let mut table = Table::new(&["closed loop", "captions/s", "tokens/s", "worker over it"]);
         row(&mut table, "worker", &self.worker, String::new());
-        let Some(offline) = &self.offline else { return table.to_string().trim_end().to_owned() };
+        let mut text = format!("a pass was under way {}", percent(self.duty_cycle.median));
+        text.push_str(" of the time");
+        if let Some(cores) = &self.cpu_cores {
+            text.push_str(&format!(
+                "; {:.1} CPUs were busy, the bench's own work included",
+                cores.median
+            ));
+        }
+        let Some(offline) = &self.offline else { return format!("{table}{text}") };
         row(&mut table, "offline packed", &offline.packed, ratio(offline.worker_over_packed));
         row(&mut table, "offline padded-32", &offline.padded, ratio(offline.worker_over_padded));
-        format!("{table}padding is {} of padded-32's tokens", percent(offline.padding_share))
+        let padding = percent(offline.padding_share);
+        format!("{table}padding is {padding} of padded-32's tokens\n{text}")
     }
 
     fn chart(&self, model: &str) -> Chart {

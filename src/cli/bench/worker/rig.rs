@@ -8,6 +8,7 @@ use super::reader::{Counts, Reader};
 use crate::cli::bench::captions::Caption;
 use crate::cli::bench::cluster::{Cluster, PARTITIONS};
 use crate::cli::bench::feed::Feed;
+use crate::cli::bench::process::own_cpu_seconds;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Worker};
@@ -53,6 +54,10 @@ pub struct Rate {
     pub captions_per_second: f64,
     /// Their tokens a second.
     pub tokens_per_second: f64,
+    /// The share of the time for which a device had a pass under way, on average.
+    pub duty_cycle: f64,
+    /// CPUs that the process kept busy, its feed, reader and broker among it.
+    pub cpu_cores: Option<f64>,
 }
 
 /// How long a caption of an open load took, from when it was due.
@@ -145,11 +150,17 @@ impl Rig {
         let steady = self.feed.sent() + self.ahead;
         self.work_until(captions, |_, counts| counts.captions >= steady)?;
         let (first, began) = self.next_batch(captions)?;
+        let embed = self.metrics.embed.clone();
+        let busy = move || (embed.mean_busy_seconds(), own_cpu_seconds());
+        let busy_first = busy();
         self.work_until(captions, |now, _| now - began >= window)?;
         let (last, ended) = self.next_batch(captions)?;
+        let busy_last = busy();
         self.await_all()?;
         let seconds = (ended - began).as_secs_f64();
         Ok(Rate {
+            duty_cycle: (busy_last.0 - busy_first.0) / seconds,
+            cpu_cores: busy_last.1.zip(busy_first.1).map(|(last, first)| (last - first) / seconds),
             captions_per_second: (last.captions - first.captions) as f64 / seconds,
             tokens_per_second: (last.tokens - first.tokens) as f64 / seconds,
         })
