@@ -183,17 +183,17 @@ fn a_replay_goes_on_from_where_it_says_and_waits_for_no_open_transaction() {
 #[test]
 fn only_what_is_acknowledged_counts_and_a_refused_letter_is_where_it_goes_on() {
     let cluster = Cluster::shared();
-    cluster.create_topic_with("refused", 1, &[("max.message.bytes", "2000")]);
-    cluster.create_topic("refused.dead", 1);
+    cluster.create_topic_with("dlq-refused", 1, &[("max.message.bytes", "2000")]);
+    cluster.create_topic("dlq-refused.dead", 1);
     let large = "large ".repeat(1000);
-    let letters = ["first", large.as_str(), "last"].map(|value| letter("refused", value));
-    cluster.send("refused.dead", &letters);
-    let (code, said, error) = dlq(&cluster, "refused", "replay", &["--execute", "--json"]);
+    let letters = ["first", large.as_str(), "last"].map(|value| letter("dlq-refused", value));
+    cluster.send("dlq-refused.dead", &letters);
+    let (code, said, error) = dlq(&cluster, "dlq-refused", "replay", &["--execute", "--json"]);
     assert_eq!(code, 1, "{said}");
     assert!(error.contains("0:1 was not acknowledged") && error.contains("too large"), "{error}");
     let report: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(report["next"], json!({ "0": 1 }), "at the letter that was refused");
-    let arrived = cluster.records("refused").len();
+    let arrived = cluster.records("dlq-refused").len();
     assert_eq!(report["replayed"], arrived, "those that the brokers have, and no other");
     assert!((1..=2).contains(&arrived), "{arrived}");
 }
