@@ -1,10 +1,20 @@
-//! The ways in which a group may share partitions out, each with workers that come and go under load.
+//! The ways in which a group may share partitions out, each with workers that come and go under load, and
+//! a drain that doesn't end in time.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::support::{Cluster, Outgoing, Worker, eventually, tiny_package};
+use capvec::batch::packing::TokenBatch;
+use capvec::config::{Config, EmbedderKind};
+use capvec::embed::hash::HashEmbedder;
+use capvec::embed::load::Embedders;
+use capvec::embed::{EmbedError, Embedder};
+use capvec::pipeline;
+use capvec::shutdown::Shutdown;
+
+use crate::support::{Cluster, Outgoing, Worker, eventually, metric, tiny_package};
 
 /// Partitions of the input.
 const PARTITIONS: i32 = 4;
@@ -153,4 +163,81 @@ fn a_static_member_that_comes_back_moves_no_partition() {
     first.stop();
     second.stop();
     check_each_once(&cluster, "static", sent);
+}
+
+/// Says whether an embedder is to be stuck, and wakes it when it isn't any more.
+type Gate = Arc<(Mutex<bool>, Condvar)>;
+
+struct Stuck {
+    inner: HashEmbedder,
+    gate: Gate,
+    /// Captions of the batch that is stuck.
+    inside: Arc<AtomicUsize>,
+}
+
+impl Embedder for Stuck {
+    fn dim(&self) -> usize {
+        self.inner.dim()
+    }
+
+    fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+        self.inside.store(batch.captions(), Ordering::Release);
+        let (is_stuck, changed) = &*self.gate;
+        drop(changed.wait_while(is_stuck.lock().unwrap(), |is_stuck| *is_stuck).unwrap());
+        self.inner.embed(batch)
+    }
+}
+
+#[test]
+fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
+    const CAPTIONS: usize = 200;
+    let cluster = Cluster::shared();
+    cluster.create_topics("missed", PARTITIONS);
+    let mut config = Config::default();
+    config.kafka.brokers = cluster.bootstrap.clone();
+    config.kafka.group = "missed.group".into();
+    config.input.topic = "missed".into();
+    config.output.topic = "missed.out".into();
+    config.reject.topic = "missed.dead".into();
+    config.model.package = tiny_package().into();
+    config.embed.embedder = EmbedderKind::Hash;
+    config.admin.listen = ([127, 0, 0, 1], 0).into();
+    config.delivery.drain_timeout = Duration::from_millis(500);
+    // So that the batch that is stuck has captions of all partitions.
+    config.batch.wait_max = Duration::from_secs(2);
+    let (gate, inside) = (Gate::default(), Arc::<AtomicUsize>::default());
+    let shutdown = Shutdown::default();
+    let stuck = pipeline::start_with(&config, &shutdown, |_, package| {
+        let inner = HashEmbedder::new(package.manifest.network.dim);
+        let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
+        // All fit into one batch.
+        Ok(Embedders::without_runtime(Box::new(Stuck { inner, gate, inside }), 8192))
+    })
+    .unwrap();
+    let admin = stuck.admin().to_string();
+    let of_stuck = |series| metric(&admin, series).unwrap_or(0.0);
+    eventually("it has all partitions", || {
+        (of_stuck("capvec_assigned_partitions") == f64::from(PARTITIONS)).then_some(())
+    });
+    *gate.0.lock().unwrap() = true;
+    cluster.send("missed", &(0..CAPTIONS).map(numbered).collect::<Vec<_>>());
+    eventually("all are in the network", || {
+        (inside.load(Ordering::Acquire) == CAPTIONS).then_some(())
+    });
+
+    let next = Worker::start(&cluster, "missed", tiny_package(), &[]).ready();
+    await_partitions("the next owner has some", &next, |n| n > 0 && n < PARTITIONS);
+    assert_eq!(of_stuck("capvec_drains_missed_total"), 1.0);
+    eventually("it has embedded what was left", || {
+        let embedded = next.metric("capvec_captions_embedded_total")?;
+        let waiting = next.metric("capvec_lag_messages")?;
+        (embedded > 0.0 && waiting == 0.0).then_some(())
+    });
+    *gate.0.lock().unwrap() = false;
+    gate.1.notify_all();
+    await_settled(&cluster, "missed", CAPTIONS);
+    shutdown.drain();
+    stuck.wait().unwrap();
+    next.stop();
+    check_each_once(&cluster, "missed", CAPTIONS);
 }
