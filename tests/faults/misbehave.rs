@@ -173,7 +173,7 @@ fn misbehaving_embedder(args: &[String]) -> anyhow::Result<()> {
 // === a worker that commits before it produces ===
 
 /// Most captions that it takes at a time.
-const TAKEN_MAX: usize = 100;
+const TAKEN_MAX: usize = 40;
 
 /// How long it takes over them, as a network would. Whoever kills it then loses them.
 const TAKES: Duration = Duration::from_millis(200);

@@ -23,10 +23,10 @@ pub const CARELESS: Row = Row {
     modes: &[Mode::AtLeastOnce],
     bound: |_| "the checker finds captions lost".into(),
     run: |setting| {
-        let kills = setting.size.choose(2, 10);
+        let kills = setting.size.choose(2, 8);
         let mut scene = Scene::new(setting);
-        // It does at most 500 a second, and is to be without a backlog.
-        scene.start_feed(300, captions());
+        // It does at most 200 a second, and is to be without a backlog.
+        scene.start_feed(100, captions());
         let mut worker = scene.worker_of(careless(), 0, Way::Proxied, &[]);
         for n in 0..kills {
             scene.until_going_again(SOON);
