@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
-use rdkafka::message::OwnedHeaders;
+use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 
 /// The offset of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,10 +87,19 @@ pub struct RawMessage {
 }
 
 impl RawMessage {
+    /// Copies a message out of librdkafka's memory.
+    pub fn copy(message: &BorrowedMessage<'_>) -> RawMessage {
+        RawMessage {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: message.headers().filter(|h| h.count() > 0).map(|h| h.detach()),
+            timestamp_ms: message.timestamp().to_millis(),
+        }
+    }
+
     /// Returns about how many bytes of memory the message takes. Headers are counted and not looked
     /// at: rdkafka panics where a header's name isn't UTF-8, which Kafka allows.
     pub fn bytes(&self) -> usize {
-        use rdkafka::message::Headers;
         let of = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
         let headers = self.headers.as_ref().map_or(0, Headers::count);
         of(&self.key) + of(&self.value) + headers * HEADER_BYTES

@@ -13,7 +13,7 @@ use crossbeam_channel::Receiver;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
@@ -195,6 +195,21 @@ pub fn take(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> Kafka
         RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
         RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(partitions),
     }
+}
+
+/// Returns whether an error of the consumer stays, however long it is waited.
+pub fn is_final(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::ClusterAuthorizationFailed
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::FencedInstanceId
+            )
+        )
 }
 
 /// Gives up the partitions that the group asks back.

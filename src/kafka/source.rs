@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use prometheus::IntCounter;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use thiserror::Error;
 
@@ -34,7 +34,7 @@ use lag::Lag;
 use membership::Leaving;
 
 use super::committer::{Committed, Committer};
-use super::consumer::{Connection, SourceConsumer};
+use super::consumer::{Connection, SourceConsumer, is_final};
 use super::offsets::{OffsetLedger, WentBack};
 use super::topics::Inquiry;
 use crate::admin::Health;
@@ -306,15 +306,7 @@ impl Source {
 
     fn consumer_error(&mut self, error: KafkaError) -> Result<(), SourceError> {
         self.metrics.errors.inc();
-        let final_codes = [
-            RDKafkaErrorCode::TopicAuthorizationFailed,
-            RDKafkaErrorCode::GroupAuthorizationFailed,
-            RDKafkaErrorCode::ClusterAuthorizationFailed,
-            RDKafkaErrorCode::UnknownTopicOrPartition,
-            RDKafkaErrorCode::FencedInstanceId,
-        ];
-        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-        if fatal || error.rdkafka_error_code().is_some_and(|code| final_codes.contains(&code)) {
+        if is_final(&error) {
             return Err(SourceError::Consumer(error));
         }
         super::log_client_error("consumer", &error, "the consumer goes on after an error");
@@ -420,12 +412,7 @@ impl Received {
         Received {
             partition: message.partition(),
             offset: Offset(message.offset()),
-            message: RawMessage {
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                headers: message.headers().filter(|h| h.count() > 0).map(|h| h.detach()),
-                timestamp_ms: message.timestamp().to_millis(),
-            },
+            message: RawMessage::copy(message),
         }
     }
 }

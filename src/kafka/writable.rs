@@ -53,7 +53,8 @@ pub enum Answer {
     Untried(String),
 }
 
-/// A client that asks of topics, and is polled by a thread of its own. As any producer's questions do, its create topics where the brokers do so by themselves.
+/// A client that asks of topics, and is polled by a thread of its own. Its questions, as any producer's, make topics
+/// where the brokers make them by themselves.
 pub type Asking = ThreadedProducer<Quiet>;
 
 /// Makes the client that asks.

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use capvec::batch::packing::TokenBatch;
-use capvec::config::Config;
 use capvec::embed::device::DeviceChoice;
 use capvec::embed::hash::HashEmbedder;
 use capvec::embed::load::Embedders;
@@ -176,14 +175,7 @@ fn too_little_memory_makes_smaller_batches_and_loses_nothing() {
     let captions: Vec<Outgoing> =
         (0..400).map(|i| Outgoing::caption(&format!("k{i}"), &format!("caption {i}"))).collect();
     cluster.send("in", &captions);
-    let mut config = Config::default();
-    config.kafka.brokers = cluster.bootstrap.clone();
-    config.kafka.group = "group".into();
-    config.input.topic = "in".into();
-    config.output.topic = "in.out".into();
-    config.reject.topic = "in.dead".into();
-    config.model.package = tiny_package().into();
-    config.admin.listen = ([127, 0, 0, 1], 0).into();
+    let config = cluster.config("in");
     let shutdown = Shutdown::default();
     let worker = pipeline::start_with(&config, &shutdown, |_, package| {
         let inner = HashEmbedder::new(package.manifest.network.dim);

@@ -10,7 +10,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::support::{Cluster, Outgoing, eventually, http_get, tiny_package};
+use crate::support::{Cluster, Outgoing, eventually, http_get};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -24,15 +24,10 @@ fn mock() -> (Mock, Cluster) {
 }
 
 fn config(cluster: &Cluster) -> Config {
-    let mut config = Config::default();
-    config.kafka.brokers = cluster.bootstrap.clone();
+    let mut config = cluster.config("in");
     config.kafka.group = "group".into();
-    config.input.topic = "in".into();
     config.output.topic = "out".into();
     config.reject.topic = "dead".into();
-    config.model.package = tiny_package().into();
-    config.embed.embedder = EmbedderKind::Hash;
-    config.admin.listen = ([127, 0, 0, 1], 0).into();
     config
 }
 

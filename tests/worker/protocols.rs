@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use capvec::batch::packing::TokenBatch;
-use capvec::config::{Config, EmbedderKind};
 use capvec::embed::hash::HashEmbedder;
 use capvec::embed::load::Embedders;
 use capvec::embed::{EmbedError, Embedder};
@@ -193,15 +192,7 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     const CAPTIONS: usize = 200;
     let cluster = Cluster::shared();
     cluster.create_topics("missed", PARTITIONS);
-    let mut config = Config::default();
-    config.kafka.brokers = cluster.bootstrap.clone();
-    config.kafka.group = "missed.group".into();
-    config.input.topic = "missed".into();
-    config.output.topic = "missed.out".into();
-    config.reject.topic = "missed.dead".into();
-    config.model.package = tiny_package().into();
-    config.embed.embedder = EmbedderKind::Hash;
-    config.admin.listen = ([127, 0, 0, 1], 0).into();
+    let mut config = cluster.config("missed");
     config.delivery.drain_timeout = Duration::from_millis(500);
     // So that the batch that is stuck has captions of all partitions.
     config.batch.wait_max = Duration::from_secs(2);

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::config::Config;
+use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
 use crate::kafka::dead_letter::{
     HEADER_EXCEPTION, HEADER_MESSAGE, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC,
@@ -157,36 +158,17 @@ impl Letters {
     }
 }
 
-/// Returns whether waiting doesn't help.
-fn is_final(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::MessageConsumptionFatal(_))
-        || matches!(
-            error.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::GroupAuthorizationFailed
-                    | RDKafkaErrorCode::ClusterAuthorizationFailed
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-            )
-        )
-}
-
 impl Letter {
     fn of(message: &BorrowedMessage<'_>) -> Letter {
-        let headers = message.headers().map(|headers| headers.detach());
+        let raw = RawMessage::copy(message);
         // rdkafka panics at a header whose name isn't UTF-8, which Kafka allows. Such a letter can't be
         // taken apart; it is counted, and stays where it is.
-        let found = catch_unwind(AssertUnwindSafe(|| headers.as_ref().and_then(Cause::find)));
+        let found = catch_unwind(AssertUnwindSafe(|| raw.headers.as_ref().and_then(Cause::find)));
         Letter {
             partition: message.partition(),
             offset: message.offset(),
             cause: found.ok().flatten(),
-            message: RawMessage {
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                headers,
-                timestamp_ms: message.timestamp().to_millis(),
-            },
+            message: raw,
         }
     }
 }

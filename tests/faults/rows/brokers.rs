@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::workers::start_for;
+use super::workers::{self, start_for};
 use super::{BOTH, middle_and_longest};
 use crate::cluster::NODES;
 use crate::scene::{PARTITIONS, Scene};
@@ -19,10 +19,6 @@ const ROUNDS: usize = 3;
 
 /// Workers of a row.
 const WORKERS: usize = 2;
-
-/// Captions that come again where a worker loses its membership: those in flight, and those settled since the last
-/// commit.
-const OF_ONE_MEMBERSHIP: usize = 1024 + 400;
 
 fn none_lost(mode: Mode) -> String {
     let again = format!(
@@ -103,8 +99,9 @@ pub const COORDINATORS_KILLED: Row = Row {
     modes: BOTH,
     bound: |mode| {
         let again = format!(
-            "none lost; repeats at most {OF_ONE_MEMBERSHIP} for each kill and each of {WORKERS} workers, whose membership \
-             it may cost"
+            "none lost; repeats at most {} for each kill and each of {WORKERS} workers, whose membership \
+             it may cost",
+            workers::AGAIN_MAX
         );
         mode.choose(again, "none lost, none repeated, no transaction left open".into())
     },
@@ -133,7 +130,7 @@ pub const COORDINATORS_KILLED: Row = Row {
         let open =
             ours.filter(|line| !line.contains("Complete") && !line.contains("Empty")).count();
         let (middle, longest) = middle_and_longest(&mut times);
-        let again_max = kills * WORKERS * OF_ONE_MEMBERSHIP;
+        let again_max = kills * WORKERS * workers::AGAIN_MAX;
         let mut broken = end.verdict.broken(setting.mode.choose(again_max, 0));
         if open > 0 {
             broken.push(format!("{open} transactions open: {transactions}"));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::workers::{RATE, start_for};
+use super::workers::{self, RATE, start_for};
 use super::{BOTH, Memory, captions, every, seconds};
 use crate::scene::{SESSION_TIMEOUT, Scene, Way};
 use crate::{Found, Mode, Row, Setting};
@@ -11,7 +11,7 @@ use crate::{Found, Mode, Row, Setting};
 const SOON: Duration = Duration::from_secs(120);
 
 /// Captions that two workers may do again: what was in flight and what was settled since the last commit.
-const AGAIN_MAX: usize = 2 * (1024 + 400);
+const AGAIN_MAX: usize = 2 * workers::AGAIN_MAX;
 
 /// What a worker's memory may grow by while the brokers are away: what is in flight is bounded.
 pub const GROWTH_MIB_MAX: u64 = 32;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::workers::AGAIN_MAX;
 use super::{BOTH, captions, seconds};
 use crate::feed::{Fate, Sent, Truth};
 use crate::scene::{PARTITIONS, Scene, Way};
@@ -10,9 +11,6 @@ use crate::{Found, Row, Setting};
 
 /// How long a worker may take to go on, where nothing is to be waited for.
 const SOON: Duration = Duration::from_secs(60);
-
-/// Captions that one failure of the worker may bring again.
-const AGAIN_MAX: usize = 1024 + 400;
 
 pub const SOME_POISON: Row = Row {
     id: "10a",

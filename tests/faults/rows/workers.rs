@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Captions that one death may bring again: those in flight, and those settled since the last commit, which is made
 /// every half second and takes less than another on these brokers.
-const AGAIN_MAX: usize = 1024 + RATE as usize;
+pub const AGAIN_MAX: usize = 1024 + RATE as usize;
 
 pub const KILLED: Row = Row {
     id: "1",

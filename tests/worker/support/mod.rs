@@ -15,6 +15,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use capvec::config::{Config, EmbedderKind};
 use capvec::model::package::{Package, TOKENIZER};
 use capvec::model::synth::{Synthesis, synthesize};
 use capvec::tokenize::Tokenizer;
@@ -120,6 +121,21 @@ impl Cluster {
     /// The real Kafka that all tests share.
     pub fn shared() -> Cluster {
         Cluster { bootstrap: kafka::shared().bootstrap().into() }
+    }
+
+    /// Returns the configuration of a worker in this process, from the topic to `.out` and `.dead`, with the hash
+    /// embedder.
+    pub fn config(&self, topic: &str) -> Config {
+        let mut config = Config::default();
+        config.kafka.brokers = self.bootstrap.clone();
+        config.kafka.group = format!("{topic}.group");
+        config.input.topic = topic.into();
+        config.output.topic = format!("{topic}.out");
+        config.reject.topic = format!("{topic}.dead");
+        config.model.package = tiny_package().into();
+        config.embed.embedder = EmbedderKind::Hash;
+        config.admin.listen = ([127, 0, 0, 1], 0).into();
+        config
     }
 
     fn client(&self) -> ClientConfig {
