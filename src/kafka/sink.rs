@@ -12,6 +12,7 @@
 //!   the worker: the offset stays, and redelivery brings the message again.
 
 mod delivery;
+mod detached;
 mod parcel;
 mod transactions;
 mod writer;

@@ -205,7 +205,8 @@ impl Said {
     }
 }
 
-/// Returns whether an error says that the brokers or the client will not have it, now or later.
+/// Returns whether an error says that the brokers, the client or the system will not have it, now or
+/// later.
 pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -219,6 +220,7 @@ pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::InvalidTopic
             | RDKafkaErrorCode::UnsupportedFeature
+            | RDKafkaErrorCode::CriticalSystemResource
     )
 }
 

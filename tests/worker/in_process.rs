@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use capvec::config::{Config, EmbedderKind};
+use capvec::config::{Config, DeliveryMode, EmbedderKind};
 use capvec::pipeline::{self, Worker};
 use capvec::shutdown::Shutdown;
-use rdkafka::mocking::MockCluster;
+use rdkafka::mocking::{MockCluster, MockCoordinator};
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
@@ -15,7 +15,11 @@ use crate::support::{Cluster, Outgoing, eventually, http_get};
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
 fn mock() -> (Mock, Cluster) {
-    let mock = MockCluster::new(1).unwrap();
+    mock_of(1)
+}
+
+fn mock_of(brokers: i32) -> (Mock, Cluster) {
+    let mock = MockCluster::new(brokers).unwrap();
     for topic in ["in", "out", "dead"] {
         mock.create_topic(topic, 2, 1).unwrap();
     }
@@ -268,6 +272,37 @@ fn a_header_whose_name_is_not_utf8_passes_through() {
         let number = |topic| cluster.ends(topic).values().sum::<i64>();
         (number("out") == 1 && number("dead") == 1).then_some(())
     });
+    shutdown.drain();
+    worker.wait().unwrap();
+}
+
+/// librdkafka's call that sends a transaction's offsets waits for a coordinator that has gone for ever.
+#[test]
+fn a_coordinator_that_goes_away_for_good_does_not_stop_transactions() {
+    let (mock, cluster) = mock_of(3);
+    for topic in ["in", "out", "dead"] {
+        for partition in 0..2 {
+            mock.partition_leader(topic, partition, Some(1)).unwrap();
+        }
+    }
+    let group = || MockCoordinator::Group("group".into());
+    mock.coordinator(group(), 2).unwrap();
+    mock.coordinator(MockCoordinator::Transaction("worker".into()), 1).unwrap();
+    let mut config = config(&cluster);
+    config.delivery.mode = DeliveryMode::ExactlyOnce;
+    config.delivery.transactional_id = "worker".into();
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    cluster.send("in", &captions(10));
+    let committed = "capvec_transactions_total{result=\"committed\"}";
+    eventually("the coordinator is known", || (metric(&worker, committed) >= 1.0).then_some(()));
+
+    mock.broker_down(2).unwrap();
+    mock.coordinator(group(), 3).unwrap();
+    let before = metric(&worker, committed);
+    cluster.send("in", &captions(10));
+    eventually("transactions go on", || (metric(&worker, committed) > before).then_some(()));
+    assert!(metric(&worker, "capvec_producers_remade_total") >= 1.0, "a call was left behind");
     shutdown.drain();
     worker.wait().unwrap();
 }

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
@@ -77,6 +77,7 @@ impl Connector {
             settler: self.settler.clone(),
             undelivered: self.undelivered.clone(),
             outstanding: Arc::clone(&outstanding),
+            is_left: AtomicBool::new(false),
             metrics: self.metrics.clone(),
             retries_seen: AtomicI64::new(0),
             login: Login::default(),
@@ -90,9 +91,17 @@ pub struct SinkContext {
     settler: Option<Settler>,
     undelivered: Sender<Undelivered>,
     outstanding: Arc<AtomicUsize>,
+    is_left: AtomicBool,
     metrics: SinkMetrics,
     retries_seen: AtomicI64,
     login: Login,
+}
+
+impl SinkContext {
+    /// Makes the sink deaf to what comes back from here on: another producer has sent it again.
+    pub(super) fn leave(&self) {
+        self.is_left.store(true, Ordering::Release);
+    }
 }
 
 impl WithLogin for SinkContext {
@@ -131,6 +140,7 @@ impl ProducerContext for SinkContext {
         match (result, &self.settler) {
             (Ok(_), Some(settler)) => settler.settle(&parcel),
             (Ok(_), None) => {}
+            (Err(_), _) if self.is_left.load(Ordering::Acquire) => {}
             (Err((error, _)), _) => {
                 let undelivered = Undelivered { parcel, error: error.clone() };
                 if self.undelivered.send(undelivered).is_err() {

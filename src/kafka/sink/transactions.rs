@@ -12,7 +12,8 @@
 //! - What became of a commit is known before anything is sent again: where the answer is lost, a
 //!   producer made anew under the same name ends the transaction, and the group's offsets tell how.
 
-use std::collections::HashMap;
+mod recovery;
+
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,25 +25,28 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::SinkError;
 use super::delivery::{Settler, SinkContext, Undelivered};
+use super::detached::Detached;
 use super::parcel::Parcel;
 use super::writer::{WriteError, Writer, is_refused_for_itself};
 use crate::config::Config;
 use crate::kafka::consumer::SourceConsumer;
-use crate::kafka::topics::{TopicError, look_up};
+use crate::kafka::topics::TopicError;
 use crate::kafka::transaction::{Pending, Said, Verdict, is_refusal};
 use crate::metrics::SinkMetrics;
 use crate::queue::Closed;
 use crate::shutdown::{Shutdown, Wanted};
-use crate::tracked::NextOffset;
 
 /// librdkafka waits for so long at a time; a stop is looked for in between. A call that is repeated
 /// goes on where it was.
 const STEP: Duration = Duration::from_secs(1);
 
-/// A call that is repeated waits longer each time, up to here. librdkafka asks for a new coordinator of
-/// the group when it has tried the one that it knew in vain, and begins anew with each call: calls that
-/// are too short for this would be repeated for nothing.
-const STEP_MAX: Duration = Duration::from_secs(16);
+/// The call that sends the offsets may take so long. librdkafka asks for a new coordinator of the group
+/// when it has tried the one that it knew in vain, and begins anew with each call: calls that are too
+/// short for this would be repeated for nothing.
+const OFFSETS_STEP: Duration = Duration::from_secs(10);
+
+/// After so long it is left behind, for it doesn't always keep its time: see [`Detached`].
+const OFFSETS_PATIENCE: Duration = Duration::from_secs(12);
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -68,6 +72,7 @@ pub(super) struct Transactions {
     shutdown: Shutdown,
     metrics: SinkMetrics,
     pending: Pending<Arc<Parcel>>,
+    detached: Detached,
     /// When the open transaction began, if one is open.
     opened: Option<Instant>,
     /// Since when nothing could be committed.
@@ -129,6 +134,7 @@ impl Transactions {
             shutdown,
             metrics,
             pending: Pending::default(),
+            detached: Detached::default(),
             opened: None,
             troubled_since: None,
             interval: delivery.commit_interval,
@@ -252,154 +258,20 @@ impl Transactions {
                 .add_partition_offset(&self.topic, partition, KafkaOffset::Offset(next.0))
                 .map_err(|error| self.trouble(writer, "offsets", error))?;
         }
-        self.call(writer, "send_offsets_to_transaction", |producer, step| {
-            producer.send_offsets_to_transaction(&offsets, &metadata, step)
+        let (offsets, metadata) = (Arc::new(offsets), Arc::new(metadata));
+        self.call(writer, "send_offsets_to_transaction", |producer, _| {
+            let (producer, offsets, metadata) =
+                (producer.clone(), offsets.clone(), metadata.clone());
+            let is_aborted = || self.shutdown.wanted() == Wanted::Abort;
+            self.detached.call(OFFSETS_PATIENCE, is_aborted, move || {
+                producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_STEP)
+            })
         })?;
         self.call(writer, "commit_transaction", |producer, step| {
             producer.commit_transaction(step)
         })?;
         self.metrics.transactions.with_label_values(&["committed"]).inc();
         self.metrics.transaction_seconds.observe(started.elapsed().as_secs_f64());
-        Ok(())
-    }
-
-    /// Returns when what has been published is in an open transaction again, after an error.
-    fn recover(&mut self, writer: &mut Writer, mut trouble: Trouble) -> Result<(), SinkError> {
-        let is_repeated = self.troubled_since.is_some();
-        let since = *self.troubled_since.get_or_insert_with(Instant::now);
-        if is_repeated {
-            std::thread::sleep(PAUSE);
-        }
-        loop {
-            let Trouble { during, verdict, error } = &trouble;
-            tracing::warn!(during, ?verdict, %error, "a transaction failed");
-            if self.shutdown.wanted() == Wanted::Abort {
-                return Err(Closed.into());
-            }
-            if since.elapsed() >= self.patience {
-                return Err(self.failure(trouble));
-            }
-            let ended = match verdict {
-                // A call may be repeated by its caller only for so long.
-                Verdict::Fail | Verdict::Repeat => return Err(self.failure(trouble)),
-                Verdict::Fenced if !self.is_timed_out() => {
-                    return Err(SinkError::Fenced { transactional_id: self.id.clone() });
-                }
-                Verdict::Abort => self.abort(writer),
-                Verdict::Remake | Verdict::Fenced => self.remake(writer),
-            };
-            match ended.and_then(|()| self.send_again(writer)) {
-                Ok(()) => {
-                    if self.pending.is_empty() {
-                        self.troubled_since = None;
-                    }
-                    return Ok(());
-                }
-                Err(Problem::Sink(error)) => return Err(*error),
-                Err(Problem::Trouble(another)) => trouble = another,
-            }
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    /// Returns whether the brokers may have given the open transaction up, which looks as if another
-    /// producer had this one's name.
-    fn is_timed_out(&self) -> bool {
-        self.opened.is_some_and(|opened| opened.elapsed() >= self.timeout)
-    }
-
-    fn abort(&mut self, writer: &mut Writer) -> Result<(), Problem> {
-        if self.opened.is_some() {
-            self.call(writer, "abort_transaction", |producer, step| {
-                producer.abort_transaction(step)
-            })?;
-            self.opened = None;
-            self.metrics.transactions.with_label_values(&["aborted"]).inc();
-        }
-        self.note_refusals(writer)
-    }
-
-    /// Ends the producer and makes another, which ends the transaction of the first; then learns from
-    /// the group's offsets whether it was committed.
-    fn remake(&mut self, writer: &mut Writer) -> Result<(), Problem> {
-        self.metrics.producers_remade.inc();
-        writer.reconnect()?;
-        self.note_refusals(writer)?;
-        self.call(writer, "init_transactions", |producer, step| producer.init_transactions(step))?;
-        let was_open = self.opened.take().is_some();
-        let committed = self.committed(writer)?;
-        let settled = self.pending.resolve(&committed);
-        if was_open {
-            let result = if settled.is_empty() { "aborted" } else { "committed" };
-            self.metrics.transactions.with_label_values(&[result]).inc();
-        }
-        tracing::info!(
-            settled = settled.len(),
-            again = self.pending.len(),
-            "the producer was made anew"
-        );
-        for parcel in settled {
-            self.settler.settle(&parcel);
-        }
-        self.look_for_topics(writer)?;
-        Ok(())
-    }
-
-    /// Finds out whether the topics are still there. Of one that was deleted librdkafka says so after
-    /// half a minute, and a shorter transaction would be over each time before.
-    fn look_for_topics(&self, writer: &Writer) -> Result<(), SinkError> {
-        for (topic, option) in &self.written {
-            let client = writer.producer().client();
-            match look_up(client, &self.brokers, topic, option, STEP, &self.shutdown) {
-                Err(error @ (TopicError::Unknown { .. } | TopicError::Refused { .. })) => {
-                    return Err(error.into());
-                }
-                Ok(_)
-                | Err(
-                    TopicError::Stopped { .. }
-                    | TopicError::NoAnswer { .. }
-                    | TopicError::Login { .. },
-                ) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the group's offsets of the partitions that are pending.
-    fn committed(&self, writer: &Writer) -> Result<HashMap<i32, NextOffset>, Problem> {
-        let mut partitions = TopicPartitionList::new();
-        for (partition, _) in self.pending.offsets() {
-            partitions.add_partition(&self.topic, partition);
-        }
-        let until = Instant::now() + self.patience;
-        loop {
-            let consumer = self.consumer.upgrade().ok_or(SinkError::Closed(Closed))?;
-            let found = consumer.committed_offsets(partitions.clone(), STEP).and_then(offsets_of);
-            drop(consumer);
-            match found {
-                Ok(committed) => return Ok(committed),
-                Err(_) if self.shutdown.wanted() == Wanted::Abort => {
-                    return Err(SinkError::Closed(Closed).into());
-                }
-                Err(error) if Instant::now() >= until => {
-                    return Err(self.trouble(writer, "committed_offsets", error).into());
-                }
-                Err(error) => tracing::debug!(%error, "the group's offsets are asked for again"),
-            }
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    fn send_again(&mut self, writer: &mut Writer) -> Result<(), Problem> {
-        self.pending.drop_ended();
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        self.open(writer)?;
-        let parcels: Vec<_> = self.pending.items().cloned().collect();
-        for parcel in &parcels {
-            self.write(writer, parcel)?;
-        }
         Ok(())
     }
 
@@ -417,16 +289,6 @@ impl Transactions {
             Err(WriteError::Sink(error)) => Err(Problem::Sink(error)),
             Err(WriteError::Refused(error)) => Err(self.trouble(writer, "produce", error).into()),
         }
-    }
-
-    /// Looks through what came back from a transaction that is over.
-    fn note_refusals(&self, writer: &mut Writer) -> Result<(), Problem> {
-        while let Ok(back) = self.undelivered.try_recv() {
-            if !is_purged(&back.error) {
-                self.note_refusal(writer, back)?;
-            }
-        }
-        Ok(())
     }
 
     /// Makes a dead letter of a record that was refused for what it is; it is sent with the others.
@@ -459,9 +321,8 @@ impl Transactions {
         stop: Wanted,
         mut call: impl FnMut(&ThreadedProducer<SinkContext>, Duration) -> KafkaResult<()>,
     ) -> Result<(), Problem> {
-        let mut step = STEP;
         loop {
-            let Err(error) = call(writer.producer(), step) else { return Ok(()) };
+            let Err(error) = call(writer.producer(), STEP) else { return Ok(()) };
             let trouble = self.trouble(writer, during, error);
             if self.shutdown.wanted() >= stop {
                 return Err(SinkError::Closed(Closed).into());
@@ -470,7 +331,6 @@ impl Transactions {
                 return Err(trouble.into());
             }
             tracing::debug!(during, error = %trouble.error, "a call is repeated");
-            step = (2 * step).min(STEP_MAX);
             std::thread::sleep(PAUSE);
         }
     }
@@ -494,18 +354,6 @@ impl Transactions {
             source: Box::new(error),
         }
     }
-}
-
-/// Returns the offsets that a group has; partitions for which it has none are left out.
-fn offsets_of(list: TopicPartitionList) -> KafkaResult<HashMap<i32, NextOffset>> {
-    let mut offsets = HashMap::new();
-    for element in list.elements() {
-        element.error()?;
-        if let KafkaOffset::Offset(offset) = element.offset() {
-            offsets.insert(element.partition(), NextOffset(offset));
-        }
-    }
-    Ok(offsets)
 }
 
 /// Returns whether a record came back because its transaction was aborted, or its producer ended.

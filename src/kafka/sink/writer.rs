@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
 use super::SinkError;
 use super::delivery::{Connector, SinkContext};
@@ -105,10 +105,11 @@ impl Writer {
         self.outstanding.load(Ordering::Acquire)
     }
 
-    /// Ends the producer and makes another. What the first still held comes back.
+    /// Leaves the producer and makes another. The first ends here, or with its last call.
     pub(super) fn reconnect(&mut self) -> Result<(), SinkError> {
         let (producer, outstanding) = self.connector.connect().map_err(SinkError::Client)?;
-        drop(std::mem::replace(&mut self.producer, producer));
+        self.producer.client().context().leave();
+        self.producer = producer;
         self.outstanding = outstanding;
         Ok(())
     }
