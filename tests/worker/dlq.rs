@@ -1,6 +1,7 @@
 //! `capvec dlq` on a real Kafka: what it lists, what it sends back, and from where it goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
@@ -9,11 +10,11 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Cluster, Outgoing, PATIENCE, Record, Worker, capvec, eventually, tiny_package,
+    CAPVEC, Cluster, Outgoing, PATIENCE, Record, Worker, capvec, eventually, tiny_package,
 };
 
-/// Runs `capvec dlq` for the topics of `name`; returns its exit code, output and standard error.
-fn dlq(cluster: &Cluster, name: &str, command: &str, args: &[&str]) -> (i32, String, String) {
+/// Returns the arguments of `capvec dlq` for the topics of `name`.
+fn arguments(cluster: &Cluster, name: &str, command: &str, args: &[&str]) -> Vec<String> {
     let sets = [
         format!("kafka.brokers={}", cluster.bootstrap),
         format!("kafka.group={name}.group"),
@@ -22,10 +23,15 @@ fn dlq(cluster: &Cluster, name: &str, command: &str, args: &[&str]) -> (i32, Str
         format!("reject.topic={name}.dead"),
         format!("model.package={}", tiny_package().display()),
     ];
-    let mut all = vec!["dlq", command];
-    sets.iter().for_each(|set| all.extend(["--set", set]));
-    all.extend(args);
-    let output = capvec(&all);
+    let sets = sets.into_iter().flat_map(|set| ["--set".to_owned(), set]);
+    let args = args.iter().map(|&arg| arg.to_owned());
+    ["dlq", command].map(str::to_owned).into_iter().chain(sets).chain(args).collect()
+}
+
+/// Runs `capvec dlq` for the topics of `name`; returns its exit code, output and standard error.
+fn dlq(cluster: &Cluster, name: &str, command: &str, args: &[&str]) -> (i32, String, String) {
+    let all = arguments(cluster, name, command, args);
+    let output = capvec(&all.iter().map(String::as_str).collect::<Vec<_>>());
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -219,4 +225,42 @@ fn letters_that_the_topic_would_delete_are_refused_unless_they_get_another_time(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let stamp = Duration::from_millis(records[1].timestamp_ms.unwrap() as u64);
     assert!(now.abs_diff(stamp) < PATIENCE, "{stamp:?}");
+}
+
+#[test]
+fn a_replay_that_is_interrupted_says_from_where_to_go_on_and_loses_none() {
+    const LETTERS: usize = 6000;
+    let cluster = Cluster::shared();
+    cluster.create_topics("interrupted", 1);
+    let letters: Vec<_> =
+        (0..LETTERS).map(|index| letter("interrupted", &index.to_string())).collect();
+    cluster.send("interrupted.dead", &letters);
+    // A request for each letter, so that the replay takes a while.
+    let slow = ["--execute", "--json", "--set", "kafka.librdkafka.batch.num.messages=1"];
+    let all = arguments(&cluster, "interrupted", "replay", &slow);
+    let mut command = Command::new(CAPVEC);
+    let command = command.args(&all).stdin(Stdio::null()).stdout(Stdio::piped());
+    let replaying = command.stderr(Stdio::piped()).spawn().unwrap();
+    eventually("some have arrived", || (cluster.ends("interrupted")[&0] >= 100).then_some(()));
+    let id = replaying.id().to_string();
+    assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    let output = replaying.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("stopped before the end"), "{error}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let next = report["next"]["0"].as_i64().unwrap();
+    let arrived = cluster.ends("interrupted")[&0];
+    assert_eq!(report["replayed"], arrived, "those that the brokers have, and no other");
+    assert!(next <= arrived && arrived - next <= 1000, "{next} of {arrived}");
+    assert!(arrived < LETTERS as i64, "it was interrupted in the middle");
+
+    replay(&cluster, "interrupted", &["--from", &format!("0:{next}")]);
+    let mut times = BTreeMap::new();
+    for record in cluster.records("interrupted") {
+        *times.entry(record.value.unwrap()).or_insert(0) += 1;
+    }
+    assert_eq!(times.len(), LETTERS, "none is lost");
+    let twice = times.values().filter(|&&times| times == 2).count() as i64;
+    assert_eq!(twice, arrived - next, "and none comes again but those that it said");
 }
