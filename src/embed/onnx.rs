@@ -256,8 +256,12 @@ fn providers(settings: &Settings<'_>) -> Vec<ExecutionProviderDispatch> {
 }
 
 fn cuda_provider(id: i32, settings: &Settings<'_>) -> CUDA {
-    // Where ONNX Runtime fuses a sum and a layer norm, the sum is kept in 32 bits.
-    let provider = CUDA::default().with_device_id(id).with_skip_layer_norm_strict_mode(true);
+    let provider = CUDA::default()
+        .with_device_id(id)
+        // Where ONNX Runtime fuses a sum and a layer norm, the sum is kept in 32 bits.
+        .with_skip_layer_norm_strict_mode(true)
+        // It is on by default, and rounds the factors of 32-bit products to 16-bit floats' precision.
+        .with_tf32(false);
     match settings.device_bytes_max {
         0 => provider,
         // Growing by powers of two would leave much of what is bounded unused.

@@ -1,7 +1,8 @@
 /* A CUDA without a GPU: enough of its runtime for ONNX Runtime's CUDA provider to load a graph, place every node, and
  * go through the motions of a run. Device memory is the machine's, copies are copies, and kernels do nothing, so the
  * numbers that come out mean nothing. What is real is everything that ONNX Runtime decides: which device it takes,
- * which node has a kernel for which type, what is copied between devices, and the limit of its arena.
+ * which node has a kernel for which type, what is copied between devices, and the limit of its arena. A product that
+ * would run in TensorFloat-32 fails.
  *
  * One source for five libraries: -DLIBRARY=1 to 5 picks libcudart, libcublas, libcublasLt, libcurand and libcuda.
  * FAKE_CUDA_DEVICES says how many devices there are: 1 by default, 0 for none.
@@ -246,15 +247,34 @@ NOTHING(cudaStreamWaitEvent)
 
 #elif LIBRARY == 2
 
+/* The mode in which products of 32-bit floats keep 10 bits of each factor's fraction. */
+enum { TENSOR_FLOAT_32 = 3, NOT_SUPPORTED = 15 };
+
+static __thread int math_mode;
+
+/* Products that fail in that mode: nobody asked for it. */
+#define EXACT_PRODUCT(name) int name(void) { return (math_mode & 3) == TENSOR_FLOAT_32 ? NOT_SUPPORTED : OK; }
+
 const char *cublasGetStatusName(int status) { (void)status; return "CUBLAS_STATUS"; }
 const char *cublasGetStatusString(int status) { (void)status; return "a status of the cuBLAS that does nothing"; }
 
 int cublasGetMathMode(void *handle, int *mode) {
   (void)handle;
-  *mode = 0;
+  *mode = math_mode;
   return OK;
 }
 
+int cublasSetMathMode(void *handle, int mode) {
+  (void)handle;
+  math_mode = mode;
+  return OK;
+}
+
+EXACT_PRODUCT(cublasGemmEx)
+EXACT_PRODUCT(cublasGemmStridedBatchedEx)
+EXACT_PRODUCT(cublasSgemmBatched)
+EXACT_PRODUCT(cublasSgemmStridedBatched)
+EXACT_PRODUCT(cublasSgemm_v2)
 HANDLE(cublasCreate_v2)
 NOTHING(cublasDestroy_v2)
 NOTHING(cublasDgeam)
@@ -264,15 +284,9 @@ NOTHING(cublasDgemm_v2)
 NOTHING(cublasDgetrfBatched)
 NOTHING(cublasDgetriBatched)
 NOTHING(cublasGemmBatchedEx)
-NOTHING(cublasGemmEx)
-NOTHING(cublasGemmStridedBatchedEx)
 NOTHING(cublasScopy_v2)
-NOTHING(cublasSetMathMode)
 NOTHING(cublasSetStream_v2)
 NOTHING(cublasSgeam)
-NOTHING(cublasSgemmBatched)
-NOTHING(cublasSgemmStridedBatched)
-NOTHING(cublasSgemm_v2)
 NOTHING(cublasSgetrfBatched)
 NOTHING(cublasSgetriBatched)
 NOTHING(cublasSscal_v2)
