@@ -34,7 +34,7 @@ use super::breaker::Tripped;
 use super::consumer::SourceConsumer;
 use super::sequencer::Sequencer;
 use super::topics::TopicError;
-use super::writable::{asking, limit_batches, try_topic};
+use super::writable::{asking, limit_batches, try_topics};
 use crate::config::{Config, DeliveryMode};
 use crate::embed::task::EmbeddedBatch;
 use crate::metrics::{Metrics, SinkMetrics, Stage};
@@ -175,10 +175,8 @@ impl Sink {
             false => super::producer_properties(config),
         };
         let client = asking(config).map_err(SinkError::Client)?;
-        for (topic, option) in config.written_topics() {
-            if let Some(limit) = try_topic(config, &client, topic, option, &shutdown)? {
-                limit_batches(&mut properties, limit);
-            }
+        for limit in try_topics(config, &client, &shutdown)? {
+            limit_batches(&mut properties, limit);
         }
         drop(client);
         let connector = Connector {

@@ -32,8 +32,19 @@ const PROBE_BYTES_MAX: usize = 16 << 20;
 /// How long librdkafka is waited for at a time; a stop is looked for in between.
 const STEP: Duration = Duration::from_millis(100);
 
-/// How long the start waits for an answer.
+/// How long the start waits for what becomes of a record.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the start waits for the topics' limits, which it can do without.
+const LIMITS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How librdkafka's mock cluster, which the demo and the benchmarks embed, begins the name of its cluster. It
+/// never answers a question for a topic's options.
+const EMBEDDED_CLUSTER: &str = "mockCluster";
+
+/// Why a limit isn't known.
+const SAY_NO_LIMIT: &str = "the brokers don't say max.message.bytes";
+const SAY_NOTHING: &str = "the brokers say nothing of the topic";
 
 /// librdkafka's own `batch.size`.
 const BATCH_SIZE: usize = 1_000_000;
@@ -66,38 +77,58 @@ pub fn asking(config: &Config) -> KafkaResult<Asking> {
     admin_properties(config).create_with_context(Quiet::default())
 }
 
-/// Waits until the brokers answer for a topic, and returns the most bytes that it takes at a time, where they say it.
+/// Waits until the brokers answer for the topics that are written, and returns the most bytes that each takes at a
+/// time, of those of which they say it. All limits are asked for in one request.
 ///
 /// # Errors
 ///
 /// As [`look_up`], and when the brokers refuse the right to write.
-pub fn try_topic(
+pub fn try_topics(
     config: &Config,
     client: &Asking,
-    topic: &str,
-    option: &'static str,
     shutdown: &Shutdown,
-) -> Result<Option<usize>, TopicError> {
+) -> Result<Vec<usize>, TopicError> {
     let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
-    look_up(client.client(), brokers, topic, option, patience, shutdown)?;
-    let patience = PATIENCE.min(patience);
-    let limit = match record_limit(config, topic, patience) {
-        Ok(limit) => limit,
+    let topics: Vec<(&str, &'static str)> = config.written_topics().collect();
+    for (topic, option) in &topics {
+        look_up(client.client(), brokers, topic, option, patience, shutdown)?;
+    }
+    // The answers of before have brought it.
+    let cluster = client.client().fetch_cluster_id(STEP).unwrap_or_default();
+    if cluster.starts_with(EMBEDDED_CLUSTER) {
+        return Ok(Vec::new());
+    }
+    let names: Vec<&str> = topics.iter().map(|(topic, _)| *topic).collect();
+    let mut options = match options_of(config, &names, LIMITS_PATIENCE.min(patience)) {
+        Ok(options) => options,
         Err(reason) => {
-            tracing::info!(topic, reason, "whether the topic may be written isn't tried");
-            return Ok(None);
+            tracing::info!(?names, reason, "whether the topics may be written isn't tried");
+            return Ok(Vec::new());
         }
     };
-    match ask(config, topic, limit, patience, shutdown) {
-        Answer::Refused(code) if is_refusal(code) => {
-            Err(TopicError::Refused { topic: topic.into(), option, reason: code.to_string() })
-        }
-        // Brokers that don't answer now may do so when there is something to write.
-        answer => {
-            tracing::debug!(topic, limit, ?answer, "asked whether the topic may be written");
-            Ok(Some(limit))
+    let mut limits = Vec::new();
+    for (topic, option) in topics {
+        let limit = options.remove(topic).unwrap_or_else(|| Err(SAY_NOTHING.into()));
+        let limit = match limit.and_then(|options| limit_of(&options).ok_or(SAY_NO_LIMIT.into())) {
+            Ok(limit) => limit,
+            Err(reason) => {
+                tracing::info!(topic, reason, "whether the topic may be written isn't tried");
+                continue;
+            }
+        };
+        match ask(config, topic, limit, PATIENCE.min(patience), shutdown) {
+            Answer::Refused(code) if is_refusal(code) => {
+                let (topic, reason) = (topic.into(), code.to_string());
+                return Err(TopicError::Refused { topic, option, reason });
+            }
+            // Brokers that don't answer now may do so when there is something to write.
+            answer => {
+                tracing::debug!(topic, limit, ?answer, "asked whether the topic may be written");
+                limits.push(limit);
+            }
         }
     }
+    Ok(limits)
 }
 
 /// Asks for the most bytes that a topic takes at a time (`max.message.bytes`).
@@ -106,8 +137,7 @@ pub fn try_topic(
 ///
 /// In words, when the brokers don't say it: it takes the right to describe the topic's configuration.
 pub fn record_limit(config: &Config, topic: &str, patience: Duration) -> Result<usize, String> {
-    limit_of(&topic_options(config, topic, patience)?)
-        .ok_or_else(|| "the brokers don't say max.message.bytes".into())
+    limit_of(&topic_options(config, topic, patience)?).ok_or_else(|| SAY_NO_LIMIT.into())
 }
 
 /// Returns the most bytes that a topic with these options takes at a time.
@@ -125,6 +155,19 @@ pub fn topic_options(
     topic: &str,
     patience: Duration,
 ) -> Result<HashMap<String, String>, String> {
+    let mut options = options_of(config, &[topic], patience)?;
+    options.remove(topic).unwrap_or_else(|| Err(SAY_NOTHING.into()))
+}
+
+/// What the brokers say of topics: their options, or in words why not.
+type TopicOptions = HashMap<String, Result<HashMap<String, String>, String>>;
+
+/// Asks for several topics' options in one request.
+fn options_of(
+    config: &Config,
+    topics: &[&str],
+    patience: Duration,
+) -> Result<TopicOptions, String> {
     if config.kafka.bearer_token_file().is_some() {
         return Err("rdkafka's admin client can't log in with a bearer token".into());
     }
@@ -134,13 +177,18 @@ pub fn topic_options(
     let client: AdminClient<Quiet> =
         admin_properties(config).create_with_context(Quiet::default()).map_err(|e| cannot(&e))?;
     let options = AdminOptions::new().request_timeout(Some(patience));
-    let described = runtime
-        .block_on(client.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
-        .map_err(|e| cannot(&e))?;
-    let resource = described.into_iter().next().ok_or("the brokers say nothing of the topic")?;
-    let resource = resource.map_err(|code| cannot(&code))?;
-    let entries = resource.entries.into_iter();
-    Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
+    let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let described =
+        runtime.block_on(client.describe_configs(&asked, &options)).map_err(|e| cannot(&e))?;
+    // librdkafka keeps the order of the questions, and a refusal doesn't name its topic.
+    let answers = topics.iter().zip(described).map(|(topic, resource)| {
+        let options = resource.map_err(|code| cannot(&code)).map(|resource| {
+            let entries = resource.entries.into_iter();
+            entries.filter_map(|entry| Some((entry.name, entry.value?))).collect()
+        });
+        ((*topic).to_owned(), options)
+    });
+    Ok(answers.collect())
 }
 
 /// Finds out whether a topic with this limit may be written, and leaves no record in it.

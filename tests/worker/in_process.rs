@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use capvec::config::{Config, DeliveryMode, EmbedderKind};
+use capvec::kafka::writable::{asking, try_topics};
 use capvec::pipeline::{self, Worker};
 use capvec::shutdown::Shutdown;
 use rdkafka::mocking::{MockCluster, MockCoordinator};
@@ -159,6 +160,30 @@ fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
     assert_eq!(metric(&worker, "capvec_captions_rejected_total{reason=\"record_refused\"}"), 5.0);
     shutdown.drain();
     worker.wait().unwrap();
+}
+
+#[test]
+fn the_limits_of_all_topics_are_asked_for_at_once() {
+    let cluster = Cluster::shared();
+    cluster.create_topic_with("limited.out", 1, &[("max.message.bytes", "12000")]);
+    cluster.create_topic_with("limited.dead", 1, &[("max.message.bytes", "34000")]);
+    let config = cluster.config("limited");
+    let limits = try_topics(&config, &asking(&config).unwrap(), &Shutdown::default()).unwrap();
+    assert_eq!(limits, [12_000, 34_000]);
+    assert_eq!(cluster.ends("limited.out").values().sum::<i64>(), 0, "a probe isn't kept");
+}
+
+/// The mock cluster, which the demo and the benchmarks embed, never answers for limits.
+#[test]
+fn the_embedded_broker_is_not_asked_for_limits() {
+    let (_mock, cluster) = mock();
+    let config = config(&cluster);
+    let client = asking(&config).unwrap();
+    let started = Instant::now();
+    let limits = try_topics(&config, &client, &Shutdown::default()).unwrap();
+    assert!(limits.is_empty(), "{limits:?}");
+    // One question that isn't answered would take this long.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[test]
