@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub rejected: Vec<(String, u64)>,
     /// From producing to reading.
     pub latencies: Latencies,
+    /// Most tokens of a batch; 0 before it is known.
+    pub batch_tokens_limit: u64,
     /// Whether the producer waits for the worker.
     pub held_back: bool,
     batches: u64,
@@ -76,6 +78,7 @@ impl Snapshot {
             tombstones: tally.tombstones,
             rejected: tally.rejected.iter().map(|(reason, n)| (reason.clone(), *n)).collect(),
             latencies: tally.latencies.clone(),
+            batch_tokens_limit: batch.tokens_limit.get().max(0) as u64,
             held_back: feed.held_back(),
             batches: batch.captions.get_sample_count(),
             batch_captions: batch.captions.get_sample_sum(),

@@ -106,7 +106,6 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         model_id: worker.model_id().into(),
         is_synthetic: args.model.is_none() || worker.model_id().starts_with("synthetic-"),
         admin: worker.admin(),
-        batch_tokens_max: worker.metrics().batch.tokens_limit.get() as usize,
         in_flight_max: config.delivery.in_flight_captions_max.get(),
     };
     view.say("joining the consumer group; the embedded broker waits 3 s for other members");

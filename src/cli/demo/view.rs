@@ -48,8 +48,6 @@ pub struct Facts {
     pub is_synthetic: bool,
     /// Where the admin endpoints are.
     pub admin: SocketAddr,
-    /// Most tokens of a batch.
-    pub batch_tokens_max: usize,
     /// Most captions in the worker.
     pub in_flight_max: usize,
 }
@@ -235,10 +233,10 @@ fn panel(
         line(
             "batch",
             format!(
-                "{} captions, {:.0} of {} tokens; cut when {}",
+                "{} captions, {:.0}{} tokens; cut when {}",
                 bold(format!("{:.1}", figures.batch_captions)),
                 figures.batch_tokens,
-                facts.batch_tokens_max,
+                of_limit(now.batch_tokens_limit),
                 cut.collect::<Vec<_>>().join(", "),
             ),
         ),
@@ -268,6 +266,11 @@ fn panel(
         line("metrics", format!("http://{}/metrics", facts.admin)),
         line(&phase, hint.into()),
     ]
+}
+
+/// The limit behind a number of tokens, once it is known.
+fn of_limit(limit: u64) -> String {
+    if limit == 0 { String::new() } else { format!(" of {limit}") }
 }
 
 /// Takes what passes by from the reader, as lines. The caption has a line of its own, for one that is
@@ -338,6 +341,12 @@ mod tests {
     use console::strip_ansi_codes;
 
     use super::*;
+
+    #[test]
+    fn a_limit_that_is_not_known_is_not_shown_as_0() {
+        assert_eq!(of_limit(0), "");
+        assert_eq!(of_limit(512), " of 512");
+    }
 
     #[test]
     fn a_vector_is_described_in_two_lines() {
