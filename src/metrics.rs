@@ -144,6 +144,8 @@ pub struct SourceMetrics {
     pub drains_missed: IntCounter,
     /// Errors that the consumer reported and retries by itself.
     pub errors: IntCounter,
+    /// Brokers that the consumer is connected to.
+    pub brokers_up: IntGauge,
     /// From the broker's timestamp to the acknowledgement.
     pub end_to_end_seconds: Histogram,
 }
@@ -198,6 +200,8 @@ pub struct BatchMetrics {
 pub struct EmbedMetrics {
     /// Captions embedded.
     pub captions: IntCounter,
+    /// Their tokens.
+    pub tokens: IntCounter,
     /// Time spent in forward passes.
     pub busy_seconds: Counter,
     /// Batches that failed and were split, by `reason`.
@@ -243,6 +247,8 @@ pub struct SinkMetrics {
     pub transaction_captions: IntGauge,
     /// Producers that came to their end and were made anew.
     pub producers_remade: IntCounter,
+    /// Brokers that the producer is connected to.
+    pub brokers_up: IntGauge,
 }
 
 impl EmbedMetrics {
@@ -307,6 +313,9 @@ impl Metrics {
             "Always 1; a device that the network runs on, and what runs it there",
             &["device", "provider"],
         );
+        // 0 until a broker has answered: an alert that waits for minutes begins to wait at the start.
+        let brokers_up =
+            int_gauge_vec(&r, "brokers_up", "Brokers that a client is connected to", "client");
         Metrics {
             queues: QueueMetrics {
                 length: int_gauge_vec(&r, "queue_length", "Entries in a queue", "queue"),
@@ -404,6 +413,7 @@ impl Metrics {
                     "consumer_errors_total",
                     "Errors that the consumer reported and retries by itself",
                 ),
+                brokers_up: brokers_up.with_label_values(&["consumer"]),
                 end_to_end_seconds: histogram(
                     &r,
                     "end_to_end_seconds",
@@ -451,6 +461,7 @@ impl Metrics {
             },
             embed: EmbedMetrics {
                 captions: counter(&r, "captions_embedded_total", "Captions embedded"),
+                tokens: counter(&r, "tokens_embedded_total", "Tokens of the captions embedded"),
                 busy_seconds: seconds(
                     &r,
                     "embed_busy_seconds_total",
@@ -550,6 +561,7 @@ impl Metrics {
                     "producers_remade_total",
                     "Producers made anew after an error that ended them",
                 ),
+                brokers_up: brokers_up.with_label_values(&["producer"]),
             },
             stage_seconds,
             model,
@@ -609,6 +621,8 @@ mod tests {
             "capvec_messages_settled_total{outcome=\"rejected\"} 0",
             "capvec_stage_seconds_count{stage=\"embed\"} 0",
             "capvec_batch_splits_total{reason=\"out_of_memory\"} 0",
+            "capvec_brokers_up{client=\"consumer\"} 0",
+            "capvec_brokers_up{client=\"producer\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

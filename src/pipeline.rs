@@ -87,7 +87,8 @@ pub fn start_with(
     let (jobs, batches): (Vec<_>, Vec<_>) =
         embedders.iter().map(|_| crossbeam_channel::bounded(1)).unzip();
 
-    let connection = Connection::new(config).context("the consumer can't be made")?;
+    let connection =
+        Connection::new(config, &metrics.source).context("the consumer can't be made")?;
     let sink = Sink::new(
         config,
         &manifest.model_id,

@@ -119,6 +119,7 @@ impl EmbedTask {
                     self.seconds.observe(seconds);
                 }
                 self.metrics.captions.inc_by(captions.len() as u64);
+                self.metrics.tokens.inc_by(tokens as u64);
                 if let Some(objective) = self.latency_objective {
                     let is_late = |c: &&Tracked<_>| c.origin.received.elapsed() > objective;
                     let late = captions.iter().filter(is_late).count();
@@ -333,6 +334,8 @@ mod tests {
         assert!(outcome.rejected.is_empty());
         let splits = outcome.metrics.embed.splits.with_label_values(&["out_of_memory"]).get();
         assert_eq!(splits, 3);
+        assert_eq!(outcome.metrics.embed.captions.get(), 8);
+        assert_eq!(outcome.metrics.embed.tokens.get(), 24, "each counts once, where it succeeded");
     }
 
     #[test]

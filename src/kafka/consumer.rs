@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Receiver;
+use prometheus::IntGauge;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
@@ -19,7 +20,9 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::login::{Login, WithLogin};
+use super::reach::brokers_up;
 use crate::config::Config;
+use crate::metrics::SourceMetrics;
 
 /// What librdkafka told while it was polled.
 pub enum Event {
@@ -41,6 +44,7 @@ pub struct SourceContext {
     ends: Mutex<HashMap<i32, PartitionEnd>>,
     closing: AtomicBool,
     login: Login,
+    brokers_up: IntGauge,
 }
 
 /// What the statistics say of a partition.
@@ -58,14 +62,15 @@ pub struct PartitionEnd {
 }
 
 impl SourceContext {
-    /// Returns a context for a consumer of `topic`.
-    pub fn new(topic: &str) -> SourceContext {
+    /// Returns a context for a consumer of `topic`, which tells how many brokers it is connected to.
+    pub fn new(topic: &str, brokers_up: IntGauge) -> SourceContext {
         SourceContext {
             topic: topic.into(),
             events: Mutex::default(),
             ends: Mutex::default(),
             closing: AtomicBool::new(false),
             login: Login::default(),
+            brokers_up,
         }
     }
 
@@ -113,6 +118,7 @@ impl ClientContext for SourceContext {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.brokers_up.set(brokers_up(&statistics) as i64);
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         let mut ends = lock(&self.ends);
         for (&partition, p) in topic.partitions.iter().filter(|(id, _)| **id >= 0) {
@@ -172,8 +178,8 @@ impl Connection {
     /// # Errors
     ///
     /// When librdkafka refuses the configuration.
-    pub fn new(config: &Config) -> KafkaResult<Connection> {
-        let context = SourceContext::new(&config.input.topic);
+    pub fn new(config: &Config, metrics: &SourceMetrics) -> KafkaResult<Connection> {
+        let context = SourceContext::new(&config.input.topic, metrics.brokers_up.clone());
         let mut consumer: SourceConsumer =
             super::consumer_properties(config).create_with_context(context)?;
         let (sender, wake) = crossbeam_channel::bounded(1);

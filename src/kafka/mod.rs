@@ -7,6 +7,7 @@ pub mod consumer;
 pub mod dead_letter;
 pub mod login;
 pub mod offsets;
+pub mod reach;
 pub mod sequencer;
 pub mod sink;
 pub mod source;
@@ -24,7 +25,7 @@ use rdkafka::error::KafkaError;
 
 use crate::config::Config;
 
-/// How often the clients report statistics, from which the lag comes.
+/// How often the clients report statistics, from which the lag comes, and which brokers are connected.
 const STATISTICS_INTERVAL_MS: u32 = 2_000;
 
 /// Returns the properties of the consumer. Those that a user may change come first, so that the map

@@ -179,6 +179,8 @@ impl Sink {
             limit_batches(&mut properties, limit);
         }
         drop(client);
+        // They have answered; from the first statistics on these tell.
+        metrics.sink.brokers_up.set(1);
         let connector = Connector {
             properties,
             settler: (!is_exact).then(|| settler.clone()),

@@ -21,6 +21,7 @@ use rdkafka::statistics::Statistics;
 
 use super::parcel::{Ordered, Parcel};
 use crate::kafka::login::{Login, WithLogin};
+use crate::kafka::reach::brokers_up;
 use crate::metrics::SinkMetrics;
 use crate::tracked::{Outcome, Settlement};
 
@@ -127,6 +128,10 @@ impl ClientContext for SinkContext {
     }
 
     fn stats(&self, statistics: Statistics) {
+        // Of two producers the one that sends tells.
+        if !self.is_left.load(Ordering::Acquire) {
+            self.metrics.brokers_up.set(brokers_up(&statistics) as i64);
+        }
         let retries: i64 = statistics.brokers.values().map(|broker| broker.txretries as i64).sum();
         let before = self.retries_seen.swap(retries, Ordering::Relaxed);
         self.metrics.retries.inc_by((retries - before).max(0) as u64);
