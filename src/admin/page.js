@@ -37,18 +37,20 @@ function sum(series, name, labels) {
   return all(series, name, labels).reduce((total, s) => total + s.value, 0);
 }
 
-// The quantile of what was observed between two looks, linear within a bucket, as Prometheus does it.
+// The quantile of what was observed between two looks, linear within a bucket, as Prometheus does it. In the last bucket,
+// which has no end, it is that bucket's beginning, and is over it.
 function quantile(share, name, now, then) {
   const before = new Map(all(then, `${name}_bucket`).map((s) => [s.labels.le, s.value]));
   const buckets = all(now, `${name}_bucket`)
     .map((s) => ({ le: Number(s.labels.le.replace("Inf", "Infinity")), count: s.value - (before.get(s.labels.le) || 0) }))
     .sort((a, b) => a.le - b.le);
   const total = buckets.length ? buckets[buckets.length - 1].count : 0;
-  if (total <= 0) return null;
+  if (total <= 0) return { value: null, isOver: false };
   const at = buckets.findIndex((b) => b.count >= share * total);
   const [low, below] = at > 0 ? [buckets[at - 1].le, buckets[at - 1].count] : [0, 0];
-  if (buckets[at].le === Infinity) return low;
-  return low + (buckets[at].le - low) * ((share * total - below) / (buckets[at].count - below));
+  if (buckets[at].le === Infinity) return { value: low, isOver: true };
+  const within = (share * total - below) / (buckets[at].count - below);
+  return { value: low + (buckets[at].le - low) * within, isOver: false };
 }
 
 // === what is drawn ===
@@ -61,12 +63,21 @@ function showSeconds(n) {
   return n < 600 ? `${n.toFixed(1)} s` : `${(n / 60).toFixed(0)} min`;
 }
 
+// A caption that is longer than a batch may be is a batch of its own.
+const OVERFULL = ", by captions longer than the budget";
+
 const CHARTS = [
   { id: "throughput", title: "Captions a second", show: showCount, lines: [["throughput", ""]] },
   { id: "latency", title: "Latency, end to end", show: showSeconds, lines: [["p50", "50 %"], ["p99", "99 %"]] },
-  { id: "fill", title: "Fill of a batch", show: showPercent, lines: [["fill", ""]], top: 1 },
+  { id: "fill", title: "Fill of a batch", show: showPercent, lines: [["fill", ""]], topMin: 1 },
   { id: "lag", title: "Messages that wait", show: showCount, lines: [["lag", ""]] },
 ];
+
+// Whether a client is connected to no broker. Before the model is loaded there are no clients.
+function isAway(series, client) {
+  const up = all(series, "capvec_brokers_up", { client });
+  return all(series, "capvec_model_info").length > 0 && up.length > 0 && up[0].value === 0;
+}
 
 // Mean seconds of each part of a caption's way, by its name. Before the worker is what the end to end has beyond the
 // stages: the topic, and the fetch.
@@ -82,13 +93,20 @@ function figures(now, then) {
   const more = (name, labels) => sum(now.series, name, labels) - sum(then.series, name, labels);
   const ratio = (part, whole) => (whole > 0 ? part / whole : null);
   const tokens = ratio(more("capvec_batch_tokens_sum"), more("capvec_batch_tokens_count"));
+  const fill = tokens === null ? null : ratio(tokens, sum(now.series, "capvec_batch_tokens_limit"));
+  const p50 = quantile(0.5, "capvec_end_to_end_seconds", now.series, then.series);
+  const p99 = quantile(0.99, "capvec_end_to_end_seconds", now.series, then.series);
   return {
     at: now.at,
     throughput: ratio(more("capvec_captions_embedded_total"), seconds),
-    p50: quantile(0.5, "capvec_end_to_end_seconds", now.series, then.series),
-    p99: quantile(0.99, "capvec_end_to_end_seconds", now.series, then.series),
-    fill: tokens === null ? null : ratio(tokens, sum(now.series, "capvec_batch_tokens_limit")),
-    lag: sum(now.series, "capvec_lag_messages"),
+    p50: p50.value,
+    p99: p99.value,
+    fill,
+    // A worker that is cut off has lost its partitions, and has no lag to tell of.
+    lag: isAway(now.series, "consumer") ? null : sum(now.series, "capvec_lag_messages"),
+    // What stands before and behind a figure.
+    before: { p50: p50.isOver ? "over " : "", p99: p99.isOver ? "over " : "" },
+    behind: { fill: fill > 1 ? OVERFULL : "" },
     ways: waysOf((name, labels) => ratio(more(`${name}_sum`, labels), more(`${name}_count`, labels))),
   };
 }
@@ -130,13 +148,14 @@ function drawChart(chart, history) {
   const last = history[history.length - 1];
   const values = chart.lines.flatMap(([key]) => history.map((h) => h[key])).filter((v) => v !== null);
   const span = Math.max(SPAN_MIN_MS, last.at - history[0].at);
-  const top = chart.top || ceiling(Math.max(...values, 1e-6));
+  const top = Math.max(chart.topMin || 0, ceiling(Math.max(...values, 1e-6)));
   chart.scale.textContent = chart.show(top);
   chart.now.replaceChildren();
   for (const old of chart.svg.querySelectorAll("polyline")) old.remove();
   const known = [];
   for (const [key, name] of chart.lines) {
-    const text = last[key] === null ? "–" : chart.show(last[key]);
+    const figure = () => `${last.before[key] || ""}${chart.show(last[key])}${last.behind[key] || ""}`;
+    const text = last[key] === null ? "–" : figure();
     element("span", key, chart.now, name ? `${text} for ${name}` : text);
     known.push(`${name} ${text}`.trim());
     // A line ends where nothing is known, and another begins after that.
@@ -178,6 +197,13 @@ function describe(series) {
   document.getElementById("about").textContent = about.filter(Boolean).join(" · ");
 }
 
+// Returns what is wrong with the connection to the brokers, if anything is. A producer that has nothing to write needs none.
+function cutOff(series) {
+  if (isAway(series, "consumer")) return "no broker answers: nothing comes in, and how much waits isn't known";
+  const isWriting = sum(series, "capvec_outstanding_records") > 0;
+  return isWriting && isAway(series, "producer") ? "no broker answers the producer: nothing goes out" : "";
+}
+
 function stateOf(series) {
   if (!all(series, "capvec_model_info").length) return "the model is being loaded";
   const seconds = sum(series, "capvec_lag_seconds");
@@ -216,7 +242,9 @@ async function look() {
 async function run() {
   try {
     await look();
-    say(stateOf(looks[looks.length - 1].series), false);
+    const { series } = looks[looks.length - 1];
+    const trouble = cutOff(series);
+    say(trouble || stateOf(series), trouble !== "");
   } catch (error) {
     say(`no answer: ${error.message}`, true);
   }

@@ -211,3 +211,16 @@ fn a_worker_without_a_model_is_not_shown_as_keeping_up() {
     let page = browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"]);
     assert!(page.contains(">the model is being loaded<"), "{page}");
 }
+
+#[test]
+fn a_worker_that_is_cut_off_is_not_shown_as_keeping_up() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let health = Health::new(std::time::Duration::from_secs(60));
+    let metrics = Metrics::new();
+    metrics.set_model("m@1", 640, "fp32");
+    metrics.source.brokers_up.set(0);
+    let address = serve(([127, 0, 0, 1], 0).into(), metrics, health).unwrap();
+    let page = browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"]);
+    assert!(page.contains("class=\"bad\">no broker answers: "), "{page}");
+}

@@ -8,7 +8,9 @@ use super::scrape::Look;
 use crate::metrics::Stage;
 
 /// What happened between two looks, and how things were at the second. The names are those of
-/// `capvec top --json`, on which programs rely. A mean or a quantile of nothing is null.
+/// `capvec top --json`, on which programs rely. A mean or a quantile of nothing is null. A quantile is
+/// null, too, where it is longer than the histogram can tell; then the field `..._over_seconds` beside it
+/// has what it is over, which is null else.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Figures {
     /// Seconds between the looks.
@@ -21,14 +23,20 @@ pub(super) struct Figures {
     pub(super) execution_provider: Option<String>,
     /// Partitions that the worker owns.
     pub(super) partitions: f64,
+    /// Brokers that each of the two clients is connected to; empty where the worker doesn't tell.
+    pub(super) brokers_up: BTreeMap<String, f64>,
     /// Captions embedded a second.
     pub(super) captions_per_second: f64,
-    /// Tokens a second.
+    /// Their tokens a second.
     pub(super) tokens_per_second: f64,
     /// From a caption's timestamp to its vector's acknowledgement: half take no longer.
     pub(super) end_to_end_p50_seconds: Option<f64>,
+    /// They take longer than this.
+    pub(super) end_to_end_p50_over_seconds: Option<f64>,
     /// All but one of a hundred take no longer.
     pub(super) end_to_end_p99_seconds: Option<f64>,
+    /// More take longer than this.
+    pub(super) end_to_end_p99_over_seconds: Option<f64>,
     /// What the mean end to end has beyond the stages: the topic, and the fetch.
     pub(super) before_worker_mean_seconds: Option<f64>,
     /// The stages in the order of a caption's way.
@@ -39,7 +47,8 @@ pub(super) struct Figures {
     pub(super) batch_tokens: Option<f64>,
     /// Most tokens of a batch.
     pub(super) batch_tokens_limit: f64,
-    /// The one as a part of the other.
+    /// The one as a part of the other; over 1 where captions are longer than a batch may be, each of which
+    /// is a batch of its own.
     pub(super) batch_fill: Option<f64>,
     /// Why batches were cut, as shares of 1.
     pub(super) batch_cut: BTreeMap<String, f64>,
@@ -53,6 +62,8 @@ pub(super) struct Figures {
     pub(super) in_flight_messages: f64,
     /// Messages in the worker at which fetching pauses.
     pub(super) in_flight_messages_limit: f64,
+    /// Records that wait for their acknowledgement.
+    pub(super) outstanding_records: f64,
     /// Messages rejected since the worker began, by reason; reasons without any are left out.
     pub(super) rejected: BTreeMap<String, f64>,
 }
@@ -66,6 +77,28 @@ pub(super) struct StageFigures {
     pub(super) mean_seconds: Option<f64>,
     /// All but one of a hundred take no longer.
     pub(super) p99_seconds: Option<f64>,
+    /// More take longer than this.
+    pub(super) p99_over_seconds: Option<f64>,
+}
+
+/// Within which time a share of captions was through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Quantile {
+    /// Within this.
+    Within(f64),
+    /// It is in the last bucket, which has a beginning and no end.
+    Over(f64),
+}
+
+impl Quantile {
+    /// Returns the two fields of the figures: what it is, or else what it is over.
+    fn fields(quantile: Option<Quantile>) -> (Option<f64>, Option<f64>) {
+        match quantile {
+            None => (None, None),
+            Some(Quantile::Within(seconds)) => (Some(seconds), None),
+            Some(Quantile::Over(seconds)) => (None, Some(seconds)),
+        }
+    }
 }
 
 impl Figures {
@@ -79,7 +112,10 @@ impl Figures {
             ratio(more(&format!("{name}_sum"), labels), more(&format!("{name}_count"), labels))
         };
         let quantile_of = |share: f64, name: &str, labels: &[(&str, &str)]| {
-            quantile(share, &since(&now.buckets(name, labels), &then.buckets(name, labels)))
+            Quantile::fields(quantile(
+                share,
+                &since(&now.buckets(name, labels), &then.buckets(name, labels)),
+            ))
         };
         let a_second = |name: &str| ratio(more(name, &[]), seconds).unwrap_or(0.0);
         let text = |name: &str, label: &str| now.label(name, label).map(str::to_owned);
@@ -87,10 +123,12 @@ impl Figures {
         let stage_seconds = "capvec_stage_seconds";
         let stages = Stage::ALL.map(|stage| {
             let labels = [("stage", stage.as_label())];
+            let (p99_seconds, p99_over_seconds) = quantile_of(0.99, stage_seconds, &labels);
             StageFigures {
                 stage: stage.as_label(),
                 mean_seconds: mean(stage_seconds, &labels),
-                p99_seconds: quantile_of(0.99, stage_seconds, &labels),
+                p99_seconds,
+                p99_over_seconds,
             }
         });
         let in_stages: f64 = stages.iter().filter_map(|stage| stage.mean_seconds).sum();
@@ -101,16 +139,22 @@ impl Figures {
             (reason.to_owned(), count - cut.get(reason).copied().unwrap_or(0.0))
         });
         let batches = more("capvec_batches_total", &[]);
+        let (p50, p50_over) = quantile_of(0.5, end_to_end, &[]);
+        let (p99, p99_over) = quantile_of(0.99, end_to_end, &[]);
+        let brokers_up = now.by("capvec_brokers_up", "client").into_iter();
         Figures {
             seconds,
             version: text("capvec_build_info", "version").unwrap_or_default(),
             model: text("capvec_model_info", "model"),
             execution_provider: text("capvec_execution_provider_info", "running"),
             partitions: now.sum("capvec_assigned_partitions", &[]),
+            brokers_up: brokers_up.map(|(client, number)| (client.to_owned(), number)).collect(),
             captions_per_second: a_second("capvec_captions_embedded_total"),
-            tokens_per_second: a_second("capvec_tokens_total"),
-            end_to_end_p50_seconds: quantile_of(0.5, end_to_end, &[]),
-            end_to_end_p99_seconds: quantile_of(0.99, end_to_end, &[]),
+            tokens_per_second: a_second("capvec_tokens_embedded_total"),
+            end_to_end_p50_seconds: p50,
+            end_to_end_p50_over_seconds: p50_over,
+            end_to_end_p99_seconds: p99,
+            end_to_end_p99_over_seconds: p99_over,
             before_worker_mean_seconds: mean(end_to_end, &[])
                 .map(|seconds| (seconds - in_stages).max(0.0)),
             stages: stages.into(),
@@ -131,6 +175,7 @@ impl Figures {
             lag_seconds: now.sum("capvec_lag_seconds", &[]),
             in_flight_messages: now.sum("capvec_in_flight_messages", &[]),
             in_flight_messages_limit: now.sum("capvec_in_flight_messages_limit", &[]),
+            outstanding_records: now.sum("capvec_outstanding_records", &[]),
             rejected: now
                 .by("capvec_captions_rejected_total", "reason")
                 .into_iter()
@@ -138,6 +183,20 @@ impl Figures {
                 .map(|(reason, count)| (reason.to_owned(), count))
                 .collect(),
         }
+    }
+}
+
+impl Figures {
+    /// Returns whether no broker answers the consumer, so that nothing is known of what waits. Before the
+    /// model is loaded there is no consumer.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.model.is_some() && self.brokers_up.get("consumer") == Some(&0.0)
+    }
+
+    /// Returns whether no broker takes the records that are to be written. A producer that has nothing to
+    /// write needs no connection.
+    pub(super) fn cannot_write(&self) -> bool {
+        self.outstanding_records > 0.0 && self.brokers_up.get("producer") == Some(&0.0)
     }
 }
 
@@ -151,17 +210,16 @@ fn since(now: &[(f64, f64)], then: &[(f64, f64)]) -> Vec<(f64, f64)> {
     now.iter().map(|&(bound, count)| (bound, count - before(bound))).collect()
 }
 
-/// The quantile of cumulative buckets, linear within a bucket as Prometheus reckons it. In the last
-/// bucket, which has no end, it is that bucket's beginning.
-fn quantile(share: f64, buckets: &[(f64, f64)]) -> Option<f64> {
+/// The quantile of cumulative buckets, linear within a bucket as Prometheus reckons it.
+fn quantile(share: f64, buckets: &[(f64, f64)]) -> Option<Quantile> {
     let rank = share * buckets.last().filter(|(_, total)| *total > 0.0)?.1;
     let at = buckets.iter().position(|(_, count)| *count >= rank)?;
     let (low, below) = at.checked_sub(1).map_or((0.0, 0.0), |before| buckets[before]);
     let (high, count) = buckets[at];
     if high.is_infinite() {
-        return Some(low);
+        return Some(Quantile::Over(low));
     }
-    Some(low + (high - low) * (rank - below) / (count - below))
+    Some(Quantile::Within(low + (high - low) * (rank - below) / (count - below)))
 }
 
 #[cfg(test)]
@@ -172,12 +230,59 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_prometheus() {
         let buckets = [(1.0, 0.0), (2.0, 50.0), (5.0, 90.0), (f64::INFINITY, 100.0)];
-        assert_eq!(quantile(0.5, &buckets), Some(2.0));
-        assert_eq!(quantile(0.25, &buckets), Some(1.5));
-        assert_eq!(quantile(0.7, &buckets), Some(3.5));
-        assert_eq!(quantile(0.99, &buckets), Some(5.0), "the last bucket has no end");
+        assert_eq!(quantile(0.5, &buckets), Some(Quantile::Within(2.0)));
+        assert_eq!(quantile(0.25, &buckets), Some(Quantile::Within(1.5)));
+        assert_eq!(quantile(0.7, &buckets), Some(Quantile::Within(3.5)));
+        assert_eq!(quantile(0.99, &buckets), Some(Quantile::Over(5.0)), "the last has no end");
         assert_eq!(quantile(0.5, &[(1.0, 0.0), (f64::INFINITY, 0.0)]), None);
         assert_eq!(quantile(0.5, &[]), None);
+    }
+
+    #[test]
+    fn brokers_that_are_away_are_told_of_where_it_matters() {
+        let at = Instant::now();
+        let figures = |text: &str| {
+            let text = format!("capvec_build_info{{version=\"1\"}} 1\n{text}");
+            Figures::between(
+                &Look::parse(&text, at),
+                &Look::parse(&text, at + Duration::from_secs(1)),
+            )
+        };
+        let brokers = |consumer: u32, producer: u32| {
+            format!(
+                "capvec_brokers_up{{client=\"consumer\"}} {consumer}\n\
+                 capvec_brokers_up{{client=\"producer\"}} {producer}\n"
+            )
+        };
+        let model = "capvec_model_info{model=\"m@1\"} 1\n";
+        let told = |text: &str| {
+            let figures = figures(text);
+            (figures.is_cut_off(), figures.cannot_write())
+        };
+        assert_eq!(told(&brokers(0, 0)), (false, false), "the model is being loaded");
+        assert_eq!(told(&format!("{model}{}", brokers(0, 0))), (true, false));
+        assert_eq!(told(&format!("{model}{}", brokers(1, 0))), (false, false), "nothing to write");
+        let waiting = format!("{model}{}capvec_outstanding_records 7\n", brokers(1, 0));
+        assert_eq!(told(&waiting), (false, true));
+        assert_eq!(told(model), (false, false), "an older worker doesn't tell");
+        assert_eq!(figures(&brokers(2, 1)).brokers_up["consumer"], 2.0);
+    }
+
+    #[test]
+    fn a_quantile_beyond_the_last_bucket_is_null_and_says_what_it_is_over() {
+        let at = Instant::now();
+        let text = |count: u32| {
+            format!(
+                "capvec_stage_seconds_bucket{{stage=\"wait\",le=\"50\"}} 0\n\
+                 capvec_stage_seconds_bucket{{stage=\"wait\",le=\"+Inf\"}} {count}\n"
+            )
+        };
+        let look = |count, seconds| Look::parse(&text(count), at + Duration::from_secs(seconds));
+        let figures = Figures::between(&look(0, 0), &look(9, 1));
+        let wait = &serde_json::to_value(&figures).unwrap()["stages"][1];
+        assert_eq!(wait["stage"], "wait");
+        assert!(wait["p99_seconds"].is_null(), "{wait}");
+        assert_eq!(wait["p99_over_seconds"], 50.0);
     }
 
     #[test]

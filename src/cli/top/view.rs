@@ -25,8 +25,11 @@ pub(super) fn panel(
     let model = figures.model.as_deref().unwrap_or("the model is being loaded");
     let provider = figures.execution_provider.as_deref().unwrap_or("–");
     let partitions = figures.partitions;
-    let mut lines = vec![
-        style("─".repeat(width)).dim().to_string(),
+    let p50 = show_quantile(figures.end_to_end_p50_seconds, figures.end_to_end_p50_over_seconds);
+    let p99 = show_quantile(figures.end_to_end_p99_seconds, figures.end_to_end_p99_over_seconds);
+    let mut lines = vec![style("─".repeat(width)).dim().to_string()];
+    lines.extend(cut_off(figures).map(|words| style(words).red().bold().to_string()));
+    lines.extend([
         line("worker", format!("{} · capvec {}", target.shown, figures.version)),
         line("model", format!("{model} · {provider} · {partitions} partitions")),
         line(
@@ -42,11 +45,11 @@ pub(super) fn panel(
             "latency",
             format!(
                 "{} median, {} for 99 %; timestamp to acknowledgement",
-                style(show_seconds(figures.end_to_end_p50_seconds)).bold(),
-                style(show_seconds(figures.end_to_end_p99_seconds)).bold(),
+                style(p50).bold(),
+                style(p99).bold(),
             ),
         ),
-    ];
+    ]);
     let before = figures.before_worker_mean_seconds;
     let stages = figures.stages.iter().filter_map(|s| s.mean_seconds);
     let whole = (before.unwrap_or(0.0) + stages.sum::<f64>()).max(f64::MIN_POSITIVE);
@@ -56,15 +59,19 @@ pub(super) fn panel(
     };
     lines.push(line("  before", format!("{}: the topic, and the fetch", mean_of(before))));
     for stage in &figures.stages {
-        let p99 = show_seconds(stage.p99_seconds);
+        let p99 = show_quantile(stage.p99_seconds, stage.p99_over_seconds);
         let text = format!("{}, {p99:>8} for 99 %", mean_of(stage.mean_seconds));
         lines.push(line(&format!("  {}", stage.stage), text));
     }
     let number = |n: Option<f64>| n.map_or("–".into(), |n| format!("{n:.1}"));
     let cut = figures.batch_cut.iter().filter(|(_, share)| **share >= SHARE_MIN);
     let cut: Vec<_> = cut.map(|(why, share)| format!("{why} {:.0} %", share * 100.0)).collect();
+    let full = match figures.batch_fill {
+        Some(fill) if fill > 1.0 => "full: a caption longer than that is a batch of its own",
+        _ => "full",
+    };
     lines.extend([
-        line("batch", share_of_one(figures.batch_fill, "full")),
+        line("batch", share_of_one(figures.batch_fill, full)),
         line(
             "",
             format!(
@@ -79,9 +86,8 @@ pub(super) fn panel(
         line(
             "lag",
             format!(
-                "{} messages, the oldest {} old; {} of {} in flight",
-                style(HumanCount(figures.lag_messages.max(0.0) as u64)).bold(),
-                style(show_seconds(Some(figures.lag_seconds))).bold(),
+                "{}; {} of {} in flight",
+                lag(figures),
                 figures.in_flight_messages,
                 figures.in_flight_messages_limit,
             ),
@@ -94,6 +100,26 @@ pub(super) fn panel(
 /// Returns the line that stands for the panel while the worker doesn't answer.
 pub(super) fn trouble(error: &LookError) -> String {
     style(error.to_string()).red().to_string()
+}
+
+/// Returns what is to be known before everything else.
+fn cut_off(figures: &Figures) -> Option<&'static str> {
+    if figures.is_cut_off() {
+        return Some("no broker answers: nothing comes in, and how much waits isn't known");
+    }
+    figures.cannot_write().then_some("no broker answers the producer: nothing goes out")
+}
+
+/// A worker that is cut off loses its partitions, and has no lag to tell of.
+fn lag(figures: &Figures) -> String {
+    if figures.is_cut_off() {
+        return style("not known").bold().to_string();
+    }
+    format!(
+        "{} messages, the oldest {} old",
+        style(HumanCount(figures.lag_messages.max(0.0) as u64)).bold(),
+        style(show_seconds(Some(figures.lag_seconds))).bold(),
+    )
 }
 
 fn rejected(figures: &Figures) -> String {
@@ -109,6 +135,10 @@ fn share_of_one(share: Option<f64>, what: &str) -> String {
         None => "–".into(),
         Some(share) => format!("{} {:.0} % {what}", style(bar(share, BAR)).green(), share * 100.0),
     }
+}
+
+fn show_quantile(seconds: Option<f64>, over: Option<f64>) -> String {
+    over.map_or_else(|| show_seconds(seconds), |over| format!("over {}", show_seconds(Some(over))))
 }
 
 fn show_seconds(seconds: Option<f64>) -> String {
@@ -134,6 +164,39 @@ mod tests {
         let shown = [0.0, 0.000_04, 0.0042, 0.25, 12.0, 900.0].map(|s| show_seconds(Some(s)));
         assert_eq!(shown, ["0 s", "40 µs", "4.2 ms", "250 ms", "12.0 s", "15 min"]);
         assert_eq!(show_seconds(None), "–");
+        assert_eq!(show_quantile(None, Some(50.0)), "over 50.0 s");
+        assert_eq!(show_quantile(Some(2.0), None), "2.0 s");
+    }
+
+    /// The panel's text of a worker whose metrics have these lines.
+    fn panel_of(lines: &str) -> String {
+        let at = Instant::now();
+        let text = format!("capvec_build_info{{version=\"1\"}} 1\n{lines}");
+        let figures = Figures::between(
+            &Look::parse("", at),
+            &Look::parse(&text, at + Duration::from_secs(1)),
+        );
+        panel(&"localhost:9180".parse().unwrap(), &figures, &[0.0], 40).join("\n")
+    }
+
+    #[test]
+    fn a_worker_that_is_cut_off_is_not_shown_as_idle() {
+        let text = panel_of(
+            "capvec_model_info{model=\"m@1\"} 1\ncapvec_brokers_up{client=\"consumer\"} 0\n\
+             capvec_lag_messages 0\n",
+        );
+        let second = text.lines().nth(1).unwrap();
+        assert!(second.contains("no broker answers"), "{text}");
+        assert!(text.contains("not known") && !text.contains("0 messages"), "{text}");
+    }
+
+    #[test]
+    fn a_batch_over_the_budget_says_why() {
+        let text = panel_of(
+            "capvec_batch_tokens_sum 120\ncapvec_batch_tokens_count 2\n\
+             capvec_batch_tokens_limit 50\n",
+        );
+        assert!(text.contains("120 % full: a caption longer than that"), "{text}");
     }
 
     #[test]
