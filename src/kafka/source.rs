@@ -18,6 +18,7 @@
 
 mod lag;
 mod membership;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use thiserror::Error;
 
 use lag::Lag;
 use membership::Leaving;
+use waiting::Waiting;
 
 use super::committer::{Committed, Committer};
 use super::consumer::{Connection, SourceConsumer, is_final};
@@ -111,6 +113,8 @@ pub struct Source {
     /// Revocations that a stop has overtaken; they are answered when the group is left.
     unanswered: Vec<TopicPartitionList>,
     stopping: bool,
+    /// While the group gives no partitions.
+    waiting: Option<Waiting>,
 }
 
 impl Source {
@@ -138,6 +142,8 @@ impl Source {
             shutdown: &shutdown,
         };
         inquiry.partitions_of(topic, "input.topic")?;
+        // They have answered; from the first statistics on these tell.
+        metrics.brokers_up.set(1);
         consumer.subscribe(&[topic])?;
         let committer = match config.delivery.mode {
             DeliveryMode::AtLeastOnce => Some(Committer::start(Arc::clone(&consumer), topic)?),
@@ -171,6 +177,7 @@ impl Source {
             leaving: None,
             unanswered: Vec::new(),
             stopping: false,
+            waiting: Some(Waiting::since(Instant::now())),
         })
     }
 
@@ -396,6 +403,15 @@ impl Source {
             .set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
         self.health.oldest_unsettled(oldest);
         self.lag.report(self.consumer.context().take_ends(), &self.ledger);
+        if let Some(waited) = self.waiting.as_mut().and_then(|w| w.line_due(Instant::now())) {
+            let brokers_up = self.metrics.brokers_up.get();
+            tracing::info!(
+                waited_s = waited.as_secs(),
+                brokers_up,
+                "waiting for the group: it gives no partitions before it knows that a member which ended \
+                 without a word is gone (session.timeout.ms), and none while no broker answers"
+            );
+        }
     }
 }
 

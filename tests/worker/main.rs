@@ -4,6 +4,7 @@
 mod support;
 
 mod bench;
+mod brokers;
 mod cli;
 mod compare;
 mod dashboard;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
+use super::waiting::Waiting;
 use super::{Source, SourceError, TICK};
 use crate::kafka::committer::Committer;
 use crate::kafka::consumer::{Event, give_up, take};
@@ -52,6 +53,7 @@ impl Source {
 
     fn assigned(&mut self, partitions: &TopicPartitionList) -> Result<(), SourceError> {
         let ids = ids(partitions);
+        self.waiting = None;
         tracing::info!(partitions = ?ids, "partitions assigned");
         self.metrics.rebalances.with_label_values(&[Rebalance::Assigned.as_label()]).inc();
         for partition in ids {
@@ -80,6 +82,9 @@ impl Source {
         }
         self.ledger.leave(&ids);
         let now = Instant::now();
+        if lost {
+            self.waiting = Some(Waiting::since(now));
+        }
         // Of partitions that are another's already nothing can be saved.
         let drain_until = if lost { now } else { now + self.drain_timeout };
         self.leaving = Some(Leaving {
@@ -98,6 +103,7 @@ impl Source {
             return;
         }
         self.stopping = true;
+        self.waiting = None;
         self.health.stopping();
         self.out = None;
         let partitions = self.owned();
