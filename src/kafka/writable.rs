@@ -125,19 +125,39 @@ pub fn topic_options(
     topic: &str,
     patience: Duration,
 ) -> Result<HashMap<String, String>, String> {
+    options_of(config, &ResourceSpecifier::Topic(topic), "the topic's limits", patience)
+}
+
+/// Asks for a broker's options, such as `transaction.max.timeout.ms`.
+///
+/// # Errors
+///
+/// As [`record_limit`]; it takes the right to describe the cluster's configuration.
+pub fn broker_options(
+    config: &Config,
+    broker: i32,
+    patience: Duration,
+) -> Result<HashMap<String, String>, String> {
+    options_of(config, &ResourceSpecifier::Broker(broker), "the broker's options", patience)
+}
+
+fn options_of(
+    config: &Config,
+    resource: &ResourceSpecifier<'_>,
+    what: &str,
+    patience: Duration,
+) -> Result<HashMap<String, String>, String> {
     if config.kafka.bearer_token_file().is_some() {
         return Err("rdkafka's admin client can't log in with a bearer token".into());
     }
-    let cannot =
-        |reason: &dyn std::fmt::Display| format!("the topic's limits can't be read: {reason}");
+    let cannot = |reason: &dyn std::fmt::Display| format!("{what} can't be read: {reason}");
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| cannot(&e))?;
     let client: AdminClient<Quiet> =
         admin_properties(config).create_with_context(Quiet::default()).map_err(|e| cannot(&e))?;
     let options = AdminOptions::new().request_timeout(Some(patience));
-    let described = runtime
-        .block_on(client.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
-        .map_err(|e| cannot(&e))?;
-    let resource = described.into_iter().next().ok_or("the brokers say nothing of the topic")?;
+    let described =
+        runtime.block_on(client.describe_configs([resource], &options)).map_err(|e| cannot(&e))?;
+    let resource = described.into_iter().next().ok_or("the brokers say nothing of it")?;
     let resource = resource.map_err(|code| cannot(&code))?;
     let entries = resource.entries.into_iter();
     Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
