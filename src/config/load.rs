@@ -467,7 +467,8 @@ mod tests {
             assert!(!faults.concat().contains("hunter2"), "{faults:?}");
         }
         for path in ["sasl.username", "sasl.oauthbearer.token.endpoint.url"] {
-            set(&format!("kafka.librdkafka.{path}")).unwrap();
+            let flag = (format!("kafka.librdkafka.{path}"), "https://login.example".to_string());
+            assert_eq!(secrets_on_the_command_line(&[flag]).count(), 0, "{path}");
         }
     }
 
