@@ -11,12 +11,12 @@ use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ConfigArgs, EXIT_USAGE, say};
-use crate::config::{Config, EmbedderKind};
+use crate::config::{Config, DeliveryMode, EmbedderKind};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::consumer_properties;
 use crate::kafka::topics::{Inquiry, look_up};
-use crate::kafka::writable::{self, Answer, Quiet, record_limit};
+use crate::kafka::writable::{self, Answer, Quiet, broker_options, record_limit};
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
@@ -115,14 +115,14 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
             patience: patience(config),
             shutdown: &Shutdown::default(),
         };
-        let number = inquiry.number_of_brokers()?;
-        Ok((format!("{number} answer at {}", config.kafka.brokers), ()))
+        let brokers = inquiry.ids_of_brokers()?;
+        Ok((format!("{} answer at {}", brokers.len(), config.kafka.brokers), brokers))
     });
-    if brokers.is_none() {
+    let Some(brokers) = brokers else {
         // Each of the others would wait in vain for the same.
         line(format_args!("skipped topics and group: no brokers"));
         return;
-    }
+    };
     checks.check("input topic", || readable(config));
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
     match config.dead_letter_topic() {
@@ -130,6 +130,49 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
             checks.check("dead-letter topic", || writable(config, topic, "reject.topic"));
         }
         None => line(format_args!("ok      dead-letter topic: none; reject.on_reject decides")),
+    }
+    if config.delivery.mode == DeliveryMode::ExactlyOnce {
+        checks.check("transactions", || transactions(config, &brokers));
+    }
+}
+
+/// Compares how long a transaction may take with what the brokers allow, and tries none: it would end a worker that runs
+/// under the same name.
+fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())> {
+    let wanted = config.delivery.transaction_timeout;
+    let id = config.transactional_id().map_err(anyhow::Error::msg)?;
+    let untried =
+        format!("none is tried as {id:?}, since that would end a running worker of that name");
+    // The shortest counts: the coordinator may be any of them.
+    let mut shortest: Option<(Duration, i32)> = None;
+    for &broker in brokers {
+        let allowed = broker_options(config, broker, PATIENCE).and_then(|options| {
+            let allowed = options.get("transaction.max.timeout.ms").and_then(|ms| ms.parse().ok());
+            allowed
+                .map(Duration::from_millis)
+                .ok_or_else(|| format!("broker {broker} doesn't say it"))
+        });
+        match allowed {
+            Ok(allowed) => {
+                shortest = Some(shortest.map_or((allowed, broker), |s| s.min((allowed, broker))))
+            }
+            Err(reason) => {
+                let said = format!(
+                    "delivery.transaction_timeout isn't compared with transaction.max.timeout.ms: {reason}"
+                );
+                return Ok((format!("{said}; {untried}"), ()));
+            }
+        }
+    }
+    match shortest {
+        Some((allowed, broker)) if wanted > allowed => bail!(
+            "delivery.transaction_timeout is {wanted:?}, more than the {allowed:?} of \
+             transaction.max.timeout.ms at broker {broker}; shorten the one, or lengthen the other"
+        ),
+        Some((allowed, _)) => {
+            Ok((format!("may take {wanted:?}, and the brokers allow {allowed:?}; {untried}"), ()))
+        }
+        None => Ok((untried, ())),
     }
 }
 

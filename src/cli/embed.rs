@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use crossbeam_channel::Receiver;
 
+use super::output::OutFile;
 use super::progress::{Progress, Unit};
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
@@ -133,7 +134,8 @@ pub struct EmbedArgs {
     model: PathBuf,
     #[command(flatten)]
     input: InputArgs,
-    /// Where the vectors go; `-` is standard output, which npy can't be written to.
+    /// Where the vectors go; `-` is standard output, which npy can't be written to. A file is replaced when all are
+    /// written; a device, a pipe, or what a link points to, is written into.
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
     /// The format of the vectors.
@@ -142,6 +144,9 @@ pub struct EmbedArgs {
     #[command(flatten)]
     network: NetworkArgs,
 }
+
+const NPY_NEEDS_A_FILE: &str =
+    "--format npy needs a file: its first bytes say how many vectors follow";
 
 /// Formats of vectors in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -212,7 +217,7 @@ impl Iterator for Captions {
 pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let to_stdout = args.out == Path::new("-");
     if to_stdout && args.format == Format::Npy {
-        bail!("--format npy needs a file: its first bytes say how many vectors follow");
+        bail!(NPY_NEEDS_A_FILE);
     }
     let package = Package::open(&args.model)?;
     let manifest = &package.manifest;
@@ -232,13 +237,10 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
         )?;
         return Ok(());
     }
-    // Written beside its place and moved there when whole, as packages are.
-    let folder = args.out.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new()
-        .prefix(".capvec-vectors-")
-        .permissions(readable())
-        .tempfile_in(folder)
-        .with_context(|| folder.display().to_string())?;
+    let mut file = OutFile::create(&args.out)?;
+    if args.format == Format::Npy && !file.is_seekable() {
+        bail!("{}: {NPY_NEEDS_A_FILE}", args.out.display());
+    }
     let mut vectors = Vectors::new(BufWriter::new(file), args.format);
     if args.format == Format::Npy {
         vectors.out.write_all(&npy_header(0, manifest.network.dim))?;
@@ -249,14 +251,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&npy_header(number, manifest.network.dim))?;
     }
-    file.persist(&args.out).with_context(|| args.out.display().to_string())?;
-    Ok(())
-}
-
-#[cfg(unix)]
-fn readable() -> std::fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::Permissions::from_mode(0o644)
+    file.finish()
 }
 
 /// Embeds and writes all captions; returns their number.

@@ -9,6 +9,7 @@ pub mod embed;
 pub mod embedded;
 pub mod logging;
 pub mod model;
+mod output;
 pub mod progress;
 pub mod run;
 pub mod terminal;

@@ -29,7 +29,7 @@ const WIDTH: usize = 100;
 /// Arguments of `capvec top`.
 #[derive(Debug, Args)]
 pub struct TopArgs {
-    /// The worker's admin port: http://HOST:PORT, or HOST:PORT.
+    /// The worker's admin port: http://HOST:PORT, or HOST:PORT, or HOST for its port 9180.
     #[arg(value_name = "URL")]
     target: Target,
     /// Seconds between two looks.

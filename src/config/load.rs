@@ -12,6 +12,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::Config;
+use super::properties::{goes_elsewhere, is_visible_secret};
+use super::words::due;
 
 /// A fault of one option.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,15 @@ pub enum ConfigError {
     /// The file isn't there.
     #[error("{0}: no such file")]
     NoFile(PathBuf),
+    /// There is a folder.
+    #[error("{0} is a folder; --config names the file, such as {shown}", shown = .0.join("capvec.toml").display())]
+    Folder(PathBuf),
+    /// No layer sets anything.
+    #[error(
+        "no option is set: pass --config FILE (config/capvec.toml documents every option), or set options by \
+         CAPVEC__SECTION__KEY variables or --set SECTION.KEY=VALUE"
+    )]
+    Nothing,
     /// A layer can't be parsed.
     #[error("{0}")]
     Syntax(String),
@@ -74,6 +85,12 @@ fn load_with(
     overrides: &[(String, String)],
     environment: Option<config::Map<String, String>>,
 ) -> Result<Config, ConfigError> {
+    let names: Vec<String> = match &environment {
+        Some(variables) => variables.keys().cloned().collect(),
+        None => std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
+    };
+    let mut faults = misspelt_variables(&names);
+    faults.extend(secrets_on_the_command_line(overrides));
     let mut builder = config::Config::builder();
     if let Some(path) = file {
         builder = builder.add_source(File::from_str(&read(path)?, FileFormat::Toml));
@@ -91,13 +108,71 @@ fn load_with(
     }
     let merged = builder.build().map_err(|e| ConfigError::Syntax(e.to_string()))?;
     let given: Value = merged.try_deserialize().map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    from_tree(given)
+    let is_empty = given.as_object().is_some_and(Map::is_empty);
+    if file.is_none() && is_empty && faults.is_empty() {
+        return Err(ConfigError::Nothing);
+    }
+    from_tree(given, faults)
+}
+
+/// Finds the variables that nobody would read: an option's name with one underscore where two are due.
+fn misspelt_variables(names: &[String]) -> Vec<Fault> {
+    let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
+    let sections = defaults.as_object().expect("the configuration has sections");
+    let mut faults: Vec<Fault> = names
+        .iter()
+        .filter_map(|name| {
+            let rest = name.strip_prefix("CAPVEC_").filter(|rest| !rest.starts_with('_'))?;
+            let due = sections.iter().find_map(|(section, known)| {
+                let key = rest.strip_prefix(&section.to_uppercase())?.strip_prefix('_')?;
+                option_meant(key.trim_start_matches('_'), known.as_object()?)
+                    .map(|option| format!("CAPVEC__{}__{option}", section.to_uppercase()))
+            })?;
+            Some(Fault::new(name, format!("isn't read; is it {due}, with two underscores?")))
+        })
+        .collect();
+    faults.sort_by(|a, b| a.path.cmp(&b.path));
+    faults
+}
+
+/// Returns the name, for a variable, of the option that is meant, if one is.
+fn option_meant(key: &str, known: &Map<String, Value>) -> Option<String> {
+    for map in ["LIBRDKAFKA_FILES", "LIBRDKAFKA"] {
+        if let Some(property) = key.strip_prefix(map).and_then(|rest| rest.strip_prefix('_')) {
+            return Some(format!("{map}__{}", property.trim_start_matches('_')));
+        }
+    }
+    // Kubernetes sets CAPVEC_KAFKA_GROUP_PORT_9092_TCP and the like for a service of the name capvec-kafka-group.
+    if key.split('_').any(|word| word == "SERVICE" || word == "PORT") {
+        return None;
+    }
+    closest(&key.to_lowercase(), known).map(str::to_uppercase)
+}
+
+/// Finds the secrets among the values of `--set`.
+fn secrets_on_the_command_line(overrides: &[(String, String)]) -> impl Iterator<Item = Fault> {
+    overrides.iter().filter_map(|(path, _)| {
+        let path = path.to_lowercase();
+        let property = path.strip_prefix("kafka.librdkafka.")?.replace('_', ".");
+        let variable = property.replace('.', "_").to_uppercase();
+        is_visible_secret(&property).then(|| {
+            let message = format!(
+                "is a secret, which every user of the machine reads in --set; put it into a file that \
+                 kafka.librdkafka_files.{property} names, or into the variable \
+                 CAPVEC__KAFKA__LIBRDKAFKA__{variable}"
+            );
+            Fault::new(format!("kafka.librdkafka.{property}"), message)
+        })
+    })
 }
 
 /// Returns the text of the file, which is known to be TOML.
 ///
 /// The parsers' own errors quote the line, and a line may hold a secret.
 fn read(path: &Path) -> Result<String, ConfigError> {
+    if path.is_dir() {
+        return Err(ConfigError::Folder(path.into()));
+    }
     if !path.is_file() {
         return Err(ConfigError::NoFile(path.into()));
     }
@@ -116,9 +191,8 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     }
 }
 
-fn from_tree(mut given: Value) -> Result<Config, ConfigError> {
+fn from_tree(mut given: Value, mut faults: Vec<Fault>) -> Result<Config, ConfigError> {
     let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
-    let mut faults = Vec::new();
     flatten_properties(&mut given);
     let mut config = defaults.clone();
     merge(&mut Vec::new(), &given, &defaults, &mut config, &mut faults);
@@ -149,9 +223,12 @@ fn merge(
         path.push(key.clone());
         match known.get(key) {
             None => {
-                let message = match closest(key, known) {
-                    Some(near) => format!("no such option; is it {near}?"),
-                    None => "no such option".into(),
+                let elsewhere =
+                    (path.len() == 2 && path[0] == "kafka").then(|| goes_elsewhere(key));
+                let message = match (elsewhere.flatten(), closest(key, known)) {
+                    (Some(place), _) => format!("no such option; {place}"),
+                    (None, Some(near)) => format!("no such option; is it {near}?"),
+                    (None, None) => "no such option".into(),
                 };
                 faults.push(Fault::new(path.join("."), message));
             }
@@ -184,7 +261,7 @@ fn try_option(path: &[String], value: Value) -> Result<Value, String> {
         .fold(value.clone(), |inner, key| Value::Object(Map::from_iter([(key.clone(), inner)])));
     match serde_json::from_value::<Config>(tree) {
         Ok(_) => Ok(value),
-        Err(e) => Err(e.to_string()),
+        Err(error) => Err(due(&value, &error.to_string())),
     }
 }
 
@@ -373,6 +450,104 @@ mod tests {
         let faults = faults(load_text(&text, &variables));
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert!(faults[0].starts_with("kafka.librdkafka.acks: "), "{faults:?}");
+    }
+
+    #[test]
+    fn a_secret_on_the_command_line_is_refused_without_its_value() {
+        let set = |path: &str| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(MINIMAL.as_bytes()).unwrap();
+            let flags = [(path.to_string(), "hunter2".to_string())];
+            load_with(Some(file.path()), &flags, Some(config::Map::new()))
+        };
+        for path in ["sasl.password", "sasl_password", "SASL.password", "ssl.key.pem"] {
+            let faults = faults(set(&format!("kafka.librdkafka.{path}")));
+            let fault = faults.iter().find(|f| f.contains("kafka.librdkafka_files.s")).unwrap();
+            assert!(fault.contains("CAPVEC__KAFKA__LIBRDKAFKA__S"), "{fault}");
+            assert!(!faults.concat().contains("hunter2"), "{faults:?}");
+        }
+        for path in ["sasl.username", "sasl.oauthbearer.token.endpoint.url"] {
+            let flag = (format!("kafka.librdkafka.{path}"), "https://login.example".to_string());
+            assert_eq!(secrets_on_the_command_line(&[flag]).count(), 0, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_login_in_the_wrong_table_is_told_where_it_goes() {
+        for (text, expected) in [
+            (
+                "password = \"hunter2\"",
+                "kafka.password: no such option; kafka.librdkafka_files.sasl.password",
+            ),
+            ("sasl.password = \"hunter2\"", "kafka.sasl: no such option; properties"),
+            (
+                "username = \"me\"",
+                "kafka.username: no such option; set kafka.librdkafka.sasl.username",
+            ),
+            (
+                "security_protocol = \"ssl\"",
+                "kafka.security_protocol: no such option; set kafka.librdkafka.security.protocol",
+            ),
+            ("groop = \"g\"", "kafka.groop: no such option; is it group?"),
+        ] {
+            let faults = faults(load_text(&format!("[kafka]\n{text}\n"), &[]));
+            assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}\n{faults:#?}");
+            assert!(!faults.concat().contains("hunter2"), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_variable_with_single_underscores_is_a_fault_with_the_right_spelling() {
+        let variables = [
+            ("CAPVEC_KAFKA_BROKERS", "b"),
+            ("CAPVEC_KAFKA__GROUP", "g"),
+            ("CAPVEC_BATCH_TOKENS_MAX", "1"),
+            ("CAPVEC_INPUT_TOPIK", "in"),
+            ("CAPVEC_KAFKA_LIBRDKAFKA_SASL_PASSWORD", "hunter2"),
+            ("CAPVEC_KAFKA_LIBRDKAFKA_FILES_SASL_PASSWORD", "f"),
+        ];
+        let faults = faults(load_text(MINIMAL, &variables));
+        for due in [
+            "CAPVEC__KAFKA__BROKERS",
+            "CAPVEC__KAFKA__GROUP",
+            "CAPVEC__BATCH__TOKENS_MAX",
+            "CAPVEC__INPUT__TOPIC",
+            "CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD",
+            "CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD",
+        ] {
+            assert!(faults.iter().any(|f| f.contains(&format!("{due}, "))), "{due}\n{faults:#?}");
+        }
+        assert_eq!(faults.len(), variables.len(), "{faults:#?}");
+        // Those of scripts, and those that Kubernetes makes of services.
+        let others = [
+            ("CAPVEC_CACHE", "c"),
+            ("CAPVEC_KAFKA_LIBS", "l"),
+            ("CAPVEC_PORT", "tcp://10.0.0.1:9180"),
+            ("CAPVEC_METRICS_SERVICE_HOST", "10.0.0.1"),
+            ("CAPVEC_KAFKA_BOOTSTRAP_PORT_9092_TCP_ADDR", "10.0.0.1"),
+        ];
+        load_text(MINIMAL, &others).unwrap();
+    }
+
+    #[test]
+    fn a_folder_and_a_missing_file_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |path: &Path| load_with(Some(path), &[], Some(config::Map::new()));
+        let error = load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is a folder") && error.contains("capvec.toml"), "{error}");
+        let error = load(&folder.path().join("none")).unwrap_err().to_string();
+        assert!(error.contains("no such file"), "{error}");
+    }
+
+    #[test]
+    fn without_any_layer_the_file_is_asked_for() {
+        let variables = |pairs: &[(&str, &str)]| {
+            Some(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+        };
+        let error = load_with(None, &[], variables(&[("CAPVEC_CACHE", "c")])).unwrap_err();
+        assert!(error.to_string().contains("--config FILE"), "{error}");
+        let faults = faults(load_with(None, &[], variables(&[("CAPVEC__KAFKA__GROUP", "g")])));
+        assert!(faults.iter().any(|f| f.starts_with("kafka.brokers: is required")), "{faults:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod properties;
 mod secrets;
 mod transactional;
 mod validate;
+mod words;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

@@ -86,9 +86,40 @@ pub(super) fn fault_of(key: &str, value: &str, is_secret: bool) -> Option<String
 }
 
 fn is_secret(key: &str) -> bool {
-    ["password", "secret", "pem", "token", "jaas", "oauthbearer.config"]
+    ["password", "passphrase", "secret", "pem", "token", "jaas", "oauthbearer.config"]
         .iter()
         .any(|part| key.contains(part))
+}
+
+/// Returns whether a property's value is a secret and not merely called like one: it may be on no command line, which
+/// every user of the machine reads.
+pub(super) fn is_visible_secret(key: &str) -> bool {
+    let is_public = [".url", ".location", ".file"].iter().any(|end| key.ends_with(end))
+        || ["ssl.ca.pem", "ssl.certificate.pem"].contains(&key);
+    is_secret(key) && !is_public
+}
+
+/// Returns where a key that stands in `[kafka]` belongs, if it is of a login.
+pub(super) fn goes_elsewhere(key: &str) -> Option<String> {
+    let name = match key {
+        "password" => "sasl.password".into(),
+        "user" | "username" => "sasl.username".into(),
+        "mechanism" => "sasl.mechanism".into(),
+        "protocol" => "security.protocol".into(),
+        other => other.replace('_', "."),
+    };
+    if !["sasl", "ssl", "security"].contains(&name.split('.').next()?) {
+        return None;
+    }
+    Some(if !name.contains('.') {
+        "properties of librdkafka go into kafka.librdkafka, and secrets such as sasl.password into files that \
+         kafka.librdkafka_files names"
+            .into()
+    } else if is_visible_secret(&name) {
+        format!("kafka.librdkafka_files.{name} names the file that it is in")
+    } else {
+        format!("set kafka.librdkafka.{name} instead")
+    })
 }
 
 #[cfg(test)]

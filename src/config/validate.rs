@@ -33,6 +33,10 @@ impl Config {
             }
         }
 
+        if let Some(message) = fault_of_brokers(&self.kafka.brokers) {
+            fault("kafka.brokers", message);
+        }
+
         let topics = [
             ("output.topic", self.output.topic.as_str(), "input.topic", &self.input.topic),
             ("reject.topic", self.reject.topic.as_str(), "input.topic", &self.input.topic),
@@ -83,6 +87,14 @@ impl Config {
                      partition would be another's before the drain ends",
                     self.delivery.drain_timeout
                 ),
+            );
+        }
+        if self.delivery.mode == DeliveryMode::AtLeastOnce
+            && !self.delivery.transactional_id.is_empty()
+        {
+            fault(
+                "delivery.transactional_id",
+                "has no use unless delivery.mode is \"exactly-once\"".into(),
             );
         }
         if self.delivery.mode == DeliveryMode::ExactlyOnce {
@@ -157,5 +169,57 @@ impl Config {
             fault(&format!("kafka.librdkafka.{property}"), message);
         }
         faults
+    }
+}
+
+/// Returns what is wrong with the list of addresses, if it isn't empty. A port may be left out: librdkafka takes 9092.
+fn fault_of_brokers(brokers: &str) -> Option<String> {
+    let several = brokers.split(',').count() > 1;
+    brokers.split(',').map(str::trim).enumerate().find_map(|(before, entry)| {
+        let which = if several { format!("entry {} ", before + 1) } else { String::new() };
+        let lower = entry.to_lowercase();
+        if let Some(scheme) =
+            ["http://", "https://"].iter().find(|scheme| lower.starts_with(**scheme))
+        {
+            let example = "\"host:9092\", or \"host1:9092,host2:9092\" for several";
+            return Some(format!(
+                "{which}begins with {scheme}, which brokers don't speak; an address is {example}"
+            ));
+        }
+        (several && entry.is_empty())
+            .then(|| format!("{which}is empty; a list is such as \"host1:9092,host2:9092\""))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_no_broker_has_are_refused() {
+        for good in ["", "b", "b:9092", "a:1, b:2", "SASL_SSL://b:9092", "[::1]:9092"] {
+            assert_eq!(fault_of_brokers(good), None, "{good}");
+        }
+        for (wrong, expected) in [
+            ("http://b:9092", "begins with http://"),
+            ("a:1, HTTPS://b", "entry 2 begins with https://"),
+            ("a:1,", "entry 2 is empty"),
+            ("a:1, ,b:2", "entry 2 is empty"),
+        ] {
+            let said = fault_of_brokers(wrong).unwrap();
+            assert!(said.starts_with(expected) && said.contains(":9092\""), "{wrong}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_name_for_transactions_without_transactions_is_a_fault() {
+        let mut config = Config::default();
+        config.delivery.transactional_id = "mine".into();
+        let paths = |config: &Config| {
+            config.faults(&[]).into_iter().map(|fault| fault.path).collect::<Vec<_>>()
+        };
+        assert!(paths(&config).contains(&"delivery.transactional_id".into()));
+        config.delivery.mode = DeliveryMode::ExactlyOnce;
+        assert!(!paths(&config).contains(&"delivery.transactional_id".into()));
     }
 }

@@ -65,7 +65,9 @@ pub enum LoadError {
         device: Device,
     },
     /// The graph takes other inputs than the manifest says.
-    #[error("{path}: the graph's inputs are {found:?}; the package is damaged, import it again")]
+    #[error(
+        "{path}: the graph's inputs are {found:?}; the package is damaged, import it or make it again"
+    )]
     Inputs {
         /// The graph.
         path: PathBuf,

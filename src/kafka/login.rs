@@ -1,17 +1,23 @@
 //! What stands between a client and the brokers before the first request: a login that they refuse, a
-//! certificate that isn't trusted, no token.
+//! certificate that isn't trusted, no token, or nobody at the address.
 //!
 //! librdkafka tells a client's context of it, and tries again. A request only learns that nobody
 //! answered; whoever waits for one looks here for the reason.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// The last trouble of one client with its login.
+/// The last trouble of one client with its login, and with its connections.
 #[derive(Debug, Default)]
-pub struct Login(Mutex<Option<LoginTrouble>>);
+pub struct Login(Mutex<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    trouble: Option<LoginTrouble>,
+    connection: Option<String>,
+}
 
 /// What librdkafka said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,14 +36,35 @@ impl Login {
                 LoginTrouble::Refused(reason.into())
             }
             Some(RDKafkaErrorCode::SSL) => LoginTrouble::Tls(reason.into()),
+            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve) => {
+                self.noted().connection = Some(reason.into());
+                return;
+            }
             _ => return,
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+        self.noted().trouble = Some(trouble);
     }
 
     /// Returns the last trouble.
     pub fn trouble(&self) -> Option<LoginTrouble> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.noted().trouble.clone()
+    }
+
+    /// Returns why the last connection failed: nobody listens, no such host, or the other end hung up.
+    pub fn connection(&self) -> Option<String> {
+        let words = self.noted().connection.clone()?;
+        // An end that speaks TLS and one that doesn't part without a word of why.
+        let is_protocol = ["Disconnected", "handshake", "ApiVersion", "PLAINTEXT"]
+            .iter()
+            .any(|part| words.contains(part));
+        Some(match is_protocol {
+            true => format!("{words}; see security.protocol in kafka.librdkafka"),
+            false => words,
+        })
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,5 +107,20 @@ mod tests {
         assert_eq!(trouble, LoginTrouble::Refused("bad password".into()));
         let words = trouble.in_words();
         assert!(words.contains("bad password") && words.contains("sasl.password"), "{words}");
+        assert_eq!(login.connection(), None);
+    }
+
+    #[test]
+    fn the_last_failure_to_connect_is_kept_and_tls_is_thought_of() {
+        let login = Login::default();
+        let note = |code, words| login.note(&KafkaError::Global(code), words);
+        note(RDKafkaErrorCode::BrokerTransportFailure, "Connect failed: Connection refused");
+        note(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert_eq!(login.connection().as_deref(), Some("Connect failed: Connection refused"));
+        note(RDKafkaErrorCode::Resolve, "Failed to resolve 'b:9092'");
+        assert_eq!(login.connection().as_deref(), Some("Failed to resolve 'b:9092'"));
+        note(RDKafkaErrorCode::BrokerTransportFailure, "SSL handshake failed: Disconnected");
+        assert!(login.connection().unwrap().contains("see security.protocol"));
+        assert_eq!(login.trouble(), None);
     }
 }

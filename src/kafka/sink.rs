@@ -103,6 +103,15 @@ pub enum SinkError {
         /// The name.
         transactional_id: String,
     },
+    /// The brokers allow no transaction that takes so long.
+    #[error(
+        "delivery.transaction_timeout is {timeout:?}, more than the brokers' transaction.max.timeout.ms \
+         allows; shorten the one, or lengthen the other"
+    )]
+    TransactionTimeout {
+        /// The option's value.
+        timeout: std::time::Duration,
+    },
     /// A transaction failed, and not for a moment.
     #[error(
         "{during} of the transactional id {transactional_id:?}, which writes {topics}, failed; offsets \

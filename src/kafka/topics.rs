@@ -47,14 +47,14 @@ pub enum TopicError {
         words: String,
     },
     /// The brokers didn't answer in time.
-    #[error("no answer from the brokers at {brokers} within {waited:?}: {reason}")]
+    #[error("no answer from the brokers at {brokers} (kafka.brokers) within {waited:?}: {reason}")]
     NoAnswer {
         /// Their addresses.
         brokers: String,
         /// How long it was waited.
         waited: Duration,
-        /// The last error.
-        reason: KafkaError,
+        /// Why the last connection failed, or else the last error.
+        reason: String,
     },
 }
 
@@ -106,13 +106,13 @@ impl<C: WithLogin> Inquiry<'_, C> {
         })
     }
 
-    /// Waits until the brokers answer, and returns how many there are.
+    /// Waits until the brokers answer, and returns their ids.
     ///
     /// # Errors
     ///
     /// As [`Inquiry::partitions_of`].
-    pub fn number_of_brokers(&self) -> Result<usize, TopicError> {
-        self.ask(None, |metadata| Ok(Ok(metadata.brokers().len())))
+    pub fn ids_of_brokers(&self) -> Result<Vec<i32>, TopicError> {
+        self.ask(None, |metadata| Ok(Ok(metadata.brokers().iter().map(|b| b.id()).collect())))
     }
 
     /// Asks until `read` finds an answer, or an error that lasts.
@@ -146,7 +146,10 @@ impl<C: WithLogin> Inquiry<'_, C> {
                 }
                 _ if is_over => {
                     let (brokers, waited) = (brokers(), self.patience);
-                    return Err(TopicError::NoAnswer { brokers, waited, reason: transient });
+                    let connection = self.client.context().login().connection();
+                    let reason = connection.filter(|_| is_silence(&transient));
+                    let reason = reason.unwrap_or_else(|| transient.to_string());
+                    return Err(TopicError::NoAnswer { brokers, waited, reason });
                 }
                 _ => {}
             }
@@ -155,6 +158,19 @@ impl<C: WithLogin> Inquiry<'_, C> {
             std::thread::sleep(Duration::from_millis(200).min(left));
         }
     }
+}
+
+/// Returns whether an error says no more than that nobody answered.
+fn is_silence(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+        )
+    )
 }
 
 /// Asks by a client that is polled anyway: waits until the brokers answer for a topic, and returns its

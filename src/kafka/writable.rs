@@ -44,7 +44,10 @@ const EMBEDDED_CLUSTER: &str = "mockCluster";
 
 /// Why a limit isn't known.
 const SAY_NO_LIMIT: &str = "the brokers don't say max.message.bytes";
-const SAY_NOTHING: &str = "the brokers say nothing of the topic";
+const SAY_NOTHING: &str = "the brokers say nothing of it";
+
+/// What is asked of topics, in errors.
+const WHAT_TOPICS: &str = "the topic's limits";
 
 /// librdkafka's own `batch.size`.
 const BATCH_SIZE: usize = 1_000_000;
@@ -98,17 +101,19 @@ pub fn try_topics(
     if cluster.starts_with(EMBEDDED_CLUSTER) {
         return Ok(Vec::new());
     }
-    let names: Vec<&str> = topics.iter().map(|(topic, _)| *topic).collect();
-    let mut options = match options_of(config, &names, LIMITS_PATIENCE.min(patience)) {
-        Ok(options) => options,
+    let asked: Vec<_> = topics.iter().map(|(topic, _)| ResourceSpecifier::Topic(topic)).collect();
+    let answers = options_of(config, &asked, WHAT_TOPICS, LIMITS_PATIENCE.min(patience));
+    let mut answers = match answers {
+        Ok(answers) => answers.into_iter(),
         Err(reason) => {
+            let names: Vec<&str> = topics.iter().map(|(topic, _)| *topic).collect();
             tracing::info!(?names, reason, "whether the topics may be written isn't tried");
             return Ok(Vec::new());
         }
     };
     let mut limits = Vec::new();
     for (topic, option) in topics {
-        let limit = options.remove(topic).unwrap_or_else(|| Err(SAY_NOTHING.into()));
+        let limit = answers.next().unwrap_or_else(|| Err(SAY_NOTHING.into()));
         let limit = match limit.and_then(|options| limit_of(&options).ok_or(SAY_NO_LIMIT.into())) {
             Ok(limit) => limit,
             Err(reason) => {
@@ -155,38 +160,51 @@ pub fn topic_options(
     topic: &str,
     patience: Duration,
 ) -> Result<HashMap<String, String>, String> {
-    let mut options = options_of(config, &[topic], patience)?;
-    options.remove(topic).unwrap_or_else(|| Err(SAY_NOTHING.into()))
+    one(options_of(config, &[ResourceSpecifier::Topic(topic)], WHAT_TOPICS, patience))
 }
 
-/// What the brokers say of topics: their options, or in words why not.
-type TopicOptions = HashMap<String, Result<HashMap<String, String>, String>>;
+/// Asks for a broker's options, such as `transaction.max.timeout.ms`.
+///
+/// # Errors
+///
+/// As [`record_limit`]; it takes the right to describe the cluster's configuration.
+pub fn broker_options(
+    config: &Config,
+    broker: i32,
+    patience: Duration,
+) -> Result<HashMap<String, String>, String> {
+    one(options_of(config, &[ResourceSpecifier::Broker(broker)], "the broker's options", patience))
+}
 
-/// Asks for several topics' options in one request.
+/// What the brokers say of a topic or a broker: its options, or in words why not.
+type Options = Result<HashMap<String, String>, String>;
+
+fn one(answers: Result<Vec<Options>, String>) -> Options {
+    answers?.pop().unwrap_or_else(|| Err(SAY_NOTHING.into()))
+}
+
+/// Asks for the options of several resources in one request; the answers are in their order.
 fn options_of(
     config: &Config,
-    topics: &[&str],
+    resources: &[ResourceSpecifier<'_>],
+    what: &str,
     patience: Duration,
-) -> Result<TopicOptions, String> {
+) -> Result<Vec<Options>, String> {
     if config.kafka.bearer_token_file().is_some() {
         return Err("rdkafka's admin client can't log in with a bearer token".into());
     }
-    let cannot =
-        |reason: &dyn std::fmt::Display| format!("the topic's limits can't be read: {reason}");
+    let cannot = |reason: &dyn std::fmt::Display| format!("{what} can't be read: {reason}");
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| cannot(&e))?;
     let client: AdminClient<Quiet> =
         admin_properties(config).create_with_context(Quiet::default()).map_err(|e| cannot(&e))?;
     let options = AdminOptions::new().request_timeout(Some(patience));
-    let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let described =
-        runtime.block_on(client.describe_configs(&asked, &options)).map_err(|e| cannot(&e))?;
-    // librdkafka keeps the order of the questions, and a refusal doesn't name its topic.
-    let answers = topics.iter().zip(described).map(|(topic, resource)| {
-        let options = resource.map_err(|code| cannot(&code)).map(|resource| {
-            let entries = resource.entries.into_iter();
-            entries.filter_map(|entry| Some((entry.name, entry.value?))).collect()
-        });
-        ((*topic).to_owned(), options)
+        runtime.block_on(client.describe_configs(resources, &options)).map_err(|e| cannot(&e))?;
+    // librdkafka keeps the order of the questions, and a refusal doesn't name its resource.
+    let answers = described.into_iter().map(|resource| {
+        let resource = resource.map_err(|code| cannot(&code))?;
+        let entries = resource.entries.into_iter();
+        Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
     });
     Ok(answers.collect())
 }

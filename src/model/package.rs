@@ -63,8 +63,13 @@ pub enum PackageError {
     /// A package already lies at the place.
     #[error("{0} exists already; remove it, or pass --force to replace it")]
     Exists(PathBuf),
+    /// What lies at the place isn't a package, and isn't replaced by one.
+    #[error(
+        "{0} exists and is no model package, which --force doesn't replace; name another place"
+    )]
+    NotReplaced(PathBuf),
     /// A file of the package isn't what the manifest says.
-    #[error("{path}: {reason}; the package is damaged, import it again")]
+    #[error("{path}: {reason}; the package is damaged, import it or make it again")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -206,15 +211,25 @@ pub enum Existing {
 ///
 /// # Errors
 ///
-/// When a package lies there already, a file can't be written, or `fill` fails.
+/// When a package lies there already, or something that is none; when a file can't be written, or `fill` fails.
 pub fn write<E: From<PackageError>>(
     path: &Path,
     existing: Existing,
     draft: Draft,
     mut fill: impl FnMut(&Weight, &mut dyn FnMut(&[f32]) -> io::Result<()>) -> Result<(), E>,
 ) -> Result<Manifest, E> {
-    if existing == Existing::Keep && path.exists() {
-        return Err(PackageError::Exists(path.into()).into());
+    // What a link points to is replaced, and not the link.
+    let (given, resolved) = (path, fs::canonicalize(path));
+    let path = resolved.as_deref().unwrap_or(given);
+    if path.exists() {
+        if existing == Existing::Keep {
+            return Err(PackageError::Exists(given.into()).into());
+        }
+        // A device or a folder of something else would be gone for a slip of the keyboard.
+        let is_empty = || fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_none());
+        if !path.join(MANIFEST).is_file() && !is_empty() {
+            return Err(PackageError::NotReplaced(given.into()).into());
+        }
     }
     let parent = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -415,6 +430,30 @@ mod tests {
         again(Existing::Replace).unwrap();
         assert_ne!(Package::open(&path).unwrap().manifest.model_id, before);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_package_is_never_replaced_and_of_a_link_the_target_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let replace = |path: &Path| {
+            let existing = Existing::Replace;
+            synthesize(&Synthesis { existing, ..Synthesis::tiny(2, path) }, &mut |_| ())
+        };
+        fs::create_dir(at("letters")).unwrap();
+        fs::write(at("letters/letter"), "dear").unwrap();
+        for path in [at("letters"), at("letters/letter")] {
+            let error = replace(&path).unwrap_err().to_string();
+            assert!(error.contains("no model package"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(at("letters/letter")).unwrap(), "dear");
+
+        let path = tiny(folder.path());
+        let before = Package::open(&path).unwrap().manifest.model_id;
+        std::os::unix::fs::symlink(&path, at("current")).unwrap();
+        replace(&at("current")).unwrap();
+        assert!(fs::symlink_metadata(at("current")).unwrap().is_symlink());
+        assert_ne!(Package::open(&path).unwrap().manifest.model_id, before);
     }
 
     #[test]

@@ -102,9 +102,6 @@ def main():
     for name, values, message in refusals.BAD:
         with check(f"refused: {name}"):
             refused(chart, values, message)
-    for name, values, message in refusals.BAD_WITHOUT_SCHEMA:
-        with check(f"refused: {name}"):
-            refused(chart, values, message, extra=["--skip-schema-validation"])
     for name, values, message in refusals.BAD_ON_OLD:
         with check(f"refused: {name}"):
             refused(chart, values, message, kubernetes="1.30.0")

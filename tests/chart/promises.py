@@ -34,8 +34,7 @@ def closed_schema(_):
             if node.get("type") == "object" and "properties" in node:
                 assert node.get("additionalProperties") is False, path
             for key, value in node.items():
-                if key not in ("if", "then"):
-                    walk(value, f"{path}/{key}")
+                walk(value, f"{path}/{key}")
         elif isinstance(node, list):
             for item in node:
                 walk(item, path)

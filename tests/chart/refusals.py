@@ -24,8 +24,9 @@ BAD = [
     ("a key deep inside", {"kafka": {"tls": {"cert": "x"}}}, "at '/kafka/tls': additional properties 'cert' not allowed"),
     ("an option that the program doesn't have", {"config": {"batch": {"token_max": 9}}},
      "at '/config/batch': additional properties 'token_max' not allowed"),
-    ("an option that the chart writes itself", {"config": {"model": {"package": "/x"}}},
-     "at '/config': additional properties 'model' not allowed"),
+    ("a pointer without its slash", {"config": {"input": {"pointer": "caption"}}}, "at '/config/input/pointer'"),
+    ("a share of more than all", {"config": {"reject": {"breaker_share": 3}}},
+     "at '/config/reject/breaker_share': maximum: got 3, want 1"),
     ("a word that an option doesn't take", {"config": {"output": {"format": "avro"}}},
      "at '/config/output/format': value must be one of 'native', 'json'"),
     ("text for a number", {"replicas": "two"}, "at '/replicas': got string, want integer"),
@@ -43,11 +44,18 @@ BAD = [
     ("the root user", {"podSecurity": {"runAsUser": 0}}, "at '/podSecurity/runAsUser': minimum: got 0, want 1"),
     ("a digest that isn't one", {"image": {"digest": "latest"}}, "at '/image/digest'"),
     ("a GPU's name without its vendor", {"gpu": {"enabled": True, "resourceName": "gpu"}}, "at '/gpu/resourceName'"),
-    ("static membership with KEDA, by the schema", {"kafka": {"staticMembership": True}, **scaled()},
-     "at '/autoscaling/kind': value must be 'none'"),
-    ("static membership with an HPA, by the schema", {"kafka": {"staticMembership": True}, **scaled("hpa")},
-     "at '/autoscaling/kind': value must be 'none'"),
     # The chart's own.
+    ("static membership with KEDA", {"kafka": {"staticMembership": True}, **scaled()},
+     "kafka.staticMembership and autoscaling exclude each other"),
+    ("static membership with an HPA", {"kafka": {"staticMembership": True}, **scaled("hpa")},
+     "Set kafka.staticMembership to false, or autoscaling.kind to none"),
+    ("two faults at once", {"kafka": {"staticMembership": True}, "terminationGracePeriodSeconds": 44, **scaled()},
+     "the values have 2 faults"),
+    ("an option that the chart writes itself", {"config": {"model": {"package": "/x"}}},
+     "config.model is what the chart writes from `model`"),
+    ("one name for all workers' transactions",
+     {"config": {"delivery": {"mode": "exactly-once", "transactional_id": "x"}}},
+     "config.delivery.transactional_id would be the same for every worker"),
     ("no brokers", {"config": {"kafka": {"brokers": ""}}}, "config.kafka.brokers is required"),
     ("no group", {"config": {"kafka": {"group": ""}}}, "config.kafka.group is required"),
     ("no input", {"config": {"input": {"topic": ""}}}, "config.input.topic is required"),
@@ -81,11 +89,6 @@ BAD = [
     ("an HPA from nothing", scaled("hpa", minReplicas=0), "use kind \"keda\""),
 ]
 
-# The same, where the schema is skipped or can't know.
-BAD_WITHOUT_SCHEMA = [
-    ("static membership with autoscaling, with its reason", {"kafka": {"staticMembership": True}, **scaled()},
-     "kafka.staticMembership and autoscaling exclude each other"),
-]
 BAD_ON_OLD = [
     ("an image volume on Kubernetes 1.30", {"model": {"source": "imageVolume", "imageVolume": {"reference": "r/m:1"}}},
      "needs Kubernetes 1.31 or later"),

@@ -58,6 +58,41 @@ fn embed_takes_lines_and_json_lines_and_writes_three_formats() {
 }
 
 #[test]
+fn embed_replaces_no_pipe_and_no_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    std::fs::write(file("captions"), "Älgen är skogens konung!\n").unwrap();
+    std::fs::write(file("target"), "before").unwrap();
+    std::os::unix::fs::symlink("target", file("link")).unwrap();
+    let pipe = file("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let captions = file("captions");
+    let embed = |out: &Path, format: &str| {
+        let package = text(tiny_package());
+        let out = text(out);
+        capvec(&["embed", "--model", package, text(&captions), "--format", format, "--out", out])
+    };
+    assert!(embed(&file("link"), "f32").status.success());
+    assert!(std::fs::symlink_metadata(file("link")).unwrap().is_symlink());
+    let vector = std::fs::read(file("target")).unwrap();
+    assert_eq!(vector.len(), 640 * 4);
+
+    // Open for both, so that no side waits for the other; a vector fits into the pipe.
+    let mut end = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    assert!(embed(&pipe, "f32").status.success());
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(
+        &std::fs::metadata(&pipe).unwrap().file_type()
+    ));
+    let mut read = vec![0; vector.len()];
+    std::io::Read::read_exact(&mut end, &mut read).unwrap();
+    assert_eq!(read, vector);
+    let refused = embed(&pipe, "npy");
+    assert!(!refused.status.success());
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("npy needs a file"), "{error}");
+}
+
+#[test]
 fn a_line_without_a_caption_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("captions.jsonl");
@@ -193,10 +228,62 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
 }
 
 #[test]
-fn check_says_when_no_broker_answers() {
-    let (code, said) = check(&free_address(), &["input.topic=a", "output.topic=b"]);
+fn check_says_when_no_broker_answers_and_why() {
+    let sets = ["input.topic=a", "output.topic=b", "kafka.startup_timeout=3s"];
+    let (code, said) = check(&free_address(), &sets);
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  brokers") && said.contains("skipped"), "{said}");
+    assert!(said.contains("(kafka.brokers)") && said.contains("Connection refused"), "{said}");
+
+    // A broker that speaks no TLS hangs up.
+    let tls = "kafka.librdkafka.security.protocol=SSL";
+    let (code, said) = check(&Cluster::shared().bootstrap, &[&sets[..], &[tls]].concat());
+    assert_eq!(code, Some(1));
+    assert!(said.contains("FAILED  brokers") && said.contains("see security.protocol"), "{said}");
+}
+
+#[test]
+fn check_compares_the_time_of_a_transaction_with_the_brokers_and_run_names_the_options() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("timed", 1);
+    let exactly_once =
+        ["input.topic=timed", "output.topic=timed.out", "delivery.mode=exactly-once"];
+    let (code, said) = check(&cluster.bootstrap, &exactly_once);
+    assert_eq!(code, Some(0), "{said}");
+    let line = said.lines().find(|line| line.starts_with("ok      transactions: ")).unwrap();
+    assert!(
+        line.contains("45s") && line.contains("900s") && line.contains("none is tried"),
+        "{line}"
+    );
+
+    let long = [&exactly_once[..], &["delivery.transaction_timeout=20m"]].concat();
+    let (code, said) = check(&cluster.bootstrap, &long);
+    assert_eq!(code, Some(1), "{said}");
+    let line = said.lines().find(|line| line.starts_with("FAILED  transactions: ")).unwrap();
+    for part in ["delivery.transaction_timeout", "1200s", "transaction.max.timeout.ms", "900s"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+
+    let brokers = format!("kafka.brokers={}", cluster.bootstrap);
+    let package = format!("model.package={}", tiny_package().display());
+    let mut args = vec!["run", "--set", &brokers, "--set", &package, "--set", "kafka.group=timed"];
+    for set in long.iter().chain(&["admin.listen=127.0.0.1:0", "embed.embedder=hash"]) {
+        args.extend(["--set", set]);
+    }
+    let (code, error) = capvec_fails(&args);
+    assert_eq!(code, 1);
+    for part in ["delivery.transaction_timeout is 1200s", "transaction.max.timeout.ms"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn without_a_configuration_the_file_is_asked_for() {
+    for command in [&["run"][..], &["dlq", "list"]] {
+        let (code, error) = capvec_fails(command);
+        assert_eq!(code, 64);
+        assert!(error.contains("--config FILE"), "{error}");
+    }
 }
 
 #[test]

@@ -93,8 +93,11 @@ fn come_and_go(topic: &str, options: &[&str]) {
     cluster.create_topics(topic, PARTITIONS);
     let start = |name: &str| {
         let id = format!("delivery.transactional_id={topic}-{name}");
-        let mut all = vec!["batch.captions_max=16", "delivery.commit_interval=200ms", id.as_str()];
+        let mut all = vec!["batch.captions_max=16", "delivery.commit_interval=200ms"];
         all.extend(options);
+        if options.contains(&"delivery.mode=exactly-once") {
+            all.push(&id);
+        }
         Worker::start(&cluster, topic, tiny_package(), &all).ready()
     };
     let stream = Stream::start(&cluster, topic);

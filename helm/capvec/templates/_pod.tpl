@@ -136,7 +136,8 @@ containers:
       - {name: kafka, mountPath: /etc/capvec/kafka, readOnly: true}
       {{- end }}
       {{- if ne .Values.model.source "image" }}
-      # Beside the package, so that the worker can keep what it measured of this machine while the pod lives.
+      # What the package's volume lies in. The worker keeps what it measured of this machine beside the package: here,
+      # while the pod lives, unless the package is a folder of the volume.
       - {name: models, mountPath: /models}
       {{- end }}
       {{- if eq .Values.model.source "pvc" }}

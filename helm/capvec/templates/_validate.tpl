@@ -12,6 +12,12 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- range $path, $value := dict "config.kafka.group" .Values.config.kafka.group "config.input.topic" .Values.config.input.topic "config.output.topic" .Values.config.output.topic -}}
 {{- if not $value }}{{ $faults = append $faults (printf "%s is required" $path) }}{{ end -}}
 {{- end -}}
+{{- if hasKey .Values.config "model" -}}
+{{- $faults = append $faults "config.model is what the chart writes from `model`: set model.source and what belongs to it, and model.verify" -}}
+{{- end -}}
+{{- if dig "delivery" "transactional_id" "" .Values.config -}}
+{{- $faults = append $faults "config.delivery.transactional_id would be the same for every worker, and each would end the others' transactions: leave it out, and the name is made of the pod's, which lasts" -}}
+{{- end -}}
 
 {{- $grace := int64 .Values.terminationGracePeriodSeconds -}}
 {{- $least := include "capvec.gracePeriodMin" . | int64 -}}
@@ -84,7 +90,7 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- with .Values.autoscaling -}}
 {{- if ne .kind "none" -}}
 {{- if $.Values.kafka.staticMembership -}}
-{{- $faults = append $faults "kafka.staticMembership and autoscaling exclude each other: a static member that is scaled away keeps its partitions, unread, for a whole session timeout" -}}
+{{- $faults = append $faults "kafka.staticMembership and autoscaling exclude each other: a static member that is scaled away keeps its partitions, unread, for a whole session timeout. Set kafka.staticMembership to false, or autoscaling.kind to none" -}}
 {{- end -}}
 {{- $partitions := int64 .partitions -}}
 {{- $most := int64 .maxReplicas -}}

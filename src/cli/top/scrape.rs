@@ -9,6 +9,9 @@ use thiserror::Error;
 /// How long an answer may take. A worker under full load answers in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The port where none is given, that of `admin.listen` by default.
+const PORT: u16 = 9180;
+
 /// Where a worker's metrics are.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Target {
@@ -21,12 +24,12 @@ pub(super) struct Target {
 #[derive(Debug, Error)]
 pub(super) enum LookError {
     /// Nobody answers, or not so.
-    #[error("{url}: {source}")]
+    #[error("{url}: {reason}")]
     Http {
         /// What was asked for.
         url: String,
-        /// What went wrong.
-        source: ureq::Error,
+        /// What went wrong; it is in the text already, and no further cause.
+        reason: ureq::Error,
     },
     /// Another process answers than before.
     #[error(
@@ -75,8 +78,18 @@ impl FromStr for Target {
         if address.is_empty() || address.contains(char::is_whitespace) {
             return Err("http://HOST:PORT is due, such as http://localhost:9180".into());
         }
-        Ok(Target { shown: address.into(), url: format!("http://{address}/metrics") })
+        let address = match has_port_or_path(address) {
+            true => address.to_owned(),
+            false => format!("{address}:{PORT}"),
+        };
+        Ok(Target { url: format!("http://{address}/metrics"), shown: address })
     }
+}
+
+/// Returns whether it is said where on a host: an IPv6 address has colons of its own, in brackets.
+fn has_port_or_path(address: &str) -> bool {
+    let behind_brackets = address.rsplit_once(']').map_or(address, |(_, behind)| behind);
+    behind_brackets.contains([':', '/'])
 }
 
 impl Target {
@@ -92,7 +105,7 @@ impl Target {
     /// When nobody answers within ten seconds, or what answers isn't a worker.
     pub(super) fn look(&self) -> Result<Look, LookError> {
         let url = &self.url;
-        let failed = |source| LookError::Http { url: url.clone(), source };
+        let failed = |reason| LookError::Http { url: url.clone(), reason };
         let asked = ureq::get(url).config().timeout_global(Some(TIMEOUT)).build();
         let text = asked.call().map_err(failed)?.body_mut().read_to_string().map_err(failed)?;
         let look = Look::parse(&text, Instant::now());
@@ -195,11 +208,29 @@ mod tests {
         for text in ["localhost:9180", "http://localhost:9180/", "http://localhost:9180/metrics"] {
             assert_eq!(text.parse::<Target>().unwrap().url, "http://localhost:9180/metrics");
         }
+        for (text, url) in [
+            ("localhost", "http://localhost:9180/metrics"),
+            ("http://worker-3/", "http://worker-3:9180/metrics"),
+            ("http://localhost/metrics", "http://localhost:9180/metrics"),
+            ("[::1]", "http://[::1]:9180/metrics"),
+            ("[::1]:80", "http://[::1]:80/metrics"),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().url, url, "{text}");
+        }
         let behind_a_path: Target = "http://proxy/worker-3".parse().unwrap();
         assert_eq!(behind_a_path.url, "http://proxy/worker-3/metrics");
         for wrong in ["", "http://", "https://localhost:9180", "a b"] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_failure_is_told_once() {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = address.to_string().parse::<Target>().unwrap().look().unwrap_err();
+        let said = format!("{:#}", anyhow::Error::from(error));
+        assert_eq!(said.matches("refused").count(), 1, "{said}");
+        assert!(said.starts_with(&format!("http://{address}/metrics: ")), "{said}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
@@ -346,6 +346,9 @@ impl Transactions {
 
     fn failure(&self, trouble: Trouble) -> SinkError {
         let Trouble { during, error, .. } = trouble;
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTransactionTimeout) {
+            return SinkError::TransactionTimeout { timeout: self.timeout };
+        }
         let topics: Vec<&str> = self.written.iter().map(|(topic, _)| topic.as_str()).collect();
         SinkError::Transaction {
             during,

@@ -1,0 +1,193 @@
+//! The file that a command writes its result to: whole or not at all, where that can be had.
+//!
+//! A regular file, or none yet, gets its result in one step: it is written beside its place and moved there when it is
+//! whole. A move would replace a device, a pipe or a symbolic link by a file, so into those it is written straight, and
+//! of a link the target is the place.
+
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use tempfile::NamedTempFile;
+
+/// Links that are followed one after the other, as many as Linux follows.
+const LINKS_MAX: usize = 40;
+
+/// A file that is being written.
+pub enum OutFile {
+    /// Beside its place.
+    Beside {
+        /// The file.
+        file: NamedTempFile,
+        /// Where it is moved.
+        place: PathBuf,
+    },
+    /// What can't be replaced: a device, a pipe.
+    Straight(File),
+}
+
+impl OutFile {
+    /// Begins to write the file at `path`. Of a pipe it waits for a reader.
+    ///
+    /// # Errors
+    ///
+    /// When there is a folder, or nothing can be written there.
+    pub fn create(path: &Path) -> anyhow::Result<OutFile> {
+        let shown = || path.display().to_string();
+        match fs::metadata(path) {
+            Ok(there) if there.is_dir() => bail!("{} is a folder; a file is due", shown()),
+            Ok(there) if !there.is_file() => {
+                let file = File::options().write(true).open(path).with_context(shown)?;
+                return Ok(OutFile::Straight(file));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(shown),
+        }
+        let place = resolved(path).with_context(shown)?;
+        let folder = place.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new()
+            .prefix(".capvec-result-")
+            .permissions(readable())
+            .tempfile_in(folder)
+            .with_context(|| folder.display().to_string())?;
+        Ok(OutFile::Beside { file, place })
+    }
+
+    /// Returns whether it can be gone back in, which a pipe can't.
+    pub fn is_seekable(&mut self) -> bool {
+        self.stream_position().is_ok()
+    }
+
+    /// Moves the file to its place.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be moved.
+    pub fn finish(self) -> anyhow::Result<()> {
+        match self {
+            OutFile::Beside { file, place } => {
+                file.persist(&place).with_context(|| place.display().to_string())?;
+                Ok(())
+            }
+            OutFile::Straight(mut file) => Ok(file.flush()?),
+        }
+    }
+
+    fn file(&mut self) -> &mut File {
+        match self {
+            OutFile::Beside { file, .. } => file.as_file_mut(),
+            OutFile::Straight(file) => file,
+        }
+    }
+}
+
+impl Write for OutFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file().flush()
+    }
+}
+
+impl Seek for OutFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file().seek(to)
+    }
+}
+
+/// Returns where a chain of links leads, be something there or not.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let mut place = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = fs::read_link(&place) else { return Ok(place) };
+        place = place.parent().unwrap_or(Path::new("")).join(target);
+    }
+    Err(io::Error::other(format!("over {LINKS_MAX} symbolic links, one to the other")))
+}
+
+#[cfg(unix)]
+fn readable() -> fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    fs::Permissions::from_mode(0o644)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+        let mut file = OutFile::create(path)?;
+        file.write_all(text.as_bytes())?;
+        file.finish()
+    }
+
+    fn names(folder: &Path) -> usize {
+        fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn a_file_is_replaced_when_the_other_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        fs::write(&path, "before").unwrap();
+        let mut file = OutFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before");
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before", "given up: nothing has changed");
+        write(&path, "after").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "after");
+        assert_eq!(names(folder.path()), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn of_a_link_the_target_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("deep")).unwrap();
+        symlink("deep/link", at("first")).unwrap();
+        symlink("target", at("deep/link")).unwrap();
+        for text in ["made", "replaced"] {
+            write(&at("first"), text).unwrap();
+            assert_eq!(fs::read_to_string(at("deep/target")).unwrap(), text);
+            assert_eq!(fs::read_link(at("first")).unwrap(), Path::new("deep/link"));
+            assert_eq!(fs::read_link(at("deep/link")).unwrap(), Path::new("target"));
+        }
+        symlink("round", at("round")).unwrap();
+        assert!(write(&at("round"), "x").is_err());
+    }
+
+    #[test]
+    fn a_pipe_stays_one_and_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, link) = (folder.path().join("pipe"), folder.path().join("link"));
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        symlink("pipe", &link).unwrap();
+        for path in [&pipe, &link] {
+            let reader = std::thread::spawn({
+                let pipe = pipe.clone();
+                move || fs::read_to_string(pipe).unwrap()
+            });
+            let mut file = OutFile::create(path).unwrap();
+            assert!(!file.is_seekable());
+            file.write_all(b"vectors").unwrap();
+            file.finish().unwrap();
+            assert_eq!(reader.join().unwrap(), "vectors");
+        }
+        assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = write(folder.path(), "x").unwrap_err().to_string();
+        assert!(error.contains("is a folder"), "{error}");
+    }
+}
