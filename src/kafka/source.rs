@@ -3,7 +3,8 @@
 //! When a limit in flight is reached, the thread takes nothing until half of it is free. Mostly that is
 //! a matter of milliseconds, in which it just doesn't poll. Beyond [`HOLD_MAX`] it pauses the
 //! partitions and polls on, since a consumer that doesn't is put out of its group; a pause throws away
-//! what librdkafka has fetched ahead, so it isn't done for every full batch. When the group asks for
+//! what librdkafka has fetched ahead, so it isn't done for every full batch, and [`Turns`] sees to it that
+//! no partition stands still for it. When the group asks for
 //! partitions back, or the worker stops, what isn't embedded yet is abandoned; the source goes on
 //! polling while what is embedded settles, commits, and only then gives the partitions up. A drain
 //! that takes too long is counted and given up. The partition's next owner gets all that is left.
@@ -18,6 +19,7 @@
 
 mod lag;
 mod membership;
+mod turns;
 mod waiting;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use thiserror::Error;
 
 use lag::Lag;
 use membership::Leaving;
+use turns::Turns;
 use waiting::Waiting;
 
 use super::committer::{Committed, Committer};
@@ -53,8 +56,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// message.
 const SETTLING_TICK: Duration = Duration::from_millis(2);
 
-/// How long the thread may not poll because a limit in flight is reached.
-const HOLD_MAX: Duration = Duration::from_millis(100);
+/// How long the thread may not poll because a limit in flight is reached; a rebalance waits for it. A
+/// transaction is mostly committed within it.
+const HOLD_MAX: Duration = Duration::from_millis(500);
 
 /// Messages taken before settlements are looked at again.
 const POLL_BURST: usize = 256;
@@ -108,6 +112,7 @@ pub struct Source {
     drain_timeout: Duration,
     assignments: u64,
     full: Option<Full>,
+    turns: Turns,
     last_commit: Instant,
     leaving: Option<Leaving>,
     /// Revocations that a stop has overtaken; they are answered when the group is left.
@@ -173,6 +178,7 @@ impl Source {
             drain_timeout: config.delivery.drain_timeout,
             assignments: 0,
             full: None,
+            turns: Turns::default(),
             last_commit: Instant::now(),
             leaving: None,
             unanswered: Vec::new(),
@@ -304,6 +310,7 @@ impl Source {
             return None;
         };
         let assignment = self.ledger.assignment(partition).expect("it has just been opened in");
+        self.turns.served(partition);
         self.metrics.messages.inc();
         self.metrics.bytes.inc_by(bytes as u64);
         let assignment = Arc::clone(assignment);
@@ -336,16 +343,26 @@ impl Source {
                 let resume = full.is_paused && !self.stopping;
                 self.full = None;
                 if resume {
-                    self.consumer.resume(&self.owned()).map_err(SourceError::Consumer)?;
+                    let first = self.turns.go_on(self.ledger.partitions(), Instant::now());
+                    self.resume(&first)?;
                 }
             }
             Some(full) if !full.is_paused && full.since.elapsed() >= HOLD_MAX => {
                 full.is_paused = true;
+                self.turns.paused();
                 self.consumer.pause(&self.owned()).map_err(SourceError::Consumer)?;
             }
             _ => {}
         }
-        Ok(())
+        let due = self.turns.due(Instant::now());
+        if due.is_empty() || self.stopping { Ok(()) } else { self.resume(&due) }
+    }
+
+    /// Goes on fetching those of the partitions that are still this worker's.
+    fn resume(&self, partitions: &[i32]) -> Result<(), SourceError> {
+        let owned = self.ledger.partitions();
+        let list = self.list(partitions.iter().copied().filter(|p| owned.contains(p)));
+        self.consumer.resume(&list).map_err(SourceError::Consumer)
     }
 
     /// Sends off what may be committed, unless a commit is under way.
@@ -386,8 +403,12 @@ impl Source {
     }
 
     fn owned(&self) -> TopicPartitionList {
+        self.list(self.ledger.partitions())
+    }
+
+    fn list(&self, partitions: impl IntoIterator<Item = i32>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        for partition in self.ledger.partitions() {
+        for partition in partitions {
             list.add_partition(&self.topic, partition);
         }
         list

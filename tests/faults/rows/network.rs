@@ -13,13 +13,18 @@ const SOON: Duration = Duration::from_secs(120);
 /// Captions that two workers may do again: what was in flight and what was settled since the last commit.
 const AGAIN_MAX: usize = 2 * workers::AGAIN_MAX;
 
+/// Counts how often a worker lost its membership.
+const LOST: &str = "capvec_rebalances_total{event=\"lost\"}";
+
 /// What a worker's memory may grow by while the brokers are away: what is in flight is bounded.
 pub const GROWTH_MIB_MAX: u64 = 32;
 
 fn heals(mode: Mode) -> String {
     mode.choose(
         format!(
-            "none lost; repeats at most {AGAIN_MAX}; heals by itself; memory grows by {GROWTH_MIB_MAX} MiB at most"
+            "none lost; repeats at most {AGAIN_MAX}, and {} for each membership lost beyond two; heals by itself; memory \
+             grows by {GROWTH_MIB_MAX} MiB at most",
+            workers::AGAIN_MAX
         ),
         format!("none lost, none repeated; heals by itself; memory grows by {GROWTH_MIB_MAX} MiB at most"),
     )
@@ -106,15 +111,17 @@ fn disturb(setting: &Setting<'_>, injected: String, disturb: impl FnOnce(&Scene<
     scene.cluster.proxies().heal();
     let going = scene.until_going_again(SOON);
     let (first, most) = memory.stop();
+    let lost: f64 = workers.iter().filter_map(|w| w.metric(LOST)).sum();
     let end = scene.finish(workers);
-    let mut broken = end.verdict.broken(setting.mode.choose(AGAIN_MAX, 0));
+    let again_max = AGAIN_MAX.max(lost as usize * workers::AGAIN_MAX);
+    let mut broken = end.verdict.broken(setting.mode.choose(again_max, 0));
     if most > first + GROWTH_MIB_MAX {
         broken.push(format!("memory grew from {first} to {most} MiB"));
     }
     Found {
         injected,
         found: format!(
-            "{}; going again {} after the network; memory {first} MiB before, {most} at most",
+            "{}; {lost} memberships lost; going again {} after the network; memory {first} MiB before, {most} at most",
             end.verdict,
             seconds(going)
         ),
