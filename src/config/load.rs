@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::Config;
-use super::properties::{goes_elsewhere, is_visible_secret};
+use super::mistakes::{misspelt_variables, secrets_on_the_command_line};
+use super::properties::{goes_elsewhere, property_name};
 use super::words::due;
 
 /// A fault of one option.
@@ -113,57 +114,6 @@ fn load_with(
         return Err(ConfigError::Nothing);
     }
     from_tree(given, faults)
-}
-
-/// Finds the variables that nobody would read: an option's name with one underscore where two are due.
-fn misspelt_variables(names: &[String]) -> Vec<Fault> {
-    let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
-    let sections = defaults.as_object().expect("the configuration has sections");
-    let mut faults: Vec<Fault> = names
-        .iter()
-        .filter_map(|name| {
-            let rest = name.strip_prefix("CAPVEC_").filter(|rest| !rest.starts_with('_'))?;
-            let due = sections.iter().find_map(|(section, known)| {
-                let key = rest.strip_prefix(&section.to_uppercase())?.strip_prefix('_')?;
-                option_meant(key.trim_start_matches('_'), known.as_object()?)
-                    .map(|option| format!("CAPVEC__{}__{option}", section.to_uppercase()))
-            })?;
-            Some(Fault::new(name, format!("isn't read; is it {due}, with two underscores?")))
-        })
-        .collect();
-    faults.sort_by(|a, b| a.path.cmp(&b.path));
-    faults
-}
-
-/// Returns the name, for a variable, of the option that is meant, if one is.
-fn option_meant(key: &str, known: &Map<String, Value>) -> Option<String> {
-    for map in ["LIBRDKAFKA_FILES", "LIBRDKAFKA"] {
-        if let Some(property) = key.strip_prefix(map).and_then(|rest| rest.strip_prefix('_')) {
-            return Some(format!("{map}__{}", property.trim_start_matches('_')));
-        }
-    }
-    // Kubernetes sets CAPVEC_KAFKA_GROUP_PORT_9092_TCP and the like for a service of the name capvec-kafka-group.
-    if key.split('_').any(|word| word == "SERVICE" || word == "PORT") {
-        return None;
-    }
-    closest(&key.to_lowercase(), known).map(str::to_uppercase)
-}
-
-/// Finds the secrets among the values of `--set`.
-fn secrets_on_the_command_line(overrides: &[(String, String)]) -> impl Iterator<Item = Fault> {
-    overrides.iter().filter_map(|(path, _)| {
-        let path = path.to_lowercase();
-        let property = path.strip_prefix("kafka.librdkafka.")?.replace('_', ".");
-        let variable = property.replace('.', "_").to_uppercase();
-        is_visible_secret(&property).then(|| {
-            let message = format!(
-                "is a secret, which every user of the machine reads in --set; put it into a file that \
-                 kafka.librdkafka_files.{property} names, or into the variable \
-                 CAPVEC__KAFKA__LIBRDKAFKA__{variable}"
-            );
-            Fault::new(format!("kafka.librdkafka.{property}"), message)
-        })
-    })
 }
 
 /// Returns the text of the file, which is known to be TOML.
@@ -282,7 +232,7 @@ fn flatten_properties(given: &mut Value) {
         match value {
             Value::Object(map) => {
                 for (key, value) in map {
-                    let key = key.replace('_', ".");
+                    let key = property_name(key);
                     let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
                     walk(&name, value, flat);
                 }
@@ -303,7 +253,7 @@ fn flatten_properties(given: &mut Value) {
 }
 
 /// Returns the known key that differs least from `key`, if one is near enough to be meant.
-fn closest<'a>(key: &str, known: &'a Map<String, Value>) -> Option<&'a str> {
+pub(super) fn closest<'a>(key: &str, known: &'a Map<String, Value>) -> Option<&'a str> {
     known
         .keys()
         .map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate.as_str()))

@@ -6,6 +6,7 @@
 //! in the repository documents every option; a test holds it equal to this file.
 
 mod load;
+mod mistakes;
 mod properties;
 mod secrets;
 mod transactional;

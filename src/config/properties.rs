@@ -99,6 +99,11 @@ pub(super) fn is_visible_secret(key: &str) -> bool {
     is_secret(key) && !is_public
 }
 
+/// Returns librdkafka's name of a property, which variables and keys may have with underscores for dots.
+pub(super) fn property_name(key: &str) -> String {
+    key.replace('_', ".")
+}
+
 /// Returns where a key that stands in `[kafka]` belongs, if it is of a login.
 pub(super) fn goes_elsewhere(key: &str) -> Option<String> {
     let name = match key {
@@ -106,7 +111,7 @@ pub(super) fn goes_elsewhere(key: &str) -> Option<String> {
         "user" | "username" => "sasl.username".into(),
         "mechanism" => "sasl.mechanism".into(),
         "protocol" => "security.protocol".into(),
-        other => other.replace('_', "."),
+        other => property_name(other),
     };
     if !["sasl", "ssl", "security"].contains(&name.split('.').next()?) {
         return None;

@@ -1,0 +1,60 @@
+//! Mistakes outside the file: variables that nobody would read, and secrets on the command line.
+
+use serde_json::{Map, Value};
+
+use super::Config;
+use super::load::{Fault, closest};
+use super::properties::{is_visible_secret, property_name};
+
+/// Finds the variables that nobody would read: an option's name with one underscore where two are due.
+pub(super) fn misspelt_variables(names: &[String]) -> Vec<Fault> {
+    let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
+    let sections = defaults.as_object().expect("the configuration has sections");
+    let mut faults: Vec<Fault> = names
+        .iter()
+        .filter_map(|name| {
+            let rest = name.strip_prefix("CAPVEC_").filter(|rest| !rest.starts_with('_'))?;
+            let due = sections.iter().find_map(|(section, known)| {
+                let key = rest.strip_prefix(&section.to_uppercase())?.strip_prefix('_')?;
+                option_meant(key.trim_start_matches('_'), known.as_object()?)
+                    .map(|option| format!("CAPVEC__{}__{option}", section.to_uppercase()))
+            })?;
+            Some(Fault::new(name, format!("isn't read; is it {due}, with two underscores?")))
+        })
+        .collect();
+    faults.sort_by(|a, b| a.path.cmp(&b.path));
+    faults
+}
+
+/// Returns the name, for a variable, of the option that is meant, if one is.
+fn option_meant(key: &str, known: &Map<String, Value>) -> Option<String> {
+    for map in ["LIBRDKAFKA_FILES", "LIBRDKAFKA"] {
+        if let Some(property) = key.strip_prefix(map).and_then(|rest| rest.strip_prefix('_')) {
+            return Some(format!("{map}__{}", property.trim_start_matches('_')));
+        }
+    }
+    // Kubernetes sets CAPVEC_KAFKA_GROUP_PORT_9092_TCP and the like for a service of the name capvec-kafka-group.
+    if key.split('_').any(|word| word == "SERVICE" || word == "PORT") {
+        return None;
+    }
+    closest(&key.to_lowercase(), known).map(str::to_uppercase)
+}
+
+/// Finds the secrets among the values of `--set`.
+pub(super) fn secrets_on_the_command_line(
+    overrides: &[(String, String)],
+) -> impl Iterator<Item = Fault> {
+    overrides.iter().filter_map(|(path, _)| {
+        let path = path.to_lowercase();
+        let property = path.strip_prefix("kafka.librdkafka.").map(property_name)?;
+        let variable = property.replace('.', "_").to_uppercase();
+        is_visible_secret(&property).then(|| {
+            let message = format!(
+                "is a secret, which every user of the machine reads in --set; put it into a file that \
+                 kafka.librdkafka_files.{property} names, or into the variable \
+                 CAPVEC__KAFKA__LIBRDKAFKA__{variable}"
+            );
+            Fault::new(format!("kafka.librdkafka.{property}"), message)
+        })
+    })
+}
