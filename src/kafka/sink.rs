@@ -254,7 +254,7 @@ impl Sink {
                 default(TICK) => {}
             }
             if let Some(transactions) = &mut self.transactions {
-                transactions.commit_if_due(&mut self.writer)?;
+                transactions.commit_if_due(&mut self.writer, !input.inner().is_empty())?;
             }
             self.report();
         }

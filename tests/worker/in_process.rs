@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use capvec::config::{Config, DeliveryMode, EmbedderKind};
 use capvec::kafka::writable::{asking, try_topics};
+use capvec::metrics::Metrics;
 use capvec::pipeline::{self, Worker};
 use capvec::shutdown::Shutdown;
 use rdkafka::mocking::{MockCluster, MockCoordinator};
@@ -40,8 +41,12 @@ fn captions(number: usize) -> Vec<Outgoing> {
     (0..number).map(|i| Outgoing::caption(&format!("k{i}"), &format!("caption {i}"))).collect()
 }
 
-fn metric(worker: &Worker, series: &str) -> f64 {
-    let text = worker.metrics().render();
+fn metric(worker: &Worker, name: &str) -> f64 {
+    series(worker.metrics(), name)
+}
+
+fn series(metrics: &Metrics, series: &str) -> f64 {
+    let text = metrics.render();
     let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|r| r.starts_with(' ')));
     line.unwrap_or_else(|| panic!("no {series}")).rsplit_once(' ').unwrap().1.parse().unwrap()
 }
@@ -330,6 +335,32 @@ fn a_coordinator_that_goes_away_for_good_does_not_stop_transactions() {
     assert!(metric(&worker, "capvec_producers_remade_total") >= 1.0, "a call was left behind");
     shutdown.drain();
     worker.wait().unwrap();
+}
+
+/// Of brokers that are slow to commit: a transaction for each batch that waits would make the drain long.
+#[test]
+fn a_drain_commits_what_waits_together() {
+    let (mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.delivery.mode = DeliveryMode::ExactlyOnce;
+    config.delivery.transactional_id = "drains".into();
+    config.delivery.commit_interval = Duration::from_millis(100);
+    config.batch.captions_max = 4.try_into().unwrap();
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    cluster.send("in", &captions(4000));
+    mock.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
+    eventually("batches wait for a commit", || {
+        (metric(&worker, "capvec_queue_length{queue=\"finished\"}") >= 60.0).then_some(())
+    });
+    let committed = "capvec_transactions_total{result=\"committed\"}";
+    let before = metric(&worker, committed);
+    let metrics = worker.metrics().clone();
+    shutdown.drain();
+    worker.wait().unwrap();
+    let while_draining = series(&metrics, committed) - before;
+    assert!((1.0..16.0).contains(&while_draining), "{while_draining} transactions");
+    assert!(metrics.render().contains("\ncapvec_drains_missed_total 0\n"));
 }
 
 #[test]

@@ -48,6 +48,9 @@ const OFFSETS_STEP: Duration = Duration::from_secs(10);
 /// After so long it is left behind, for it doesn't always keep its time: see [`Detached`].
 const OFFSETS_PATIENCE: Duration = Duration::from_secs(12);
 
+/// How often a commit looks whether its records have arrived.
+const FLUSH_LOOK: Duration = Duration::from_millis(1);
+
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,6 +60,10 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// A transaction is committed at this part of what may be in flight, so that the source, which counts
 /// what isn't settled, needn't pause for it.
 const IN_FLIGHT_PARTS: usize = 4;
+
+/// While a partition is on its way out, what comes for it is committed so often, or as soon as nothing
+/// more waits: a transaction for each batch would take a commit's time for each.
+const LEAVING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The transactions of one worker.
 pub(super) struct Transactions {
@@ -195,17 +202,26 @@ impl Transactions {
         self.recover(writer, trouble)
     }
 
-    /// Commits the open transaction if it is time.
-    pub(super) fn commit_if_due(&mut self, writer: &mut Writer) -> Result<(), SinkError> {
+    /// Commits the open transaction if it is time, or if nothing more waits and a partition is to be
+    /// given up.
+    pub(super) fn commit_if_due(
+        &mut self,
+        writer: &mut Writer,
+        more_waits: bool,
+    ) -> Result<(), SinkError> {
         self.metrics.transaction_captions.set(self.pending.len() as i64);
         if self.pending.is_empty() {
             return Ok(());
         }
+        let interval = match (self.pending.is_leaving(), more_waits) {
+            (false, _) => self.interval,
+            (true, true) => self.interval.min(LEAVING_INTERVAL),
+            (true, false) => Duration::ZERO,
+        };
         let is_due = self.troubled_since.is_some()
-            || self.opened.is_none_or(|opened| opened.elapsed() >= self.interval)
+            || self.opened.is_none_or(|opened| opened.elapsed() >= interval)
             || self.pending.len() >= self.captions_max
-            || self.pending.bytes() >= self.bytes_max
-            || self.pending.is_leaving();
+            || self.pending.bytes() >= self.bytes_max;
         if is_due { self.commit(writer) } else { Ok(()) }
     }
 
@@ -267,9 +283,7 @@ impl Transactions {
                 producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_STEP)
             })
         })?;
-        self.call(writer, "commit_transaction", |producer, step| {
-            producer.commit_transaction(step)
-        })?;
+        self.call(writer, "commit_transaction", flush_and_commit)?;
         self.metrics.transactions.with_label_values(&["committed"]).inc();
         self.metrics.transaction_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
@@ -357,6 +371,20 @@ impl Transactions {
             source: Box::new(error),
         }
     }
+}
+
+/// Waits until all records have arrived or come back, and commits.
+fn flush_and_commit(producer: &ThreadedProducer<SinkContext>, step: Duration) -> KafkaResult<()> {
+    let until = Instant::now() + step;
+    // rdkafka's commit flushes by polling, as the producer's own thread does. Only one of the two gets
+    // the last acknowledgement, and the other waits in vain for 100 ms: a commit took no less.
+    while producer.in_flight_count() > 0 {
+        if Instant::now() >= until {
+            return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+        }
+        std::thread::sleep(FLUSH_LOOK);
+    }
+    producer.commit_transaction(step)
 }
 
 /// Returns whether a record came back because its transaction was aborted, or its producer ended.
