@@ -261,7 +261,9 @@ impl Bench<'_> {
                     let (captions, cpu_seconds) = ((through - already) as f64, now.1 - cpu);
                     ensure!(
                         captions > 0.0 && cpu_seconds > 0.0,
-                        "too few messages for a clock of hundredths of a second: raise --messages"
+                        "{} messages are through before a tenth of them was seen to be, or within a \
+                         hundredth of a second of CPU time: raise --messages",
+                        args.messages
                     );
                     return Ok(Sample {
                         cpu_us_per_caption: cpu_seconds * 1e6 / captions,
