@@ -138,6 +138,16 @@ impl Config {
                 fault(path, format!("is {duration:?}; it may be {least:?} to {most:?}"));
             }
         }
+        let (stall, outage) = (self.admin.stall_timeout, self.kafka.delivery_timeout);
+        if stall <= outage {
+            fault(
+                "admin.stall_timeout",
+                format!(
+                    "is {stall:?}, not longer than the {outage:?} of kafka.delivery_timeout: in an \
+                     outage of the brokers that the worker would sit out, /livez would fail first"
+                ),
+            );
+        }
         // The source's pause and resume marks are this number and half of it.
         if self.delivery.in_flight_captions_max.get() < 2 {
             fault("delivery.in_flight_captions_max", "is 1; it must be 2 at least".into());
@@ -209,6 +219,14 @@ mod tests {
             let said = fault_of_brokers(wrong).unwrap();
             assert!(said.starts_with(expected) && said.contains(":9092\""), "{wrong}: {said}");
         }
+    }
+
+    #[test]
+    fn a_worker_is_not_restarted_in_an_outage_that_it_would_sit_out() {
+        let mut config = Config::default();
+        config.admin.stall_timeout = config.kafka.delivery_timeout;
+        let paths: Vec<_> = config.faults(&[]).into_iter().map(|fault| fault.path).collect();
+        assert!(paths.contains(&"admin.stall_timeout".to_owned()), "{paths:?}");
     }
 
     #[test]

@@ -27,6 +27,7 @@ BAD = [
     ("a pointer without its slash", {"config": {"input": {"pointer": "caption"}}}, "at '/config/input/pointer'"),
     ("a share of more than all", {"config": {"reject": {"breaker_share": 3}}},
      "at '/config/reject/breaker_share': maximum: got 3, want 1"),
+    ("an amount of memory that is none", {"resources": {"limits": {"memory": "lots"}}}, "at '/resources/limits/memory'"),
     ("a word that an option doesn't take", {"config": {"output": {"format": "avro"}}},
      "at '/config/output/format': value must be one of 'native', 'json'"),
     ("text for a number", {"replicas": "two"}, "at '/replicas': got string, want integer"),

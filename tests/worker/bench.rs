@@ -88,6 +88,7 @@ fn the_worker_is_measured_in_all_scenarios() {
         &report,
         &[
             "/alone/milliseconds/median",
+            "/alone/rested_milliseconds/median",
             "/closed/worker/captions_per_second/median",
             "/closed/worker/tokens_per_second/median",
             "/closed/offline/worker_over_packed/median",

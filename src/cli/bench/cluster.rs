@@ -22,6 +22,9 @@ pub const PARTITIONS: i32 = 6;
 /// How long the brokers may take for a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Between two requests of which the first failed.
+const ASK_PAUSE: Duration = Duration::from_millis(10);
+
 /// How long new topics may take until they can be used.
 const TOPICS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -200,6 +203,20 @@ impl Ends {
     ///
     /// When the brokers don't answer.
     pub fn records(&self) -> anyhow::Result<u64> {
+        let began = Instant::now();
+        loop {
+            match self.ask() {
+                // Of a topic just made, one broker may say that another leads it.
+                Err(error) if began.elapsed() < REQUEST_TIMEOUT => {
+                    tracing::debug!(error = format!("{error:#}"), "the ends are asked for again");
+                    std::thread::sleep(ASK_PAUSE);
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    fn ask(&self) -> anyhow::Result<u64> {
         // All partitions in one request: a busy broker takes long for each, while captions go by.
         let mut ends = TopicPartitionList::with_capacity(PARTITIONS as usize);
         for partition in 0..PARTITIONS {

@@ -16,6 +16,8 @@ pub struct Measured {
     pub alone_tokens: usize,
     /// How long it took each time, in milliseconds.
     pub alone_ms: Vec<f64>,
+    /// The same, each after a rest.
+    pub rested_ms: Vec<f64>,
     /// The worker's closed loop.
     pub worker: Vec<Rate>,
     /// The network over packed batches; nothing where that wasn't asked for.
@@ -54,7 +56,8 @@ impl Measured {
     /// Sums up one caption alone.
     pub fn alone(&self) -> Alone {
         let milliseconds = Spread::of(self.alone_ms.iter().copied());
-        Alone { tokens: self.alone_tokens, milliseconds }
+        let rested_milliseconds = Spread::of(self.rested_ms.iter().copied());
+        Alone { tokens: self.alone_tokens, milliseconds, rested_milliseconds }
     }
 
     /// Sums up the closed loop, where it was measured.

@@ -46,6 +46,12 @@ const STEP_LOADS: (f64, f64) = (0.3, 0.9);
 /// Forward passes of one caption that are measured.
 const ALONE_RUNS: usize = 15;
 
+/// How often the same is timed of threads that have slept, which take their time to wake.
+const RESTED_RUNS: usize = 5;
+
+/// How long they sleep.
+const REST: Duration = Duration::from_millis(100);
+
 /// Captions are repeated up to here, for batches not to end with the list.
 const CAPTIONS_MIN: usize = 4096;
 
@@ -278,6 +284,12 @@ impl<'a> Bench<'a> {
             if run > 0 {
                 measured.alone_ms.push(started.elapsed().as_secs_f64() * 1e3);
             }
+        }
+        for _ in 0..RESTED_RUNS {
+            std::thread::sleep(REST);
+            let started = Instant::now();
+            self.embedder.embed(&batch)?;
+            measured.rested_ms.push(started.elapsed().as_secs_f64() * 1e3);
         }
         Ok(())
     }

@@ -27,7 +27,10 @@ pub struct WorkerReport {
 #[derive(Debug, Serialize)]
 pub struct Alone {
     pub tokens: usize,
+    /// One right after another.
     pub milliseconds: Spread,
+    /// After a tenth of a second in which nothing was done.
+    pub rested_milliseconds: Spread,
 }
 
 /// A throughput.
@@ -99,8 +102,10 @@ impl WorkerReport {
                 self.model, self.threads, self.tokens_max, self.brokers, self.repeats, self.seconds
             ),
             format!(
-                "one forward pass of a caption of {} tokens alone: {:.1} ms",
-                self.alone.tokens, self.alone.milliseconds.median
+                "one forward pass of a caption of {} tokens alone: {:.1} ms, after a rest {:.1} ms",
+                self.alone.tokens,
+                self.alone.milliseconds.median,
+                self.alone.rested_milliseconds.median
             ),
         ];
         parts.extend(self.closed.as_ref().map(Closed::text));
