@@ -164,7 +164,8 @@ pub enum RejectReason {
     NotEmbedded,
     /// The vector has a number that isn't finite.
     NotFinite,
-    /// The broker refuses the vector's record for what it is: too large, or an invalid timestamp.
+    /// The broker refuses the record of the vector, or the tombstone, for what it is: too large, an
+    /// invalid timestamp, or no key for a topic that is compacted.
     RecordRefused,
 }
 

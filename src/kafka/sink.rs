@@ -28,7 +28,7 @@ use thiserror::Error;
 use delivery::{Connector, Settler, Undelivered};
 use parcel::{Ordered, Parcel};
 use transactions::Transactions;
-use writer::{WriteError, Writer};
+use writer::{WriteError, Writer, is_refused_for_another};
 
 use super::breaker::Tripped;
 use super::consumer::SourceConsumer;
@@ -184,8 +184,10 @@ impl Sink {
             false => super::producer_properties(config),
         };
         let client = asking(config).map_err(SinkError::Client)?;
-        for limit in try_topics(config, &client, &shutdown)? {
-            limit_batches(&mut properties, limit);
+        let mut needs_key = false;
+        for takes in try_topics(config, &client, &shutdown)? {
+            limit_batches(&mut properties, takes.bytes_max);
+            needs_key |= takes.needs_key && takes.topic == config.output.topic;
         }
         drop(client);
         // They have answered; from the first statistics on these tell.
@@ -197,8 +199,9 @@ impl Sink {
             metrics: metrics.sink.clone(),
         };
         let sink_metrics = metrics.sink.clone();
-        let writer =
+        let mut writer =
             Writer::new(config, model_id, dim, connector, shutdown.clone(), sink_metrics.clone())?;
+        writer.needs_key = needs_key;
         let transactions = match is_exact {
             true => Some(Transactions::start(
                 config,
@@ -360,6 +363,7 @@ impl Sink {
                 self.writer.refuse(&parcel, rejection)?;
                 self.write(&parcel)
             }
+            None if is_refused_for_another(&error) => self.write(&parcel),
             None => Err(self.writer.produce_error(&parcel, error)),
         }
     }

@@ -102,13 +102,15 @@ impl<T> Pending<T> {
     }
 
     /// Takes out what turns out to be committed, by the group's committed offsets, and forgets what
-    /// is another's.
+    /// is another's. A commit is this transaction's where it is the offset that was sent; one that lies
+    /// further is another owner's, or of a log that has been cut since.
     pub fn resolve(&mut self, committed: &HashMap<i32, NextOffset>) -> Vec<T> {
         let mut settled = Vec::new();
-        for item in std::mem::take(self).items {
-            let is_committed =
-                committed.get(&item.assignment.partition).is_some_and(|c| item.offset.next() <= *c);
-            if is_committed {
+        let Pending { items, positions, .. } = std::mem::take(self);
+        for item in items {
+            let partition = item.assignment.partition;
+            let sent = positions.get(&partition).map(|position| &position.next);
+            if sent == committed.get(&partition) {
                 settled.push(item.payload);
             } else if !item.assignment.is_revoked() {
                 self.push(&item.assignment, item.offset, item.bytes, item.payload);
@@ -271,6 +273,19 @@ mod tests {
         assert_eq!(pending.bytes(), 10);
         assert_eq!(pending.take().collect::<Vec<_>>(), ['b']);
         assert!(pending.is_empty());
+    }
+
+    /// The group's offset lies behind the end of a log that was cut, and messages have come anew.
+    #[test]
+    fn an_offset_beyond_what_was_sent_settles_nothing() {
+        let assignment = Assignment::new(3, 1);
+        let mut pending = Pending::default();
+        pending.push(&assignment, Offset(7), 1, 'a');
+        pending.push(&assignment, Offset(8), 1, 'b');
+        assert_eq!(pending.resolve(&HashMap::from([(3, NextOffset(1000))])), []);
+        assert_eq!(pending.resolve(&HashMap::from([(3, NextOffset(8))])), []);
+        assert_eq!(pending.resolve(&HashMap::new()), []);
+        assert_eq!(pending.resolve(&HashMap::from([(3, NextOffset(9))])), ['a', 'b']);
     }
 
     /// What happens to a transaction.

@@ -80,8 +80,19 @@ pub fn asking(config: &Config) -> KafkaResult<Asking> {
     admin_properties(config).create_with_context(Quiet::default())
 }
 
-/// Waits until the brokers answer for the topics that are written, and returns the most bytes that each takes at a
-/// time, of those of which they say it. All limits are asked for in one request.
+/// What a topic takes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Takes {
+    /// The topic.
+    pub topic: String,
+    /// The most bytes at a time.
+    pub bytes_max: usize,
+    /// No record without a key: it is compacted.
+    pub needs_key: bool,
+}
+
+/// Waits until the brokers answer for the topics that are written, and returns what each takes, of those of which
+/// they say it. All are asked for in one request.
 ///
 /// # Errors
 ///
@@ -90,7 +101,7 @@ pub fn try_topics(
     config: &Config,
     client: &Asking,
     shutdown: &Shutdown,
-) -> Result<Vec<usize>, TopicError> {
+) -> Result<Vec<Takes>, TopicError> {
     let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
     let topics: Vec<(&str, &'static str)> = config.written_topics().collect();
     for (topic, option) in &topics {
@@ -111,29 +122,38 @@ pub fn try_topics(
             return Ok(Vec::new());
         }
     };
-    let mut limits = Vec::new();
+    let mut all = Vec::new();
     for (topic, option) in topics {
-        let limit = answers.next().unwrap_or_else(|| Err(SAY_NOTHING.into()));
-        let limit = match limit.and_then(|options| limit_of(&options).ok_or(SAY_NO_LIMIT.into())) {
-            Ok(limit) => limit,
+        let options = answers.next().unwrap_or_else(|| Err(SAY_NOTHING.into()));
+        let takes = match options.and_then(|options| takes(topic, &options)) {
+            Ok(takes) => takes,
             Err(reason) => {
                 tracing::info!(topic, reason, "whether the topic may be written isn't tried");
                 continue;
             }
         };
-        match ask(config, topic, limit, PATIENCE.min(patience), shutdown) {
+        match ask(config, topic, takes.bytes_max, PATIENCE.min(patience), shutdown) {
             Answer::Refused(code) if is_refusal(code) => {
                 let (topic, reason) = (topic.into(), code.to_string());
                 return Err(TopicError::Refused { topic, option, reason });
             }
             // Brokers that don't answer now may do so when there is something to write.
             answer => {
-                tracing::debug!(topic, limit, ?answer, "asked whether the topic may be written");
-                limits.push(limit);
+                tracing::debug!(?takes, ?answer, "asked whether the topic may be written");
+                all.push(takes);
             }
         }
     }
-    Ok(limits)
+    Ok(all)
+}
+
+fn takes(topic: &str, options: &HashMap<String, String>) -> Result<Takes, String> {
+    let policies = options.get("cleanup.policy").map_or("", String::as_str).split(',');
+    Ok(Takes {
+        topic: topic.into(),
+        bytes_max: limit_of(options).ok_or(SAY_NO_LIMIT)?,
+        needs_key: policies.map(str::trim).any(|policy| policy == "compact"),
+    })
 }
 
 /// Asks for the most bytes that a topic takes at a time (`max.message.bytes`).

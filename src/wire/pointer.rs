@@ -69,7 +69,7 @@ impl Pointer {
     ///
     /// # Errors
     ///
-    /// When the text isn't one JSON value, or is nested deeper than 128 levels.
+    /// When the text isn't one JSON value, or the way to what is found is deeper than 128 levels.
     pub fn find<'a>(&self, json: &'a str) -> Result<Option<Found<'a>>, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_str(json);
         let found = Seek(&self.tokens).deserialize(&mut deserializer)?;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use capvec::config::{Config, DeliveryMode, EmbedderKind};
-use capvec::kafka::writable::{asking, try_topics};
+use capvec::kafka::writable::{Takes, asking, try_topics};
 use capvec::metrics::Metrics;
 use capvec::pipeline::{self, Worker};
 use capvec::shutdown::Shutdown;
@@ -168,13 +168,16 @@ fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
 }
 
 #[test]
-fn the_limits_of_all_topics_are_asked_for_at_once() {
+fn what_all_topics_take_is_asked_for_at_once() {
     let cluster = Cluster::shared();
     cluster.create_topic_with("limited.out", 1, &[("max.message.bytes", "12000")]);
-    cluster.create_topic_with("limited.dead", 1, &[("max.message.bytes", "34000")]);
+    let compacted = [("max.message.bytes", "34000"), ("cleanup.policy", "delete,compact")];
+    cluster.create_topic_with("limited.dead", 1, &compacted);
     let config = cluster.config("limited");
-    let limits = try_topics(&config, &asking(&config).unwrap(), &Shutdown::default()).unwrap();
-    assert_eq!(limits, [12_000, 34_000]);
+    let all = try_topics(&config, &asking(&config).unwrap(), &Shutdown::default()).unwrap();
+    let takes =
+        |topic: &str, bytes_max, needs_key| Takes { topic: topic.into(), bytes_max, needs_key };
+    assert_eq!(all, [takes("limited.out", 12_000, false), takes("limited.dead", 34_000, true)]);
     assert_eq!(cluster.ends("limited.out").values().sum::<i64>(), 0, "a probe isn't kept");
 }
 

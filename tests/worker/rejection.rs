@@ -1,6 +1,6 @@
 //! Bad messages on a real Kafka: each reaches the dead-letter topic as it was, with its reason.
 
-use crate::support::{Cluster, Outgoing, Worker, eventually, tiny_package};
+use crate::support::{Cluster, Outgoing, Record, Worker, eventually, tiny_package};
 
 /// Twenty kinds of bad message, each with the reason that it must be rejected for.
 fn bad_values() -> Vec<(Vec<u8>, &'static str)> {
@@ -146,6 +146,43 @@ fn the_breaker_stops_a_worker_that_rejects_everything_and_keeps_its_dead_letters
         assert_eq!(cluster.committed_records(&format!("{topic}.out")).len(), 10, "{mode}");
         let committed = cluster.committed(&format!("{topic}.group"), topic);
         assert_eq!(committed[&0], 59, "{mode}: their offsets too");
+    }
+}
+
+/// A compacted topic refuses records without a key, and the whole batch that one is in.
+#[test]
+fn a_record_without_a_key_for_a_compacted_topic_does_not_stop_the_others() {
+    for mode in ["at-least-once", "exactly-once"] {
+        let cluster = Cluster::shared();
+        let topic = format!("compacted-{mode}");
+        cluster.create_topic(&topic, 1);
+        cluster.create_topic_with(&format!("{topic}.out"), 1, &[("cleanup.policy", "compact")]);
+        cluster.create_topic(&format!("{topic}.dead"), 1);
+        let mut messages: Vec<Outgoing> = (0..200)
+            .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
+            .collect();
+        messages[50].key = None;
+        messages[120] = Outgoing::default();
+        cluster.send(&topic, &messages);
+        let options = [format!("delivery.mode={mode}")];
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let worker = Worker::start(&cluster, &topic, tiny_package(), &options).ready();
+        eventually("all are settled", || {
+            let committed = cluster.committed(&format!("{topic}.group"), &topic);
+            (committed.get(&0) == Some(&200)).then_some(())
+        });
+        worker.stop();
+        let dead = cluster.committed_records(&format!("{topic}.dead"));
+        let reason =
+            |letter: &Record| letter.header("__connect.errors.exception.message").to_owned();
+        assert_eq!(dead.len(), 2, "{mode}: {:?}", dead.first().map(reason));
+        for letter in dead {
+            assert_eq!(letter.header("__connect.errors.exception.class.name"), "record_refused");
+            assert_eq!(letter.key, None);
+        }
+        let vectors = cluster.committed_records(&format!("{topic}.out"));
+        let keys: std::collections::BTreeSet<_> = vectors.iter().map(|v| &v.key).collect();
+        assert_eq!((keys.len(), vectors.len()), (198, 198), "{mode}");
     }
 }
 

@@ -19,7 +19,7 @@ use crate::kafka::producer_properties;
 use crate::kafka::writable::limit_batches;
 use crate::shutdown::{Shutdown, Wanted};
 
-/// Most letters on their way: as many at most are sent again where a replay that failed goes on.
+/// Most letters on their way.
 const LETTERS_MAX: usize = 1000;
 
 /// Most bytes of letters on their way.

@@ -51,6 +51,9 @@ pub(super) struct Writer {
     breaker: Breaker,
     author: Author,
     output_topic: Arc<str>,
+    /// Whether the output topic takes no record without a key. The brokers refuse the whole batch that
+    /// one is in, and librdkafka doesn't tell which one it was.
+    pub(super) needs_key: bool,
     dead_letter_topic: Option<Arc<str>>,
     on_reject: OnReject,
     format: VectorFormat,
@@ -85,6 +88,7 @@ impl Writer {
                 client_id: config.kafka.client_id.clone(),
             },
             output_topic: config.output.topic.as_str().into(),
+            needs_key: false,
             dead_letter_topic: config.dead_letter_topic().map(Arc::from),
             on_reject: config.reject.on_reject,
             format: config.vector_format(),
@@ -171,6 +175,10 @@ impl Writer {
     /// Writes a vector or a tombstone; returns why, where it can't become a record.
     fn write_as_it_is(&mut self, parcel: &Arc<Parcel>) -> Result<Option<Rejection>, WriteError> {
         let topic = Arc::clone(&self.output_topic);
+        if self.needs_key && parcel.origin().message.key.is_none() {
+            let detail = format!("{topic} is compacted, and takes no record without a key");
+            return Ok(Some(Rejection::new(RejectReason::RecordRefused, detail)));
+        }
         let sent = match &parcel.item {
             Ordered::Rejected(_) => unreachable!("looked at by write()"),
             Ordered::Tombstone(Tracked { origin, payload: () }) => {
@@ -325,11 +333,10 @@ impl Writer {
     /// Returns the rejection that a refused record asks for; `None` where it isn't the record's fault,
     /// or it is a dead letter already.
     pub(super) fn rejection_for(&self, parcel: &Parcel, error: &KafkaError) -> Option<Rejection> {
-        let is_vector = matches!(parcel.item, Ordered::Vector { .. });
-        if !is_vector || parcel.rejection().is_some() || !is_refused_for_itself(error) {
+        if parcel.rejection().is_some() || !is_refused_for_itself(error) {
             return None;
         }
-        let detail = format!("{} refuses the vector's record: {error}", self.output_topic);
+        let detail = format!("{} refuses the record: {error}", self.output_topic);
         Some(Rejection::new(RejectReason::RecordRefused, detail))
     }
 
@@ -341,6 +348,11 @@ impl Writer {
         };
         SinkError::Produce { topic: topic.to_string(), source }
     }
+}
+
+/// Returns whether a record was refused for another one of its batch.
+pub(super) fn is_refused_for_another(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidDifferentRecord)
 }
 
 /// Returns whether a record was refused for what it is.

@@ -78,6 +78,9 @@ impl Source {
         self.metrics.rebalances.with_label_values(&[kind.as_label()]).inc();
         if self.stopping {
             self.unanswered.push(partitions);
+            if let Some(leaving) = self.leaving.as_mut().filter(|_| lost) {
+                (leaving.lost, leaving.drain_until) = (true, Instant::now());
+            }
             return;
         }
         self.ledger.leave(&ids);
