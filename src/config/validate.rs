@@ -221,21 +221,21 @@ mod tests {
         }
     }
 
+    fn paths(config: &Config) -> Vec<String> {
+        config.faults(&[]).into_iter().map(|fault| fault.path).collect()
+    }
+
     #[test]
     fn a_worker_is_not_restarted_in_an_outage_that_it_would_sit_out() {
         let mut config = Config::default();
         config.admin.stall_timeout = config.kafka.delivery_timeout;
-        let paths: Vec<_> = config.faults(&[]).into_iter().map(|fault| fault.path).collect();
-        assert!(paths.contains(&"admin.stall_timeout".to_owned()), "{paths:?}");
+        assert!(paths(&config).contains(&"admin.stall_timeout".into()));
     }
 
     #[test]
     fn a_name_for_transactions_without_transactions_is_a_fault() {
         let mut config = Config::default();
         config.delivery.transactional_id = "mine".into();
-        let paths = |config: &Config| {
-            config.faults(&[]).into_iter().map(|fault| fault.path).collect::<Vec<_>>()
-        };
         assert!(paths(&config).contains(&"delivery.transactional_id".into()));
         config.delivery.mode = DeliveryMode::ExactlyOnce;
         assert!(!paths(&config).contains(&"delivery.transactional_id".into()));

@@ -199,9 +199,15 @@ impl Sink {
             metrics: metrics.sink.clone(),
         };
         let sink_metrics = metrics.sink.clone();
-        let mut writer =
-            Writer::new(config, model_id, dim, connector, shutdown.clone(), sink_metrics.clone())?;
-        writer.needs_key = needs_key;
+        let writer = Writer::new(
+            config,
+            model_id,
+            dim,
+            needs_key,
+            connector,
+            shutdown.clone(),
+            sink_metrics.clone(),
+        )?;
         let transactions = match is_exact {
             true => Some(Transactions::start(
                 config,

@@ -164,9 +164,8 @@ fn a_record_without_a_key_for_a_compacted_topic_does_not_stop_the_others() {
         messages[50].key = None;
         messages[120] = Outgoing::default();
         cluster.send(&topic, &messages);
-        let options = [format!("delivery.mode={mode}")];
-        let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let worker = Worker::start(&cluster, &topic, tiny_package(), &options).ready();
+        let option = format!("delivery.mode={mode}");
+        let worker = Worker::start(&cluster, &topic, tiny_package(), &[&option]).ready();
         eventually("all are settled", || {
             let committed = cluster.committed(&format!("{topic}.group"), &topic);
             (committed.get(&0) == Some(&200)).then_some(())

@@ -53,7 +53,7 @@ pub(super) struct Writer {
     output_topic: Arc<str>,
     /// Whether the output topic takes no record without a key. The brokers refuse the whole batch that
     /// one is in, and librdkafka doesn't tell which one it was.
-    pub(super) needs_key: bool,
+    needs_key: bool,
     dead_letter_topic: Option<Arc<str>>,
     on_reject: OnReject,
     format: VectorFormat,
@@ -69,6 +69,7 @@ impl Writer {
         config: &Config,
         model_id: &str,
         dim: usize,
+        needs_key: bool,
         connector: Connector,
         shutdown: Shutdown,
         metrics: SinkMetrics,
@@ -88,7 +89,7 @@ impl Writer {
                 client_id: config.kafka.client_id.clone(),
             },
             output_topic: config.output.topic.as_str().into(),
-            needs_key: false,
+            needs_key,
             dead_letter_topic: config.dead_letter_topic().map(Arc::from),
             on_reject: config.reject.on_reject,
             format: config.vector_format(),

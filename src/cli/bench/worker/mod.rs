@@ -277,19 +277,19 @@ impl<'a> Bench<'a> {
         let ids = by_length[by_length.len() / 2];
         let batch = TokenBatch::pack([ids.as_slice()]);
         measured.alone_tokens = ids.len();
-        for run in 0..=ALONE_RUNS {
+        let mut pass_ms = || -> anyhow::Result<f64> {
             let started = Instant::now();
             self.embedder.embed(&batch)?;
-            // The first makes room for its size.
-            if run > 0 {
-                measured.alone_ms.push(started.elapsed().as_secs_f64() * 1e3);
-            }
+            Ok(started.elapsed().as_secs_f64() * 1e3)
+        };
+        // The first makes room for its size.
+        pass_ms()?;
+        for _ in 0..ALONE_RUNS {
+            measured.alone_ms.push(pass_ms()?);
         }
         for _ in 0..RESTED_RUNS {
             std::thread::sleep(REST);
-            let started = Instant::now();
-            self.embedder.embed(&batch)?;
-            measured.rested_ms.push(started.elapsed().as_secs_f64() * 1e3);
+            measured.rested_ms.push(pass_ms()?);
         }
         Ok(())
     }
