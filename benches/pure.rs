@@ -14,10 +14,10 @@ use capvec::embed::calibration::TOKENS_UNMEASURED;
 use capvec::kafka::offsets::OffsetLedger;
 use capvec::kafka::sequencer::Sequencer;
 use capvec::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
-use capvec::tokenize::Tokenizer;
+use capvec::tokenize::{Tokenizer, Words};
 use capvec::tracked::{Assignment, Offset};
 use capvec::wire::caption::{CaptionDecoder, CaptionFormat, Id};
-use capvec::wire::vector::{JsonVector, write_json, write_native};
+use capvec::wire::vector::{JsonVector, write_json};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -43,7 +43,7 @@ fn decoder() -> CaptionDecoder {
 
 fn captions() -> Vec<String> {
     let decoder = decoder();
-    LINES.lines().map(|line| decoder.decode(line.as_bytes()).unwrap().text).collect()
+    LINES.lines().map(|line| decoder.decode(line.as_bytes()).unwrap().text.into_owned()).collect()
 }
 
 /// A tokenizer that knows all characters, and the words of every other caption: the words of the
@@ -87,6 +87,11 @@ fn text(c: &mut Criterion) {
     let mut captions = captions.iter().cycle();
     c.bench_function("caption/tokenize", |b| {
         b.iter(|| tokenizer.tokenize(captions.next().unwrap()).unwrap());
+    });
+    // What a worker does. All words have come before, for the captions come round and round.
+    let mut words = Words::default();
+    c.bench_function("caption/tokenize known words", |b| {
+        b.iter(|| tokenizer.tokenize_with(&mut words, captions.next().unwrap()).unwrap());
     });
 }
 
@@ -161,12 +166,6 @@ fn vectors(c: &mut Criterion) {
     let id = Id::Text("de-00042".into());
     let mut out = Vec::new();
     let mut group = c.benchmark_group("vector");
-    group.bench_function("write native", |b| {
-        b.iter(|| {
-            out.clear();
-            write_native(black_box(&vector), &mut out);
-        });
-    });
     group.bench_function("write json", |b| {
         b.iter(|| {
             out.clear();

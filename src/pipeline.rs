@@ -25,8 +25,8 @@ use crate::metrics::{Metrics, Stage};
 use crate::model::package::{Package, TOKENIZER};
 use crate::queue;
 use crate::shutdown::Shutdown;
-use crate::tokenize::Tokenizer;
 use crate::tokenize::task::TokenizeTask;
+use crate::tokenize::{Tokenizer, Words};
 
 /// Embedded batches that may wait for the sink: one being published while the next is finished.
 const FINISHED_MAX: usize = 64;
@@ -117,6 +117,7 @@ pub fn start_with(
             around: to_sink.clone(),
             decoder: config.decoder(),
             tokenizer: tokenizer.clone(),
+            words: Words::default(),
             on_empty: config.input.on_empty,
             keep_text: config.output.format == OutputFormat::Json && config.output.include_caption,
             metrics: metrics.tokenize.clone(),

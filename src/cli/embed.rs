@@ -335,7 +335,7 @@ impl<W: Write> Vectors<W> {
         self.bytes.clear();
         match self.format {
             Format::Npy | Format::F32 => {
-                crate::wire::vector::write_native(vectors, &mut self.bytes);
+                self.bytes.extend_from_slice(&crate::wire::vector::native(vectors));
             }
             Format::Jsonl => {
                 for vector in vectors.chunks_exact(dim) {

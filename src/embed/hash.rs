@@ -26,18 +26,18 @@ impl HashEmbedder {
     }
 
     fn append(&self, ids: impl IntoIterator<Item = u32>, out: &mut Vec<f32>) {
-        // FNV-1a over the ids; half of it goes into each number before a mixer of
-        // https://github.com/skeeto/hash-prospector and half after. Both are public domain. Words of
-        // 32 bits, of which processors mix several at a time: this is to cost next to nothing.
+        // FNV-1a over the ids; half of it begins the numbers, which a round of Marsaglia's xorshift
+        // mixes, and half goes into each of them after. Shifts and sums alone, of which any processor
+        // does several at a time: this is to cost next to nothing.
         let hash = ids.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, id| {
             (hash ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         let (low, high) = (hash as u32, (hash >> 32) as u32);
         out.extend((0..self.dim as u32).map(|number| {
             let mut mixed = low.wrapping_add(number.wrapping_mul(0x9e37_79b9));
-            mixed = (mixed ^ (mixed >> 16)).wrapping_mul(0x21f0_aaad);
-            mixed = (mixed ^ (mixed >> 15)).wrapping_mul(0x735a_2d97);
-            mixed ^= (mixed >> 15) ^ high;
+            mixed ^= mixed << 13;
+            mixed ^= mixed >> 17;
+            mixed ^= (mixed << 5) ^ high;
             // 24 bits fit a float exactly.
             ((mixed >> 8) as i32) as f32 / (1 << 23) as f32 - 1.0
         }));

@@ -31,6 +31,10 @@ pub struct Embedders {
     pub provider_running: &'static str,
     /// They run at the same time.
     pub embedders: Vec<OnDevice>,
+    /// How many of them run on each device.
+    pub sessions: usize,
+    /// Compute threads of each.
+    pub threads: usize,
     /// Nodes of the graph that ONNX Runtime runs on the CPU though the network is on a GPU.
     pub nodes_on_cpu: usize,
     /// How many tokens a batch should have.
@@ -54,6 +58,8 @@ impl Embedders {
             provider_wanted: device::NONE,
             provider_running: device::NONE,
             embedders: vec![OnDevice { device: device::NONE.into(), embedder }],
+            sessions: 1,
+            threads: 1,
             nodes_on_cpu: 0,
             budget: TokenBudget::fixed(tokens),
             cost: CostModel::default(),
@@ -118,6 +124,8 @@ pub fn load(config: &Config, package: &Package) -> Result<Embedders, EmbeddersEr
         provider_wanted: taken.wanted.as_label(),
         provider_running: taken.running().as_label(),
         embedders: embedders.into_iter().map(on_device).collect(),
+        sessions: calibration.sessions,
+        threads: calibration.threads,
         nodes_on_cpu,
         budget,
         cost: calibration.cost(),

@@ -255,6 +255,8 @@ impl Source {
     fn poll(&mut self) -> Result<bool, SourceError> {
         let mut any = false;
         let mut chunk = Vec::new();
+        // Of a chunk: nothing here waits, and a look at the clock isn't free.
+        let mut now = Instant::now();
         for _ in 0..POLL_BURST {
             let received = match self.consumer.poll(Duration::ZERO) {
                 None => break,
@@ -265,9 +267,10 @@ impl Source {
                 }
             };
             any = true;
-            chunk.extend(self.open(received));
+            chunk.extend(self.open(received, now));
             if chunk.len() >= CHUNK_MAX {
                 self.forward(std::mem::take(&mut chunk))?;
+                now = Instant::now();
             }
         }
         self.forward(chunk)?;
@@ -283,14 +286,13 @@ impl Source {
     }
 
     /// Enters a message in the ledger; `None` where it isn't this worker's to embed.
-    fn open(&mut self, received: Received) -> Option<Tracked<()>> {
+    fn open(&mut self, received: Received, now: Instant) -> Option<Tracked<()>> {
         let Received { partition, offset, message } = received;
         let leaving = self.leaving.as_ref().is_some_and(|l| l.ids.contains(&partition));
         if leaving || self.out.is_none() {
             // On its way out: the partition's next owner gets the message.
             return None;
         }
-        let now = Instant::now();
         let (bytes, timestamp_ms) = (message.bytes(), message.timestamp_ms);
         let opened = match self.ledger.open(partition, offset, bytes, timestamp_ms, now) {
             Ok(opened) => opened,

@@ -2,14 +2,17 @@
 //!
 //! [`Tokenizer`] wraps the `tokenizers` crate: it encodes the text alone, cuts it as Hugging Face
 //! does with `truncation=True` (the first `max_tokens - 2` tokens stay), and puts the ids of `[CLS]`
-//! and `[SEP]` around it. [`task`] is the worker's thread around it.
+//! and `[SEP]` around it. [`task`] is the worker's thread around it, which remembers [`words`].
 
 pub mod task;
+mod words;
 
 use std::path::Path;
 
 use thiserror::Error;
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+
+pub use words::Words;
 
 /// A caption as the network reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +68,7 @@ pub struct Tokenizer {
     first: u32,
     last: u32,
     max_tokens: usize,
+    splits_at_spaces: bool,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -113,7 +117,8 @@ impl Tokenizer {
             return Err(TokenizerError::Template { found: format!("{framed:?}") });
         };
         options.add_special_tokens = false;
-        Ok(Tokenizer { inner, options, first, last, max_tokens })
+        let splits_at_spaces = words::splits_at_spaces(&canonical);
+        Ok(Tokenizer { inner, options, first, last, max_tokens, splits_at_spaces })
     }
 
     /// Returns the token ids of `text`.
@@ -122,16 +127,58 @@ impl Tokenizer {
     ///
     /// When the tokenizer has no token for a part of the text, not even `[UNK]`.
     pub fn tokenize(&self, text: &str) -> Result<TokenizedCaption, TokenizerError> {
-        let mut tokens = Vec::with_capacity(32);
+        let mut tokens = self.begin(text);
+        self.append(text, &mut tokens)?;
+        Ok(self.end(tokens))
+    }
+
+    /// As [`Tokenizer::tokenize`], and the same ids, for a thread that does it all the time: `words`
+    /// are those that it has seen, with this tokenizer and no other.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::tokenize`].
+    pub fn tokenize_with(
+        &self,
+        words: &mut Words,
+        text: &str,
+    ) -> Result<TokenizedCaption, TokenizerError> {
+        if !self.splits_at_spaces {
+            return self.tokenize(text);
+        }
+        let mut tokens = self.begin(text);
+        for word in text.split(' ').filter(|word| !word.is_empty()) {
+            if let Some(known) = words.get(word) {
+                tokens.extend(known.iter().map(|&id| PipelineToken::from(id)));
+                continue;
+            }
+            let before = tokens.len();
+            self.append(word, &mut tokens)?;
+            words.put(word, PipelineToken::cast_slice(&tokens[before..]));
+        }
+        Ok(self.end(tokens))
+    }
+
+    fn begin(&self, text: &str) -> Vec<PipelineToken> {
+        // A token is three to five bytes, mostly.
+        let mut tokens = Vec::with_capacity((text.len() / 3).min(self.max_tokens) + 2);
+        tokens.push(self.first.into());
+        tokens
+    }
+
+    fn append(&self, text: &str, tokens: &mut Vec<PipelineToken>) -> Result<(), TokenizerError> {
         self.inner
-            .encode_into(text, &self.options, &mut tokens)
-            .map_err(|e| TokenizerError::Encode(e.to_string()))?;
-        let kept = tokens.len().min(self.max_tokens - 2);
-        let mut ids = Vec::with_capacity(kept + 2);
-        ids.push(self.first);
-        ids.extend(tokens[..kept].iter().map(|&token| u32::from(token)));
-        ids.push(self.last);
-        Ok(TokenizedCaption { ids, truncated: kept < tokens.len() })
+            .encode_into(text, &self.options, tokens)
+            .map_err(|e| TokenizerError::Encode(e.to_string()))
+    }
+
+    fn end(&self, mut tokens: Vec<PipelineToken>) -> TokenizedCaption {
+        let kept = tokens.len().min(self.max_tokens - 1);
+        let truncated = kept < tokens.len();
+        tokens.truncate(kept);
+        tokens.push(self.last.into());
+        // In place: both are 4 bytes.
+        TokenizedCaption { ids: tokens.into_iter().map(u32::from).collect(), truncated }
     }
 }
 
@@ -149,6 +196,8 @@ fn encode(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
 
@@ -198,6 +247,85 @@ mod tests {
     fn special_tokens_in_the_text_are_themselves() {
         let cased = TokenizerConfig { do_lower_case: false, ..Default::default() };
         assert_eq!(ids(&cased, "hello [SEP] hello"), [2, 5, 3, 5, 3]);
+    }
+
+    #[test]
+    fn words_that_were_seen_are_not_asked_of_another_family() {
+        let json = from_vocabulary(VOCAB, &TokenizerConfig::default()).unwrap();
+        // An added token with a space: it must be found where its words are known.
+        let mut value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let added = value["added_tokens"].as_array_mut().unwrap();
+        let mut token = added[0].clone();
+        token["content"] = "hello hello".into();
+        added[0] = token;
+        let tokenizer = Tokenizer::from_json(&value.to_string(), 8).unwrap();
+        let mut words = Words::default();
+        for text in ["hello", "hello hello"] {
+            let with_words = tokenizer.tokenize_with(&mut words, text).unwrap();
+            assert_eq!(with_words, tokenizer.tokenize(text).unwrap());
+        }
+        assert_eq!(tokenizer.tokenize("hello hello").unwrap().ids.len(), 3);
+    }
+
+    /// What a normaliser may take for more than a letter: accents apart from their letters, a letter
+    /// whose lower case depends on its place, white space of many kinds, what is dropped, tokens of the
+    /// vocabulary's own, and a word that is too long for WordPiece.
+    fn text() -> impl Strategy<Value = String> {
+        const PIECES: &[&str] = &[
+            "hello",
+            "wor",
+            "world",
+            "!",
+            "He\u{301}",
+            "\u{301}",
+            "Hé",
+            "ΟΔΟΣ",
+            "ß",
+            "İ",
+            "\u{4e2d}",
+            "\u{6587}",
+            "\u{0}",
+            "\u{fffd}",
+            "\u{200d}",
+            "\t",
+            "\n",
+            "\u{a0}",
+            "\u{3000}",
+            "\u{2028}",
+            " ",
+            " ",
+            " ",
+            "[SEP]",
+            "[MASK]",
+            "[",
+            "]",
+            "'",
+            "\u{1f600}",
+        ];
+        let piece = prop_oneof![
+            8 => prop::sample::select(PIECES).prop_map(str::to_owned),
+            1 => any::<char>().prop_map(String::from),
+            1 => (90..120usize).prop_map(|length| "x".repeat(length)),
+        ];
+        prop::collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn words_that_were_seen_change_nothing(
+            texts in prop::collection::vec(text(), 1..20),
+            do_lower_case in any::<bool>(),
+            strip_accents in prop::option::of(any::<bool>()),
+            tokenize_chinese_chars in any::<bool>(),
+        ) {
+            let config = TokenizerConfig { do_lower_case, strip_accents, tokenize_chinese_chars };
+            let tokenizer = tokenizer(&config);
+            let mut words = Words::default();
+            for text in texts.iter().chain(&texts) {
+                let with_words = tokenizer.tokenize_with(&mut words, text).unwrap();
+                prop_assert_eq!(with_words, tokenizer.tokenize(text).unwrap(), "{:?}", text);
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use prometheus::Histogram;
 
-use super::{TokenizedCaption, Tokenizer};
+use super::{TokenizedCaption, Tokenizer, Words};
 use crate::config::OnEmpty;
 use crate::kafka::sink::Finished;
 use crate::metrics::TokenizeMetrics;
@@ -40,6 +40,8 @@ pub struct TokenizeTask {
     pub decoder: CaptionDecoder,
     /// Makes tokens of them.
     pub tokenizer: Tokenizer,
+    /// The words that this thread has seen.
+    pub words: Words,
     /// What becomes of captions without text.
     pub on_empty: OnEmpty,
     /// Whether the text is kept for the output.
@@ -56,11 +58,20 @@ impl TokenizeTask {
     /// # Errors
     ///
     /// When a stage behind it has ended.
-    pub fn run(self) -> Result<(), Closed> {
+    pub fn run(mut self) -> Result<(), Closed> {
         while let Some(chunk) = self.input.recv() {
             let mut captions = Vec::with_capacity(chunk.len());
+            // A caption begins when the one before is ready: a look at the clock costs as much as a
+            // word does.
+            let mut begun = Instant::now();
             for message in chunk {
-                captions.extend(self.take(message)?);
+                match self.take(message, begun)? {
+                    Some(caption) => {
+                        begun = caption.payload.ready;
+                        captions.push(caption);
+                    }
+                    None => begun = Instant::now(),
+                }
             }
             if !captions.is_empty() {
                 self.out.send(captions)?;
@@ -70,7 +81,11 @@ impl TokenizeTask {
     }
 
     /// Returns the message as a caption, or sends it around the network.
-    fn take(&self, message: Tracked<()>) -> Result<Option<Tracked<PreparedCaption>>, Closed> {
+    fn take(
+        &mut self,
+        message: Tracked<()>,
+        begun: Instant,
+    ) -> Result<Option<Tracked<PreparedCaption>>, Closed> {
         if message.origin.assignment.is_leaving() {
             self.around.send(Finished::Abandoned(message))?;
             return Ok(None);
@@ -79,13 +94,12 @@ impl TokenizeTask {
             self.around.send(Finished::Tombstone(message))?;
             return Ok(None);
         };
-        let started = Instant::now();
         match self.prepare(value) {
             Ok(caption) => {
                 self.metrics.captions.inc();
                 self.metrics.tokens.inc_by(caption.tokens.ids.len() as u64);
                 self.metrics.truncated.inc_by(u64::from(caption.tokens.truncated));
-                self.seconds.observe((caption.ready - started).as_secs_f64());
+                self.seconds.observe((caption.ready - begun).as_secs_f64());
                 Ok(Some(message.map(|()| caption)))
             }
             Err(rejection) => {
@@ -95,17 +109,17 @@ impl TokenizeTask {
         }
     }
 
-    fn prepare(&self, value: &[u8]) -> Result<PreparedCaption, Rejection> {
+    fn prepare(&mut self, value: &[u8]) -> Result<PreparedCaption, Rejection> {
         let caption = self.decoder.decode(value)?;
         let tokens = self
             .tokenizer
-            .tokenize(&caption.text)
+            .tokenize_with(&mut self.words, &caption.text)
             .map_err(|e| Rejection::new(RejectReason::NotTokenized, e.to_string()))?;
         if tokens.is_empty() && self.on_empty == OnEmpty::Reject {
             let detail = "the caption has no text for the network";
             return Err(Rejection::new(RejectReason::CaptionEmpty, detail));
         }
-        let text = if self.keep_text { caption.text } else { String::new() };
+        let text = if self.keep_text { caption.text.into_owned() } else { String::new() };
         Ok(PreparedCaption { tokens, text, id: caption.id, ready: Instant::now() })
     }
 }

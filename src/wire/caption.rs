@@ -19,9 +19,9 @@ pub enum CaptionFormat {
 
 /// A caption as it came out of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caption {
-    /// The text.
-    pub text: String,
+pub struct Caption<'a> {
+    /// The text; the message's own bytes where nothing in it is escaped.
+    pub text: Cow<'a, str>,
     /// The id, where the output asks for one of the message's own.
     pub id: Option<Id>,
 }
@@ -53,7 +53,7 @@ impl CaptionDecoder {
     /// # Errors
     ///
     /// When there is none, with the reason.
-    pub fn decode(&self, value: &[u8]) -> Result<Caption, Rejection> {
+    pub fn decode<'a>(&self, value: &'a [u8]) -> Result<Caption<'a>, Rejection> {
         let value = std::str::from_utf8(value).map_err(|e| {
             let place = e.valid_up_to();
             Rejection::new(RejectReason::NotUtf8, format!("the value isn't UTF-8 at byte {place}"))
@@ -71,7 +71,7 @@ impl CaptionDecoder {
             return Err(Rejection::new(RejectReason::CaptionTooLarge, detail));
         }
         let id = self.id_pointer.as_ref().map(|pointer| find_id(value, pointer)).transpose()?;
-        Ok(Caption { text: text.into_owned(), id })
+        Ok(Caption { text, id })
     }
 }
 

@@ -4,6 +4,8 @@
 //! `id`, `caption` if asked for, `vector` and `model`; its numbers are the shortest that read back
 //! as the same float32. The headers of both say what a reader must know to use the vector.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::caption::Id;
@@ -33,12 +35,12 @@ pub const HEADER_TRUNCATED: &str = "capvec.truncated";
 /// The type of a vector's numbers.
 pub const DTYPE: &str = "float32";
 
-/// Appends the numbers as raw little-endian float32.
-pub fn write_native(vector: &[f32], out: &mut Vec<u8>) {
+/// Returns the numbers as raw little-endian float32: themselves, where the machine has them so.
+pub fn native(vector: &[f32]) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
-        out.extend_from_slice(bytemuck::cast_slice(vector));
+        Cow::Borrowed(bytemuck::cast_slice(vector))
     } else {
-        out.extend(vector.iter().flat_map(|number| number.to_le_bytes()));
+        Cow::Owned(vector.iter().flat_map(|number| number.to_le_bytes()).collect())
     }
 }
 
@@ -69,8 +71,7 @@ mod tests {
     proptest! {
         #[test]
         fn native_reads_back(vector in prop::collection::vec(any::<f32>(), 0..50)) {
-            let mut bytes = Vec::new();
-            write_native(&vector, &mut bytes);
+            let bytes = native(&vector);
             let back = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
             prop_assert!(back.map(f32::to_bits).eq(vector.iter().map(|n| n.to_bits())));
         }

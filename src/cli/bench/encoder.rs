@@ -285,7 +285,7 @@ impl Comparison {
             wait_max: Duration::ZERO,
         };
         let policy = Policy::Packed(limits);
-        let trial = offline::embed(embedder, captions, policy, |work| work.time >= MEASURE)?;
+        let trial = offline::embed(&mut [embedder], captions, policy, |work| work.time >= MEASURE)?;
         let wanted = (trial.captions_per_second() * POLICY_SECONDS) as usize;
         let (least, most) = POLICY_CAPTIONS;
         let whole = wanted.div_ceil(offline::PADDED_CAPTIONS) * offline::PADDED_CAPTIONS;
@@ -296,8 +296,9 @@ impl Comparison {
 
     fn measure(&mut self, embedder: &mut OnnxEmbedder) -> anyhow::Result<()> {
         let all = self.captions.len();
-        let mut embed =
-            |policy| offline::embed(embedder, &self.captions, policy, |work| work.captions >= all);
+        let mut embed = |policy| {
+            offline::embed(&mut [embedder], &self.captions, policy, |work| work.captions >= all)
+        };
         self.packed.push(embed(Policy::Packed(self.limits))?.captions_per_second());
         let padded = embed(Policy::Padded)?;
         self.padded.push(padded.captions_per_second());

@@ -22,7 +22,7 @@ use crate::model::synth::{Synthesis, synthesize};
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tokenize::Tokenizer;
 use crate::wire::caption::Id;
-use crate::wire::vector::{JsonVector, write_json, write_native};
+use crate::wire::vector::{JsonVector, native, write_json};
 
 /// Captions that the embedded broker gets ahead of its reader, and their bytes: what it keeps.
 const AHEAD_MAX: u64 = 20_000;
@@ -188,7 +188,7 @@ fn value_bytes(format: Format, package: &Package, captions: &[Caption]) -> usize
     for (number, caption) in sample {
         let vector = embedder.vector(caption.ids.iter().copied());
         match format {
-            Format::Native => write_native(&vector, &mut bytes),
+            Format::Native => bytes.extend_from_slice(&native(&vector)),
             Format::Json => {
                 let id = Id::Text(number.to_string());
                 let model = &package.manifest.model_id;

@@ -1,6 +1,7 @@
 //! The network over captions that are tokenized already, without Kafka: the worker's way to make
 //! batches, and the usual one beside it.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::batch::packing::TokenBatch;
@@ -84,7 +85,7 @@ impl Work {
 }
 
 /// Embeds the captions, round and round, until `is_enough` at the end of a batch. No batch goes over
-/// the end of the list.
+/// the end of the list. Each of the embedders takes the next batch when it is free.
 ///
 /// # Errors
 ///
@@ -92,30 +93,59 @@ impl Work {
 ///
 /// # Panics
 ///
-/// When there is no caption.
+/// When there is no caption, or no embedder.
 pub fn embed(
-    embedder: &mut dyn Embedder,
+    embedders: &mut [&mut dyn Embedder],
     captions: &[Vec<u32>],
     policy: Policy,
-    mut is_enough: impl FnMut(&Work) -> bool,
+    is_enough: impl Fn(&Work) -> bool + Sync,
 ) -> Result<Work, EmbedError> {
-    assert!(!captions.is_empty(), "there are captions");
+    assert!(!captions.is_empty() && !embedders.is_empty(), "there are captions and embedders");
     let started = Instant::now();
-    let mut work = Work::default();
-    let mut next = 0;
-    loop {
-        let (batch, number) = policy.batch(&captions[next..]);
-        embedder.embed(&batch)?;
-        let tokens: usize = captions[next..next + number].iter().map(Vec::len).sum();
-        work.captions += number;
-        work.tokens += tokens;
-        work.padding += batch.tokens() - tokens;
-        work.time = started.elapsed();
-        if is_enough(&work) {
-            return Ok(work);
+    let shared = Mutex::new(Shared::default());
+    let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let run = |embedder: &mut dyn Embedder| -> Result<(), EmbedError> {
+        loop {
+            let (batch, number, tokens) = {
+                let mut shared = lock();
+                if shared.is_over {
+                    return Ok(());
+                }
+                let first = shared.next;
+                let (batch, number) = policy.batch(&captions[first..]);
+                shared.next = (first + number) % captions.len();
+                let tokens: usize = captions[first..first + number].iter().map(Vec::len).sum();
+                (batch, number, tokens)
+            };
+            let embedded = embedder.embed(&batch);
+            let mut shared = lock();
+            if let Err(error) = embedded {
+                shared.is_over = true;
+                return Err(error);
+            }
+            // What ends after the end is counted as long as it took.
+            let work = &mut shared.work;
+            work.captions += number;
+            work.tokens += tokens;
+            work.padding += batch.tokens() - tokens;
+            work.time = started.elapsed();
+            shared.is_over |= is_enough(&shared.work);
         }
-        next = (next + number) % captions.len();
-    }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = embedders.iter_mut().map(|one| scope.spawn(|| run(*one))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("embedding doesn't panic"))
+    })?;
+    Ok(lock().work)
+}
+
+/// What the embedders share.
+#[derive(Default)]
+struct Shared {
+    /// The first caption of the next batch.
+    next: usize,
+    work: Work,
+    is_over: bool,
 }
 
 #[cfg(test)]
@@ -125,8 +155,13 @@ mod tests {
 
     fn work(policy: Policy, lengths: &[usize]) -> Work {
         let captions: Vec<Vec<u32>> = lengths.iter().map(|&n| vec![7; n]).collect();
-        let mut embedder = HashEmbedder::new(4);
-        embed(&mut embedder, &captions, policy, |work| work.captions >= lengths.len()).unwrap()
+        let (mut one, mut other) = (HashEmbedder::new(4), HashEmbedder::new(4));
+        let mut alone: [&mut dyn Embedder; 1] = [&mut one];
+        let mut both: [&mut dyn Embedder; 2] = [&mut other, &mut HashEmbedder::new(4)];
+        let is_enough = |work: &Work| work.captions >= lengths.len();
+        let by_two = embed(&mut both, &captions, policy, is_enough).unwrap();
+        assert!(by_two.captions >= lengths.len());
+        embed(&mut alone, &captions, policy, is_enough).unwrap()
     }
 
     #[test]

@@ -20,11 +20,14 @@ use crate::tracked::{Origin, RejectReason, Rejection, Tracked};
 use crate::wire::caption::Id;
 use crate::wire::vector::{
     DTYPE, HEADER_DIM, HEADER_DTYPE, HEADER_MODEL, HEADER_SOURCE, HEADER_TOKENS, HEADER_TRUNCATED,
-    JsonVector, VectorFormat, write_json, write_native,
+    JsonVector, VectorFormat, native, write_json,
 };
 
 /// Between two tries while the producer's queue is full.
 const QUEUE_FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Headers of the worker's own.
+const HEADERS: usize = 6;
 
 /// A record isn't on its way.
 pub(super) enum WriteError {
@@ -188,17 +191,27 @@ impl Writer {
             Ordered::Vector { caption, vectors, row, .. } => {
                 let vector = &vectors[row * self.dim..(row + 1) * self.dim];
                 let Tracked { origin, payload: caption } = caption;
-                let mut value = std::mem::take(&mut self.buffer);
-                value.clear();
-                if let Err(rejection) = self.encode(origin, caption, vector, &mut value) {
-                    self.buffer = value;
-                    return Ok(Some(rejection));
-                }
                 let headers = Some(self.vector_headers(origin, caption));
-                self.metrics.bytes.inc_by(value.len() as u64);
-                let sent = self.send(parcel, &topic, Some(&value), headers);
-                self.buffer = value;
-                sent
+                match self.format {
+                    VectorFormat::Native => {
+                        let value = native(vector);
+                        self.metrics.bytes.inc_by(value.len() as u64);
+                        self.send(parcel, &topic, Some(&value), headers)
+                    }
+                    VectorFormat::Json => {
+                        let mut value = std::mem::take(&mut self.buffer);
+                        value.clear();
+                        if let Err(rejection) = self.write_json(origin, caption, vector, &mut value)
+                        {
+                            self.buffer = value;
+                            return Ok(Some(rejection));
+                        }
+                        self.metrics.bytes.inc_by(value.len() as u64);
+                        let sent = self.send(parcel, &topic, Some(&value), headers);
+                        self.buffer = value;
+                        sent
+                    }
+                }
             }
         };
         match sent {
@@ -210,36 +223,30 @@ impl Writer {
         }
     }
 
-    fn encode(
+    fn write_json(
         &self,
         origin: &Origin,
         caption: &PreparedCaption,
         vector: &[f32],
         out: &mut Vec<u8>,
     ) -> Result<(), Rejection> {
-        match self.format {
-            VectorFormat::Native => write_native(vector, out),
-            VectorFormat::Json => {
-                let of_message;
-                let id = match (&self.id_from, &caption.id) {
-                    (IdFrom::Pointer(_), Some(id)) => id,
-                    (IdFrom::Pointer(pointer), None) => {
-                        unreachable!("the decoder rejects a message without an id at {pointer}")
-                    }
-                    (IdFrom::Source, _) => {
-                        of_message = Id::Text(self.source(origin));
-                        &of_message
-                    }
-                    (IdFrom::Key, _) => {
-                        of_message = Id::Text(key_as_text(origin)?);
-                        &of_message
-                    }
-                };
-                let text = self.include_caption.then_some(caption.text.as_str());
-                let model = &self.model_id;
-                write_json(&JsonVector { id, caption: text, vector, model }, out);
+        let of_message;
+        let id = match (&self.id_from, &caption.id) {
+            (IdFrom::Pointer(_), Some(id)) => id,
+            (IdFrom::Pointer(pointer), None) => {
+                unreachable!("the decoder rejects a message without an id at {pointer}")
             }
-        }
+            (IdFrom::Source, _) => {
+                of_message = Id::Text(self.source(origin));
+                &of_message
+            }
+            (IdFrom::Key, _) => {
+                of_message = Id::Text(key_as_text(origin)?);
+                &of_message
+            }
+        };
+        let text = self.include_caption.then_some(caption.text.as_str());
+        write_json(&JsonVector { id, caption: text, vector, model: &self.model_id }, out);
         Ok(())
     }
 
@@ -247,7 +254,7 @@ impl Writer {
         let source = self.source(origin);
         let tokens = caption.tokens.ids.len().to_string();
         let truncated = if caption.tokens.truncated { "true" } else { "false" };
-        let own = origin.message.headers.clone().unwrap_or_default();
+        let own = origin.message.headers.clone();
         [
             (HEADER_MODEL, self.model_id.as_str()),
             (HEADER_DIM, &self.dim_text),
@@ -257,7 +264,10 @@ impl Writer {
             (HEADER_TRUNCATED, truncated),
         ]
         .into_iter()
-        .fold(own, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+        .fold(
+            own.unwrap_or_else(|| OwnedHeaders::new_with_capacity(HEADERS)),
+            |headers, (key, value)| headers.insert(Header { key, value: Some(value) }),
+        )
     }
 
     fn source(&self, origin: &Origin) -> String {

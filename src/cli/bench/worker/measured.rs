@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::STEP_LOADS;
-use super::report::{Alone, Closed, Load, Long, Offline, Throughput};
+use super::passes::Passes;
+use super::report::{Closed, Load, Long, Offline, Throughput};
 use super::rig::{Latency, Rate};
 use crate::cli::bench::captions::Caption;
 use crate::cli::bench::offline::Work;
@@ -12,12 +13,8 @@ use crate::cli::bench::stats::{Latencies, Spread};
 /// All measurements, in the order of the repeats.
 #[derive(Default)]
 pub struct Measured {
-    /// Tokens of the caption that went through the network alone.
-    pub alone_tokens: usize,
-    /// How long it took each time, in milliseconds.
-    pub alone_ms: Vec<f64>,
-    /// The same, each after a rest.
-    pub rested_ms: Vec<f64>,
+    /// Captions that went through the network alone.
+    pub passes: Passes,
     /// The worker's closed loop.
     pub worker: Vec<Rate>,
     /// The network over packed batches; nothing where that wasn't asked for.
@@ -53,13 +50,6 @@ impl Measured {
         }
     }
 
-    /// Sums up one caption alone.
-    pub fn alone(&self) -> Alone {
-        let milliseconds = Spread::of(self.alone_ms.iter().copied());
-        let rested_milliseconds = Spread::of(self.rested_ms.iter().copied());
-        Alone { tokens: self.alone_tokens, milliseconds, rested_milliseconds }
-    }
-
     /// Sums up the closed loop, where it was measured.
     pub fn closed(&self) -> Option<Closed> {
         let ratio = |offline: &[Work]| {
@@ -88,7 +78,7 @@ impl Measured {
         let mut loads = Vec::new();
         for LoadRuns { name, load, is_step, runs } in &self.loads {
             if !is_step {
-                loads.push(of_latencies(name.clone(), *load, rate, runs));
+                loads.push(self.of_latencies(name.clone(), *load, rate, runs));
                 continue;
             }
             let (before, after) = STEP_LOADS;
@@ -96,10 +86,32 @@ impl Measured {
                 let of_half = |latency: &&Latency| (latency.due >= length / 2) == is_after;
                 let halves = runs.iter().map(|run| run.iter().filter(of_half).copied().collect());
                 let half = format!("{name}, at {:.0} %", 100.0 * share);
-                loads.push(of_latencies(half, share, rate, &halves.collect::<Vec<_>>()));
+                loads.push(self.of_latencies(half, share, rate, &halves.collect::<Vec<_>>()));
             }
         }
         loads
+    }
+
+    fn of_latencies(&self, name: String, load: f64, rate: f64, runs: &[Vec<Latency>]) -> Load {
+        let received = |run: &Vec<Latency>| Latencies::of(run.iter().map(|l| l.received_ms));
+        let appended = |run: &Vec<Latency>| Latencies::of(run.iter().filter_map(|l| l.appended_ms));
+        let beyond = |run: &Vec<Latency>| {
+            let own = |l: &Latency| self.passes.rested_ms(l.tokens);
+            Latencies::of(run.iter().map(|l| l.appended_ms.unwrap_or(l.received_ms) - own(l)))
+        };
+        let has_appended = runs.iter().flatten().any(|l| l.appended_ms.is_some());
+        let medians = |of: &dyn Fn(&Vec<Latency>) -> Latencies| {
+            Latencies::median_of(&runs.iter().map(of).collect::<Vec<_>>())
+        };
+        Load {
+            name,
+            load,
+            captions_per_second: load * rate,
+            received: medians(&received),
+            received_pooled: Latencies::of(runs.iter().flatten().map(|l| l.received_ms)),
+            appended: has_appended.then(|| medians(&appended)),
+            beyond_pass: medians(&beyond),
+        }
     }
 
     /// Sums up the mix with long captions, where it was measured.
@@ -141,29 +153,13 @@ fn throughput(captions: Vec<f64>, tokens: impl Iterator<Item = f64>) -> Throughp
     }
 }
 
-fn of_latencies(name: String, load: f64, rate: f64, runs: &[Vec<Latency>]) -> Load {
-    let received = |run: &Vec<Latency>| Latencies::of(run.iter().map(|l| l.received_ms));
-    let appended = |run: &Vec<Latency>| Latencies::of(run.iter().filter_map(|l| l.appended_ms));
-    let has_appended = runs.iter().flatten().any(|l| l.appended_ms.is_some());
-    let medians = |of: &dyn Fn(&Vec<Latency>) -> Latencies| {
-        Latencies::median_of(&runs.iter().map(of).collect::<Vec<_>>())
-    };
-    Load {
-        name,
-        load,
-        captions_per_second: load * rate,
-        received: medians(&received),
-        received_pooled: Latencies::of(runs.iter().flatten().map(|l| l.received_ms)),
-        appended: has_appended.then(|| medians(&appended)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embed::hash::HashEmbedder;
 
     fn latency(due_ms: u64, received_ms: f64) -> Latency {
-        Latency { due: Duration::from_millis(due_ms), received_ms, appended_ms: None }
+        Latency { due: Duration::from_millis(due_ms), tokens: 9, received_ms, appended_ms: None }
     }
 
     fn rate(captions_per_second: f64) -> Rate {
@@ -184,6 +180,7 @@ mod tests {
             runs: vec![run(1.0), run(2.0), run(9.0)],
         };
         Measured {
+            passes: Passes::measure(&mut HashEmbedder::new(4), &[vec![7; 9]]).unwrap(),
             worker: vec![rate(90.0), rate(100.0), rate(120.0)],
             loads: vec![load("steady 50 %", false), load("step", true)],
             ..Measured::default()
@@ -197,6 +194,8 @@ mod tests {
         assert_eq!((loads[0].received.p50_ms, loads[0].received.max_ms), (Some(2.0), Some(90.0)));
         assert_eq!(loads[0].received_pooled.captions, 6);
         assert!(loads[0].appended.is_none(), "the embedded broker doesn't say");
+        let beyond = loads[0].beyond_pass.p50_ms.unwrap();
+        assert!((0.0..2.0).contains(&beyond), "a hash takes microseconds: {beyond}");
     }
 
     #[test]

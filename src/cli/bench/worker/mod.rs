@@ -5,12 +5,13 @@
 //! due by a schedule that is fixed beforehand, and a caption's latency counts from when it was due.
 
 mod measured;
+mod passes;
 mod reader;
 mod report;
 mod rig;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
@@ -20,19 +21,18 @@ use super::captions::{Caption, CaptionArgs, with_long_texts};
 use super::cluster::{Cluster, ClusterArgs};
 use super::offline::{self, Policy, Work};
 use super::report::ReportArgs;
-use crate::batch::packing::TokenBatch;
 use crate::batch::policy::Limits;
 use crate::cli::progress::{Progress, Unit};
 use crate::config::{Config, EmbedderKind};
 use crate::embed::Embedder;
-use crate::embed::load::{load_one, threads_of_one};
-use crate::embed::onnx::OnnxEmbedder;
+use crate::embed::load::{OnDevice, load};
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
 use measured::{LoadRuns, Measured};
+use passes::Passes;
 use report::WorkerReport;
-use rig::Rig;
+use rig::{Embedding, Rig};
 
 /// The open loads of the scenario `open`, as shares of the closed loop's rate.
 const LOADS: [f64; 4] = [0.1, 0.5, 0.8, 0.95];
@@ -42,15 +42,6 @@ const BURSTS_LOAD: f64 = 0.5;
 
 /// The loads before and after a step.
 const STEP_LOADS: (f64, f64) = (0.3, 0.9);
-
-/// Forward passes of one caption that are measured.
-const ALONE_RUNS: usize = 15;
-
-/// How often the same is timed of threads that have slept, which take their time to wake.
-const RESTED_RUNS: usize = 5;
-
-/// How long they sleep.
-const REST: Duration = Duration::from_millis(100);
 
 /// Captions are repeated up to here, for batches not to end with the list.
 const CAPTIONS_MIN: usize = 4096;
@@ -125,15 +116,12 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         "embed.embedder is another than onnx: `capvec bench host` measures without a network"
     );
     cluster.create_topics(&config)?;
-    let threads = threads_of_one(config.embed.threads);
-    let (library, choice) = (config.embed.onnxruntime(), &config.embed.device);
-    let (embedder, _) = load_one(&package, library, choice, threads)?;
     let rig = Rig::start(cluster, &config, shutdown)?;
-    let mut bench = Bench::new(args, &config, rig, embedder, captions, long)?;
+    let mut bench = Bench::new(args, config, rig, &package, captions, long)?;
     let measured = bench.measure();
     // What the worker has to say comes first: the rest is a consequence.
     bench.rig.stop()?;
-    let report = bench.report(measured?, &package, &config);
+    let report = bench.report(measured?, &package);
     args.report.publish(&report, &report.text(), || report.chart())
 }
 
@@ -177,7 +165,7 @@ const STEP: &str = "step";
 struct Bench<'a> {
     args: &'a WorkerArgs,
     rig: Rig,
-    embedder: OnnxEmbedder,
+    embedders: Vec<OnDevice>,
     limits: Limits,
     captions: Vec<Caption>,
     long: Vec<Caption>,
@@ -187,22 +175,24 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(
         args: &'a WorkerArgs,
-        config: &Config,
-        mut rig: Rig,
-        mut embedder: OnnxEmbedder,
+        mut config: Config,
+        rig: Rig,
+        package: &Package,
         captions: Vec<Caption>,
         long: Vec<Caption>,
     ) -> anyhow::Result<Bench<'a>> {
-        // What the worker has in force, which an automatic limit decides at its start.
-        let tokens_max = rig.metrics().batch.tokens_limit.get().max(1) as usize;
+        // As the worker has it, which may have been measured at its start.
+        let Embedding { sessions, threads, tokens_max } = rig.embedding();
+        (config.embed.sessions, config.embed.threads) = (sessions, threads);
+        config.batch.tokens_max = tokens_max;
+        let embedders = load(&config, package)?.embedders;
         let captions_max = config.batch.captions_max.get();
         let limits = Limits { tokens_max, captions_max, wait_max: Duration::ZERO };
-        let ids: Vec<Vec<u32>> = captions.iter().map(|caption| caption.ids.clone()).collect();
-        let trial = offline::embed(&mut embedder, &ids, Policy::Packed(limits), |work| {
-            work.time >= Duration::from_millis(500)
-        })?;
-        rig.expect(trial.captions_per_second());
-        Ok(Bench { args, rig, embedder, limits, captions, long, ids })
+        let ids = captions.iter().map(|caption| caption.ids.clone()).collect();
+        let mut bench = Bench { args, rig, embedders, limits, captions, long, ids };
+        let trial = bench.offline(Policy::Packed(limits), Duration::from_millis(500))?;
+        bench.rig.expect(trial.captions_per_second());
+        Ok(bench)
     }
 
     fn measure(&mut self) -> anyhow::Result<Measured> {
@@ -216,7 +206,8 @@ impl<'a> Bench<'a> {
             + 2 * usize::from(long);
         let mut steps = Steps::new(of_repeat as u64 * u64::from(repeats));
         let mut measured = Measured::default();
-        self.alone(&mut measured)?;
+        let first = self.embedders[0].embedder.as_mut();
+        measured.passes = Passes::measure(first, &self.ids)?;
 
         for _ in 0..repeats {
             if args.wants(&needs_rate) {
@@ -225,9 +216,9 @@ impl<'a> Bench<'a> {
             }
             if closed {
                 steps.next("closed loop, offline packed");
-                measured.packed.push(self.offline(Policy::Packed(self.limits))?);
+                measured.packed.push(self.offline(Policy::Packed(self.limits), args.window())?);
                 steps.next("closed loop, offline padded");
-                measured.padded.push(self.offline(Policy::Padded)?);
+                measured.padded.push(self.offline(Policy::Padded, args.window())?);
             }
         }
         let rate = measured.rate();
@@ -253,50 +244,28 @@ impl<'a> Bench<'a> {
         Ok(measured)
     }
 
-    fn report(&self, measured: Measured, package: &Package, config: &Config) -> WorkerReport {
-        let args = self.args;
+    fn report(&self, measured: Measured, package: &Package) -> WorkerReport {
+        let (args, embedding) = (self.args, self.rig.embedding());
         WorkerReport {
             bench: "worker",
             model: package.manifest.model_id.clone(),
             brokers: args.cluster.brokers.clone().unwrap_or_else(|| "embedded".into()),
-            threads: threads_of_one(config.embed.threads),
-            tokens_max: self.limits.tokens_max,
+            sessions: embedding.sessions,
+            threads: embedding.threads,
+            tokens_max: embedding.tokens_max,
             repeats: args.report.repeats(),
             seconds: args.seconds,
-            alone: measured.alone(),
+            alone: measured.passes.alone(),
             closed: measured.closed(),
             loads: measured.loads(args.window()),
             long: measured.long(&self.captions, &self.long),
         }
     }
 
-    /// Measures the network over one caption of the median length.
-    fn alone(&mut self, measured: &mut Measured) -> anyhow::Result<()> {
-        let mut by_length: Vec<&Vec<u32>> = self.ids.iter().collect();
-        by_length.sort_by_key(|ids| ids.len());
-        let ids = by_length[by_length.len() / 2];
-        let batch = TokenBatch::pack([ids.as_slice()]);
-        measured.alone_tokens = ids.len();
-        let mut pass_ms = || -> anyhow::Result<f64> {
-            let started = Instant::now();
-            self.embedder.embed(&batch)?;
-            Ok(started.elapsed().as_secs_f64() * 1e3)
-        };
-        // The first makes room for its size.
-        pass_ms()?;
-        for _ in 0..ALONE_RUNS {
-            measured.alone_ms.push(pass_ms()?);
-        }
-        for _ in 0..RESTED_RUNS {
-            std::thread::sleep(REST);
-            measured.rested_ms.push(pass_ms()?);
-        }
-        Ok(())
-    }
-
-    fn offline(&mut self, policy: Policy) -> anyhow::Result<Work> {
-        let window = self.args.window();
-        Ok(offline::embed(&mut self.embedder, &self.ids, policy, |work| work.time >= window)?)
+    fn offline(&mut self, policy: Policy, window: Duration) -> anyhow::Result<Work> {
+        let mut embedders: Vec<&mut dyn Embedder> =
+            self.embedders.iter_mut().map(|one| &mut *one.embedder as &mut dyn Embedder).collect();
+        Ok(offline::embed(&mut embedders, &self.ids, policy, |work| work.time >= window)?)
     }
 }
 

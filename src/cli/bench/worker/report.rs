@@ -12,6 +12,9 @@ pub struct WorkerReport {
     pub bench: &'static str,
     pub model: String,
     pub brokers: String,
+    /// Passes at a time on each device, of the worker and of the network without Kafka.
+    pub sessions: usize,
+    /// Compute threads of each.
     pub threads: usize,
     pub tokens_max: usize,
     pub repeats: u32,
@@ -77,6 +80,8 @@ pub struct Load {
     pub received_pooled: Latencies,
     /// Until the broker had it, on real brokers.
     pub appended: Option<Latencies>,
+    /// What that is, or else the first, beyond a forward pass of the caption alone after a rest.
+    pub beyond_pass: Latencies,
 }
 
 /// The plain mix beside one with long captions.
@@ -98,8 +103,14 @@ impl WorkerReport {
     pub fn text(&self) -> String {
         let mut parts = vec![
             format!(
-                "{}, {} threads, batches of {} tokens, {} brokers, {} runs of {} s",
-                self.model, self.threads, self.tokens_max, self.brokers, self.repeats, self.seconds
+                "{}, sessions × threads {} × {}, batches of {} tokens, {} brokers, {} runs of {} s",
+                self.model,
+                self.sessions,
+                self.threads,
+                self.tokens_max,
+                self.brokers,
+                self.repeats,
+                self.seconds
             ),
             format!(
                 "one forward pass of a caption of {} tokens alone: {:.1} ms, after a rest {:.1} ms",
@@ -122,6 +133,7 @@ impl WorkerReport {
         if has_appended {
             heads.extend(["broker p50", "broker p99"]);
         }
+        heads.extend(["beyond its pass p50", "p99"]);
         let mut table = Table::new(&heads);
         for load in &self.loads {
             let of = &load.received;
@@ -134,6 +146,7 @@ impl WorkerReport {
             if let Some(appended) = &load.appended {
                 cells.extend([appended.p50_ms, appended.p99_ms].map(milliseconds));
             }
+            cells.extend([load.beyond_pass.p50_ms, load.beyond_pass.p99_ms].map(milliseconds));
             table.row(cells);
         }
         table.to_string().trim_end().to_owned()

@@ -10,6 +10,7 @@ use crate::cli::bench::cluster::{Cluster, PARTITIONS};
 use crate::cli::bench::feed::Feed;
 use crate::cli::bench::process::own_cpu_seconds;
 use crate::config::Config;
+use crate::embed::load::load;
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Worker};
 use crate::shutdown::{Shutdown, Wanted};
@@ -39,12 +40,24 @@ const AHEAD_SECONDS: f64 = 0.25;
 pub struct Rig {
     worker: Option<Worker>,
     metrics: Metrics,
+    embedding: Embedding,
     shutdown: Shutdown,
     reader: Reader,
     feed: Feed,
     ahead: u64,
     /// Dropped last: no client outlives its broker.
     _cluster: Cluster,
+}
+
+/// How the worker's network runs, which may have been measured at its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Embedding {
+    /// Passes at a time on each device.
+    pub sessions: usize,
+    /// Compute threads of each.
+    pub threads: usize,
+    /// Tokens of a batch.
+    pub tokens_max: usize,
 }
 
 /// Throughput over a steady window.
@@ -65,6 +78,8 @@ pub struct Rate {
 pub struct Latency {
     /// When it was due, from the beginning of the load.
     pub due: Duration,
+    /// Its tokens.
+    pub tokens: usize,
     /// Until the reader had its vector, in milliseconds.
     pub received_ms: f64,
     /// Until the broker had it, where its topic says when; exact to a millisecond.
@@ -89,11 +104,23 @@ impl Rig {
         let reader = Reader::start(config)?;
         // Every caption leaves by itself, as the captions of an open load do.
         let feed = Feed::new(config, 0)?;
-        let worker = pipeline::start(config, &shutdown)?;
-        let metrics = worker.metrics().clone();
-        let worker = Some(worker);
-        let mut rig =
-            Rig { worker, metrics, shutdown, reader, feed, ahead: AHEAD_MIN, _cluster: cluster };
+        let mut embedding = Embedding::default();
+        let worker = pipeline::start_with(config, &shutdown, |config, package| {
+            let loaded = load(config, package)?;
+            (embedding.sessions, embedding.threads) = (loaded.sessions, loaded.threads);
+            embedding.tokens_max = loaded.budget.tokens();
+            Ok(loaded)
+        })?;
+        let mut rig = Rig {
+            metrics: worker.metrics().clone(),
+            worker: Some(worker),
+            embedding,
+            shutdown,
+            reader,
+            feed,
+            ahead: AHEAD_MIN,
+            _cluster: cluster,
+        };
         let deadline = Instant::now() + ASSIGNMENT_TIMEOUT;
         while rig.metrics.source.partitions.get() < i64::from(PARTITIONS) {
             rig.check()?;
@@ -103,9 +130,9 @@ impl Rig {
         Ok(rig)
     }
 
-    /// Returns the worker's metrics.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+    /// Returns how the worker's network runs.
+    pub fn embedding(&self) -> Embedding {
+        self.embedding
     }
 
     /// Says how fast the worker may be, for the input to be far enough ahead of it.
@@ -246,6 +273,7 @@ impl Rig {
             let wall_due_ms = (wall_start + due).as_secs_f64() * 1e3;
             Some(Latency {
                 due,
+                tokens: captions[receipt.number as usize % captions.len()].ids.len(),
                 received_ms: receipt.at.saturating_duration_since(start + due).as_secs_f64() * 1e3,
                 appended_ms: receipt.appended_ms.map(|ms| ms as f64 - wall_due_ms),
             })

@@ -1,0 +1,143 @@
+//! The words that a tokenizing thread has seen lately, with their token ids.
+//!
+//! Most words of a stream of captions have come before, and looking one up costs a twentieth of
+//! tokenizing it. What lies between two spaces is tokenized by itself in BERT's way, see
+//! [`splits_at_spaces`], so that a caption is its words' ids one behind the other.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use serde_json::Value;
+
+/// Words that are kept. Each has one place, by its hash, and gives way to the next that has the same.
+/// Of 20,000 real captions in four languages, no two alike, 84 in a hundred words are found; with a
+/// quarter of the places, 78.
+const PLACES: usize = 1 << 16;
+
+/// Bytes of the longest word that is kept, and its tokens: a place fills a line of the CPU's cache.
+/// Hardly a word between spaces is longer; text without spaces, as Chinese has none, is not kept.
+const BYTES_MAX: usize = 30;
+const IDS_MAX: usize = 8;
+
+/// The words. A clone begins without any.
+pub struct Words {
+    places: Vec<Place>,
+    hasher: FixedState,
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+struct Place {
+    word: [u8; BYTES_MAX],
+    /// 0 where there is no word yet.
+    bytes: u8,
+    tokens: u8,
+    ids: [u32; IDS_MAX],
+}
+
+impl Default for Words {
+    fn default() -> Words {
+        Words { places: vec![Place::default(); PLACES], hasher: FixedState::default() }
+    }
+}
+
+impl Words {
+    /// Returns the ids of a word if it is known.
+    pub fn get(&self, word: &str) -> Option<&[u32]> {
+        let place = &self.places[self.place_of(word)];
+        let is_there = usize::from(place.bytes) == word.len() && !word.is_empty();
+        (is_there && &place.word[..word.len()] == word.as_bytes())
+            .then(|| &place.ids[..usize::from(place.tokens)])
+    }
+
+    /// Keeps the ids of a word, unless it is longer than is kept.
+    pub fn put(&mut self, word: &str, ids: &[u32]) {
+        if word.len() > BYTES_MAX || ids.len() > IDS_MAX {
+            return;
+        }
+        let index = self.place_of(word);
+        let place = &mut self.places[index];
+        (place.bytes, place.tokens) = (word.len() as u8, ids.len() as u8);
+        place.word[..word.len()].copy_from_slice(word.as_bytes());
+        place.ids[..ids.len()].copy_from_slice(ids);
+    }
+
+    fn place_of(&self, word: &str) -> usize {
+        self.hasher.hash_one(word.as_bytes()) as usize % PLACES
+    }
+}
+
+/// Returns whether the tokenizer of a `tokenizer.json` makes the same of a text and of its parts
+/// between spaces.
+///
+/// BERT's does: its normaliser looks at one character at a time but for accents, which a space ends,
+/// its pre-tokeniser cuts at white space before anything else, and WordPiece sees single words. A token
+/// that was added to the vocabulary is looked for in the whole text; with a space inside it would be
+/// missed.
+pub fn splits_at_spaces(tokenizer_json: &str) -> bool {
+    let Ok(json) = serde_json::from_str::<Value>(tokenizer_json) else { return false };
+    let is = |part: &str, kind: &str| json[part]["type"] == kind;
+    let added = json["added_tokens"].as_array().map_or(&[][..], Vec::as_slice);
+    let has_space = |token: &Value| token["content"].as_str().is_none_or(|text| text.contains(' '));
+    is("normalizer", "BertNormalizer")
+        && is("pre_tokenizer", "BertPreTokenizer")
+        && is("model", "WordPiece")
+        && !added.iter().any(has_space)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
+
+    #[test]
+    fn a_word_is_found_until_another_has_its_place() {
+        let mut words = Words::default();
+        assert_eq!(words.get("hello"), None);
+        assert_eq!(words.get(""), None);
+        words.put("hello", &[7, 8]);
+        words.put("nothing", &[]);
+        assert_eq!(words.get("hello"), Some(&[7, 8][..]));
+        assert_eq!(words.get("hell"), None);
+        assert_eq!(words.get("nothing"), Some(&[][..]));
+        let place = words.place_of("hello");
+        let other = (0..).map(|n| format!("w{n}")).find(|w| words.place_of(w) == place).unwrap();
+        words.put(&other, &[9]);
+        assert_eq!((words.get("hello"), words.get(&other)), (None, Some(&[9][..])));
+    }
+
+    #[test]
+    fn what_doesnt_fit_is_not_kept() {
+        let mut words = Words::default();
+        let longest = "x".repeat(BYTES_MAX);
+        words.put(&longest, &[1; IDS_MAX]);
+        assert_eq!(words.get(&longest), Some(&[1; IDS_MAX][..]));
+        let (longer, many) = (format!("{longest}x"), "many");
+        words.put(&longer, &[1]);
+        words.put(many, &[1; IDS_MAX + 1]);
+        assert_eq!((words.get(&longer), words.get(many)), (None, None));
+    }
+
+    #[test]
+    fn a_place_is_a_line_of_the_cache() {
+        assert_eq!(size_of::<Place>(), 64);
+    }
+
+    #[test]
+    fn only_berts_way_splits_at_spaces() {
+        let json = from_vocabulary("[UNK]\n[CLS]\n[SEP]\n", &TokenizerConfig::default()).unwrap();
+        assert!(splits_at_spaces(&json));
+        let value: Value = serde_json::from_str(&json).unwrap();
+        for (pointer, other) in [
+            ("/normalizer/type", "Lowercase"),
+            ("/pre_tokenizer/type", "Metaspace"),
+            ("/model/type", "Unigram"),
+            ("/added_tokens/0/content", "New York"),
+        ] {
+            let mut changed = value.clone();
+            *changed.pointer_mut(pointer).unwrap() = other.into();
+            assert!(!splits_at_spaces(&changed.to_string()), "{pointer}");
+        }
+        assert!(!splits_at_spaces("{"));
+    }
+}
