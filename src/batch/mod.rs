@@ -26,7 +26,7 @@ use crate::tracked::Tracked;
 use budget::TokenBudget;
 use cost::CostModel;
 use packing::TokenBatch;
-use policy::{CutReason, Decision, Limits, Objective};
+use policy::{CutReason, Decision, Limits, Objective, share};
 
 /// How often captions that wait are looked at for whether their partition is being given up: a look
 /// takes as long as there are captions. One that is embedded in between is published in time.
@@ -114,7 +114,7 @@ impl Batcher {
             }
             let mut alarm = never();
             if let Some(request) = free.front() {
-                match self.decide(&pending) {
+                match self.decide(&pending, free.len()) {
                     Decision::Cut { captions, reason } => {
                         // An embedder that has ended in the meantime has failed the worker; the
                         // batch is redelivered.
@@ -181,7 +181,7 @@ impl Batcher {
         Ok(())
     }
 
-    fn decide(&self, pending: &VecDeque<Tracked<PreparedCaption>>) -> Decision {
+    fn decide(&self, pending: &VecDeque<Tracked<PreparedCaption>>, free: usize) -> Decision {
         let limits = Limits {
             tokens_max: self.budget.next_limit(),
             captions_max: self.captions_max,
@@ -193,7 +193,13 @@ impl Batcher {
             cost: &self.cost,
         });
         let lengths = pending.iter().map(|caption| caption.payload.tokens.ids.len());
-        limits.decide(lengths, oldest.payload.ready.elapsed(), objective)
+        let decision = limits.decide(lengths.clone(), oldest.payload.ready.elapsed(), objective);
+        if let Decision::Cut { captions, reason: CutReason::Idle } = decision
+            && let Some(captions) = share(lengths.take(captions), free, &self.cost)
+        {
+            return Decision::Cut { captions, reason: CutReason::Shared };
+        }
+        decision
     }
 
     fn learn(&mut self, pass: Pass) {
@@ -247,6 +253,8 @@ mod tests {
     use crate::embed::task::EmbedTask;
     use crate::metrics::{Metrics, Stage};
     use crate::queue;
+    use crate::tokenize::TokenizedCaption;
+    use crate::tracked::{Assignment, Offset, Origin, RawMessage};
 
     /// Long enough for a thread to end, however busy the machine is.
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -287,6 +295,66 @@ mod tests {
         drop::<QueueSender<Vec<Tracked<PreparedCaption>>>>(captions);
         batcher.run().unwrap();
         assert_eq!(end.recv_timeout(PATIENCE), Ok(true), "the embedder ends with its batcher");
+    }
+
+    fn caption(tokens: usize) -> Tracked<PreparedCaption> {
+        let origin = Origin {
+            assignment: Assignment::new(0, 1),
+            offset: Offset(0),
+            sequence: 0,
+            received: Instant::now(),
+            message: RawMessage::default(),
+        };
+        let tokens = TokenizedCaption { ids: vec![2; tokens], truncated: false };
+        let payload =
+            PreparedCaption { tokens, text: String::new(), id: None, ready: Instant::now() };
+        Tracked { origin: Box::new(origin), payload }
+    }
+
+    #[test]
+    fn captions_that_come_together_go_to_all_that_are_free() {
+        let metrics = Metrics::new();
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(2);
+        let (jobs, batches): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| crossbeam_channel::bounded(1)).unzip();
+        let mut cost = CostModel::default();
+        for tokens in [10, 20, 40].into_iter().cycle().take(30) {
+            cost.observe(tokens, tokens as f64 * 1e-3);
+        }
+        let batcher = Batcher {
+            input,
+            requests: free,
+            jobs,
+            around,
+            captions_max: 100,
+            wait_max: Duration::ZERO,
+            latency_objective: None,
+            budget: TokenBudget::fixed(1000),
+            cost,
+            pending_max: 100,
+            metrics: metrics.batch.clone(),
+            wait_seconds: metrics.stage(Stage::Wait),
+        };
+        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        for embedder in 0..2 {
+            requests.send(Request { embedder, last: None, out_of_memory: None }).unwrap();
+        }
+        // Both are known to be free once their channel is empty.
+        let begun = Instant::now();
+        while !requests.is_empty() {
+            assert!(begun.elapsed() < PATIENCE);
+            std::thread::yield_now();
+        }
+        captions.send(vec![caption(20), caption(21), caption(19), caption(20)]).unwrap();
+        let sizes: Vec<usize> = batches
+            .iter()
+            .map(|jobs: &Receiver<Job>| jobs.recv_timeout(PATIENCE).unwrap().captions.len())
+            .collect();
+        assert_eq!(sizes, [2, 2]);
+        drop((captions, requests));
+        assert!(batcher.join().unwrap());
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! oldest caption. Where even that caption alone would be late, the objective is missed already, and
 //! the batch is as large as without one: small batches would only make more captions late.
 //!
+//! What waits and would fit into one batch is shared among the embedders that are free, where each of
+//! its parts is predicted to be done much sooner than the whole.
+//!
 //! No clock, no channel and no metric is in here: [`super::Batcher`] has those.
 //!
 //! # Invariants
@@ -42,12 +45,19 @@ pub enum CutReason {
     Deadline,
     /// With the next caption the oldest would have missed the latency objective.
     Objective,
+    /// Another embedder was free for the rest.
+    Shared,
 }
 
 impl CutReason {
     /// All reasons.
-    pub const ALL: [CutReason; 4] =
-        [CutReason::Full, CutReason::Idle, CutReason::Deadline, CutReason::Objective];
+    pub const ALL: [CutReason; 5] = [
+        CutReason::Full,
+        CutReason::Idle,
+        CutReason::Deadline,
+        CutReason::Objective,
+        CutReason::Shared,
+    ];
 
     /// Returns the reason as a metric label.
     pub fn as_label(self) -> &'static str {
@@ -56,6 +66,7 @@ impl CutReason {
             CutReason::Idle => "idle",
             CutReason::Deadline => "deadline",
             CutReason::Objective => "objective",
+            CutReason::Shared => "shared",
         }
     }
 }
@@ -143,6 +154,37 @@ impl Limits {
     }
 }
 
+/// A pass of a part must be predicted to take no more of a pass of the whole than this for the parts to
+/// be worth it: two small passes cost more than one large. On a GPU, where the first tokens cost as
+/// much as many, they mostly aren't.
+const WORTH_SHARING: f64 = 0.75;
+
+/// Returns how many of the captions, of these tokens, one of `free` embedders should take for the
+/// others to take the rest; `None` where one should take all. About as many tokens for each, and at
+/// least one caption.
+pub fn share(
+    lengths: impl Iterator<Item = usize> + Clone,
+    free: usize,
+    cost: &CostModel,
+) -> Option<usize> {
+    let whole: usize = lengths.clone().sum();
+    let part = whole.div_ceil(free.max(1));
+    if cost.predict(part)? > cost.predict(whole)?.mul_f64(WORTH_SHARING) {
+        return None;
+    }
+    let (mut captions, mut tokens, mut is_less) = (0, 0, false);
+    for length in lengths {
+        // Nearer to its part without the next than with it.
+        if captions > 0 && tokens + length / 2 >= part {
+            is_less = true;
+            break;
+        }
+        captions += 1;
+        tokens += length;
+    }
+    is_less.then_some(captions)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +266,54 @@ mod tests {
         }
     }
 
+    fn shared(lengths: &[usize], free: usize, cost: &CostModel) -> Option<usize> {
+        share(lengths.iter().copied(), free, cost)
+    }
+
+    #[test]
+    fn what_waits_is_shared_among_the_free() {
+        let cost = cost();
+        assert_eq!(shared(&[20, 20], 2, &cost), Some(1));
+        assert_eq!(shared(&[20, 20, 20], 2, &cost), Some(1));
+        assert_eq!(shared(&[10, 10, 10, 30], 2, &cost), Some(3));
+        assert_eq!(shared(&[5, 100], 2, &cost), Some(1));
+        assert_eq!(shared(&[100, 5], 2, &cost), Some(1));
+        assert_eq!(shared(&[20; 9], 3, &cost), Some(3));
+        assert_eq!(shared(&[20], 2, &cost), None);
+        assert_eq!(shared(&[20, 20], 1, &cost), None);
+    }
+
+    #[test]
+    fn what_is_not_known_to_be_worth_it_is_not_shared() {
+        let mut cost = CostModel::default();
+        assert_eq!(shared(&[20, 20], 2, &cost), None);
+        // Half the tokens take nine tenths of the time.
+        for tokens in [20, 40].into_iter().cycle().take(100) {
+            cost.observe(tokens, 8e-3 + tokens as f64 * 5e-5);
+        }
+        assert_eq!(shared(&[20, 20], 2, &cost), None);
+    }
+
     proptest! {
+        #[test]
+        fn a_share_leaves_something_for_the_others(
+            lengths in prop::collection::vec(1usize..200, 0..60),
+            free in 0usize..8,
+        ) {
+            match shared(&lengths, free, &cost()) {
+                Some(captions) => {
+                    prop_assert!(free > 1);
+                    prop_assert!((1..lengths.len()).contains(&captions));
+                    // No more than its part by half of the last caption.
+                    let part = lengths.iter().sum::<usize>().div_ceil(free);
+                    let tokens: usize = lengths[..captions].iter().sum();
+                    let last = lengths[captions - 1];
+                    prop_assert!(captions == 1 || tokens <= part + last - last / 2);
+                }
+                None => prop_assert!(free < 2 || lengths.len() < 2),
+            }
+        }
+
         #[test]
         fn a_cut_is_the_longest_prefix_within_the_limits(
             lengths in prop::collection::vec(1usize..200, 0..60),

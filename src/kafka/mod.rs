@@ -55,7 +55,7 @@ pub fn consumer_properties(config: &Config) -> ClientConfig {
 pub fn producer_properties(config: &Config) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
-        .set("linger.ms", "5")
+        .set("linger.ms", "1")
         // A dead letter is as large as the message that it was; the brokers' limit decides, not
         // librdkafka's smaller one.
         .set("message.max.bytes", "67108864");

@@ -239,8 +239,15 @@ impl Sink {
     /// When a topic can't be written, a message is rejected that may not be, or the breaker trips.
     pub fn run(mut self) -> Result<(), SinkError> {
         let result = self.run_until_closed();
-        if let Some(transactions) = &mut self.transactions {
-            transactions.give_up(&self.writer);
+        match &mut self.transactions {
+            Some(transactions) => transactions.give_up(&self.writer),
+            // The dead letters that tell what is wrong would go with the producer.
+            None if matches!(result, Err(SinkError::Breaker(_))) => {
+                if let Err(error) = self.writer.producer().flush(LAST_WORDS) {
+                    tracing::warn!(%error, "not all that was written is acknowledged");
+                }
+            }
+            None => {}
         }
         result
     }
@@ -326,26 +333,19 @@ impl Sink {
     }
 
     fn publish(&mut self, parcel: Arc<Parcel>) -> Result<(), SinkError> {
-        if let Err(error) = self.writer.count(&parcel) {
-            self.deliver_before_stopping()?;
-            return Err(error);
-        }
+        let counted = self.writer.count(&parcel);
         match &mut self.transactions {
-            Some(transactions) => transactions.publish(&mut self.writer, parcel),
-            None => self.write(&parcel),
-        }
-    }
-
-    /// Brings what has been written to its end before the breaker stops the worker. Else the dead
-    /// letters that tell what is wrong would go with the producer.
-    fn deliver_before_stopping(&mut self) -> Result<(), SinkError> {
-        match &mut self.transactions {
-            Some(transactions) => transactions.commit(&mut self.writer),
-            None => {
-                if let Err(error) = self.writer.producer().flush(LAST_WORDS) {
-                    tracing::warn!(%error, "not all that was written is acknowledged");
+            Some(transactions) => {
+                if counted.is_err() {
+                    // As in run(): what has been written would be aborted.
+                    transactions.commit(&mut self.writer)?;
                 }
-                Ok(())
+                counted?;
+                transactions.publish(&mut self.writer, parcel)
+            }
+            None => {
+                counted?;
+                self.write(&parcel)
             }
         }
     }

@@ -12,7 +12,11 @@ use std::path::Path;
 use thiserror::Error;
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
+use words::Word;
 pub use words::Words;
+
+/// Words that are looked up at a time: a caption's, mostly.
+const WORDS_AHEAD: usize = 16;
 
 /// A caption as the network reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,14 +151,22 @@ impl Tokenizer {
             return self.tokenize(text);
         }
         let mut tokens = self.begin(text);
-        for word in text.split(' ').filter(|word| !word.is_empty()) {
-            if let Some(known) = words.get(word) {
-                tokens.extend(known.iter().map(|&id| PipelineToken::from(id)));
-                continue;
+        let mut rest = text.split(' ').filter(|word| !word.is_empty());
+        let mut ahead = [Word::default(); WORDS_AHEAD];
+        loop {
+            let count = words.look_ahead(&mut rest, &mut ahead);
+            for &word in &ahead[..count] {
+                if let Some(known) = words.get(word) {
+                    tokens.extend(known.iter().map(|&id| PipelineToken::from(id)));
+                    continue;
+                }
+                let before = tokens.len();
+                self.append(word.text, &mut tokens)?;
+                words.put(word, PipelineToken::cast_slice(&tokens[before..]));
             }
-            let before = tokens.len();
-            self.append(word, &mut tokens)?;
-            words.put(word, PipelineToken::cast_slice(&tokens[before..]));
+            if count < ahead.len() {
+                break;
+            }
         }
         Ok(self.end(tokens))
     }

@@ -41,29 +41,51 @@ impl Default for Words {
     }
 }
 
+/// A word, and its place among the words that are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Word<'a> {
+    /// The word.
+    pub text: &'a str,
+    place: usize,
+}
+
 impl Words {
+    /// Fills `ahead` with the next words, and returns how many there were. Their places come from
+    /// memory meanwhile: to wait for each by itself would take longer than all the rest.
+    pub fn look_ahead<'a>(
+        &self,
+        words: &mut impl Iterator<Item = &'a str>,
+        ahead: &mut [Word<'a>],
+    ) -> usize {
+        let (mut count, mut touched) = (0, 0);
+        for (slot, text) in ahead.iter_mut().zip(words) {
+            let place = self.hasher.hash_one(text.as_bytes()) as usize % PLACES;
+            touched ^= self.places[place].bytes;
+            *slot = Word { text, place };
+            count += 1;
+        }
+        std::hint::black_box(touched);
+        count
+    }
+
     /// Returns the ids of a word if it is known.
-    pub fn get(&self, word: &str) -> Option<&[u32]> {
-        let place = &self.places[self.place_of(word)];
-        let is_there = usize::from(place.bytes) == word.len() && !word.is_empty();
-        (is_there && &place.word[..word.len()] == word.as_bytes())
+    pub fn get(&self, word: Word<'_>) -> Option<&[u32]> {
+        let (place, text) = (&self.places[word.place], word.text);
+        let is_there = usize::from(place.bytes) == text.len() && !text.is_empty();
+        (is_there && &place.word[..text.len()] == text.as_bytes())
             .then(|| &place.ids[..usize::from(place.tokens)])
     }
 
     /// Keeps the ids of a word, unless it is longer than is kept.
-    pub fn put(&mut self, word: &str, ids: &[u32]) {
-        if word.len() > BYTES_MAX || ids.len() > IDS_MAX {
+    pub fn put(&mut self, word: Word<'_>, ids: &[u32]) {
+        let text = word.text;
+        if text.len() > BYTES_MAX || ids.len() > IDS_MAX {
             return;
         }
-        let index = self.place_of(word);
-        let place = &mut self.places[index];
-        (place.bytes, place.tokens) = (word.len() as u8, ids.len() as u8);
-        place.word[..word.len()].copy_from_slice(word.as_bytes());
+        let place = &mut self.places[word.place];
+        (place.bytes, place.tokens) = (text.len() as u8, ids.len() as u8);
+        place.word[..text.len()].copy_from_slice(text.as_bytes());
         place.ids[..ids.len()].copy_from_slice(ids);
-    }
-
-    fn place_of(&self, word: &str) -> usize {
-        self.hasher.hash_one(word.as_bytes()) as usize % PLACES
     }
 }
 
@@ -90,32 +112,52 @@ mod tests {
     use super::*;
     use crate::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
 
+    fn word<'a>(words: &Words, text: &'a str) -> Word<'a> {
+        let mut ahead = [Word::default(); 2];
+        assert_eq!(words.look_ahead(&mut [text].into_iter(), &mut ahead), 1);
+        ahead[0]
+    }
+
     #[test]
     fn a_word_is_found_until_another_has_its_place() {
         let mut words = Words::default();
-        assert_eq!(words.get("hello"), None);
-        assert_eq!(words.get(""), None);
-        words.put("hello", &[7, 8]);
-        words.put("nothing", &[]);
-        assert_eq!(words.get("hello"), Some(&[7, 8][..]));
-        assert_eq!(words.get("hell"), None);
-        assert_eq!(words.get("nothing"), Some(&[][..]));
-        let place = words.place_of("hello");
-        let other = (0..).map(|n| format!("w{n}")).find(|w| words.place_of(w) == place).unwrap();
-        words.put(&other, &[9]);
-        assert_eq!((words.get("hello"), words.get(&other)), (None, Some(&[9][..])));
+        let [hello, hell, nothing, empty] =
+            ["hello", "hell", "nothing", ""].map(|text| word(&words, text));
+        assert_eq!((words.get(hello), words.get(empty)), (None, None));
+        words.put(hello, &[7, 8]);
+        words.put(nothing, &[]);
+        assert_eq!(words.get(hello), Some(&[7, 8][..]));
+        assert_eq!(words.get(hell), None);
+        assert_eq!(words.get(nothing), Some(&[][..]));
+        let texts: Vec<String> = (0..1_000_000).map(|number| format!("w{number}")).collect();
+        let mut others = texts.iter().map(|text| word(&words, text));
+        let other = others.find(|other| other.place == hello.place).unwrap();
+        words.put(other, &[9]);
+        assert_eq!((words.get(hello), words.get(other)), (None, Some(&[9][..])));
+    }
+
+    #[test]
+    fn looks_as_far_ahead_as_there_is_room() {
+        let words = Words::default();
+        let mut ahead = [Word::default(); 2];
+        let mut texts = "a b c".split(' ');
+        assert_eq!(words.look_ahead(&mut texts, &mut ahead), 2);
+        assert_eq!(ahead.map(|word| word.text), ["a", "b"]);
+        assert_eq!(words.look_ahead(&mut texts, &mut ahead), 1);
+        assert_eq!(ahead[0].text, "c");
+        assert_eq!(words.look_ahead(&mut texts, &mut ahead), 0);
     }
 
     #[test]
     fn what_doesnt_fit_is_not_kept() {
         let mut words = Words::default();
-        let longest = "x".repeat(BYTES_MAX);
-        words.put(&longest, &[1; IDS_MAX]);
-        assert_eq!(words.get(&longest), Some(&[1; IDS_MAX][..]));
-        let (longer, many) = (format!("{longest}x"), "many");
-        words.put(&longer, &[1]);
+        let texts = ["x".repeat(BYTES_MAX), "x".repeat(BYTES_MAX + 1), "many".into()];
+        let [longest, longer, many] = texts.each_ref().map(|text| word(&words, text));
+        words.put(longest, &[1; IDS_MAX]);
+        assert_eq!(words.get(longest), Some(&[1; IDS_MAX][..]));
+        words.put(longer, &[1]);
         words.put(many, &[1; IDS_MAX + 1]);
-        assert_eq!((words.get(&longer), words.get(many)), (None, None));
+        assert_eq!((words.get(longer), words.get(many)), (None, None));
     }
 
     #[test]

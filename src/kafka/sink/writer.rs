@@ -1,5 +1,6 @@
 //! Turns parcels into records and hands them to the producer.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,6 +27,9 @@ use crate::wire::vector::{
 /// Between two tries while the producer's queue is full.
 const QUEUE_FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
+/// Why writing into a string doesn't fail.
+const WRITES: &str = "a string takes all";
+
 /// Headers of the worker's own.
 const HEADERS: usize = 6;
 
@@ -48,7 +52,9 @@ pub(super) struct Writer {
     connector: Connector,
     producer: ThreadedProducer<SinkContext>,
     outstanding: Arc<AtomicUsize>,
+    /// Of a value in JSON, and of the headers' texts: kept for their room.
     buffer: Vec<u8>,
+    text: String,
     shutdown: Shutdown,
     metrics: SinkMetrics,
     breaker: Breaker,
@@ -83,6 +89,7 @@ impl Writer {
             producer,
             outstanding,
             buffer: Vec::new(),
+            text: String::new(),
             shutdown,
             metrics,
             breaker: Breaker::new(&config.reject),
@@ -250,28 +257,41 @@ impl Writer {
         Ok(())
     }
 
-    fn vector_headers(&self, origin: &Origin, caption: &PreparedCaption) -> OwnedHeaders {
-        let source = self.source(origin);
-        let tokens = caption.tokens.ids.len().to_string();
+    fn vector_headers(&mut self, origin: &Origin, caption: &PreparedCaption) -> OwnedHeaders {
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        self.write_source(origin, &mut text);
+        let source_bytes = text.len();
+        write!(text, "{}", caption.tokens.ids.len()).expect(WRITES);
+        let (source, tokens) = text.split_at(source_bytes);
         let truncated = if caption.tokens.truncated { "true" } else { "false" };
         let own = origin.message.headers.clone();
-        [
+        let headers = [
             (HEADER_MODEL, self.model_id.as_str()),
             (HEADER_DIM, &self.dim_text),
             (HEADER_DTYPE, DTYPE),
-            (HEADER_SOURCE, &source),
-            (HEADER_TOKENS, &tokens),
+            (HEADER_SOURCE, source),
+            (HEADER_TOKENS, tokens),
             (HEADER_TRUNCATED, truncated),
         ]
         .into_iter()
         .fold(
             own.unwrap_or_else(|| OwnedHeaders::new_with_capacity(HEADERS)),
             |headers, (key, value)| headers.insert(Header { key, value: Some(value) }),
-        )
+        );
+        self.text = text;
+        headers
+    }
+
+    fn write_source(&self, origin: &Origin, out: &mut String) {
+        let (partition, offset) = (origin.assignment.partition, origin.offset.0);
+        write!(out, "{}/{partition}/{offset}", self.author.topic).expect(WRITES);
     }
 
     fn source(&self, origin: &Origin) -> String {
-        format!("{}/{}/{}", self.author.topic, origin.assignment.partition, origin.offset.0)
+        let mut source = String::new();
+        self.write_source(origin, &mut source);
+        source
     }
 
     fn write_rejected(
