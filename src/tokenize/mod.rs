@@ -2,7 +2,7 @@
 //!
 //! [`Tokenizer`] wraps the `tokenizers` crate: it encodes the text alone, cuts it as Hugging Face
 //! does with `truncation=True` (the first `max_tokens - 2` tokens stay), and puts the ids of `[CLS]`
-//! and `[SEP]` around it. [`task`] is the worker's thread around it, which remembers [`words`].
+//! and `[SEP]` around it. [`task`] is the worker's thread around it, which remembers [`Words`].
 
 pub mod task;
 mod words;
@@ -187,7 +187,11 @@ impl Tokenizer {
     fn end(&self, mut tokens: Vec<PipelineToken>) -> TokenizedCaption {
         let kept = tokens.len().min(self.max_tokens - 1);
         let truncated = kept < tokens.len();
-        tokens.truncate(kept);
+        if truncated {
+            // A caption may have many more tokens than the network reads, and it stays for a while.
+            tokens.truncate(kept);
+            tokens.shrink_to(kept + 1);
+        }
         tokens.push(self.last.into());
         // In place: both are 4 bytes.
         TokenizedCaption { ids: tokens.into_iter().map(u32::from).collect(), truncated }

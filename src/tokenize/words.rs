@@ -1,6 +1,6 @@
 //! The words that a tokenizing thread has seen lately, with their token ids.
 //!
-//! Most words of a stream of captions have come before, and looking one up costs a twentieth of
+//! Most words of a stream of captions have come before, and looking one up costs little beside
 //! tokenizing it. What lies between two spaces is tokenized by itself in BERT's way, see
 //! [`splits_at_spaces`], so that a caption is its words' ids one behind the other.
 
