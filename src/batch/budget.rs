@@ -10,18 +10,13 @@
 //! set to be. Another program may have had the memory for a moment, so after many full batches that
 //! fit, larger ones are tried again.
 
+use super::line::Line;
+
 /// The part of the best rate that the budget must reach.
 pub const ENOUGH: f64 = 0.95;
 
-/// Half the tokens of a usual caption: how far a batch is from its limit, on average.
-const HALF_CAPTION: f64 = 10.0;
-
-/// Steps that make a line.
-const LINE_STEPS_MIN: usize = 4;
-
-/// By this factor a step may be faster or slower than the line says. Machines that others share are as
-/// noisy as that.
-const LINE_NEAR: f64 = 1.3;
+/// Tokens of a usual caption. A batch is half of that from its limit, on average.
+pub const CAPTION_TOKENS: usize = 20;
 
 /// Of so many full batches, one tries another size.
 const PROBE_EVERY: u32 = 64;
@@ -151,52 +146,14 @@ fn enough(steps: &[Step]) -> usize {
     let line = Line::through(steps);
     let rate = |step: &Step| match line {
         // A batch ends before the caption that doesn't fit.
-        Some(line) => line.tokens_per_second((step.tokens as f64 - HALF_CAPTION).max(1.0)),
+        Some(line) => {
+            let tokens = step.tokens as f64 - CAPTION_TOKENS as f64 / 2.0;
+            line.tokens_per_second(tokens.max(1.0))
+        }
         None => step.tokens_per_second,
     };
     let best = steps.iter().map(rate).fold(0.0, f64::max);
     steps.iter().position(|step| rate(step) >= ENOUGH * best).unwrap_or(0)
-}
-
-/// Seconds of a pass by its tokens: `fixed + each * tokens`.
-#[derive(Clone, Copy, Debug)]
-struct Line {
-    fixed: f64,
-    each: f64,
-}
-
-impl Line {
-    /// Returns the line with the least squares of relative errors, or none where a step is far from it,
-    /// or there are too few.
-    fn through(steps: &[Step]) -> Option<Line> {
-        if steps.len() < LINE_STEPS_MIN {
-            return None;
-        }
-        // In each step's own time: 1 = fixed * u + each * v.
-        let (mut uu, mut uv, mut vv, mut u_sum, mut v_sum) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for step in steps {
-            let v = step.tokens_per_second;
-            let u = v / step.tokens as f64;
-            (uu, uv, vv) = (uu + u * u, uv + u * v, vv + v * v);
-            (u_sum, v_sum) = (u_sum + u, v_sum + v);
-        }
-        let determinant = uu * vv - uv * uv;
-        let fixed = (u_sum * vv - v_sum * uv) / determinant;
-        let line = match fixed > 0.0 {
-            true => Line { fixed, each: (v_sum * uu - u_sum * uv) / determinant },
-            // No pass takes less than its tokens do.
-            false => Line { fixed: 0.0, each: v_sum / vv },
-        };
-        let is_near = |step: &Step| {
-            let ratio = line.tokens_per_second(step.tokens as f64) / step.tokens_per_second;
-            ratio.is_finite() && (1.0 / LINE_NEAR..=LINE_NEAR).contains(&ratio)
-        };
-        (line.each > 0.0 && steps.iter().all(is_near)).then_some(line)
-    }
-
-    fn tokens_per_second(&self, tokens: f64) -> f64 {
-        tokens / (self.fixed + self.each * tokens)
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 pub mod budget;
 pub mod cost;
+mod line;
 pub mod packing;
 pub mod policy;
 
@@ -259,6 +260,30 @@ mod tests {
     /// Long enough for a thread to end, however busy the machine is.
     const PATIENCE: Duration = Duration::from_secs(30);
 
+    /// Returns a batcher of these ends, with limits that nothing reaches.
+    fn batcher(
+        metrics: &Metrics,
+        input: QueueReceiver<Vec<Tracked<PreparedCaption>>>,
+        requests: Receiver<Request>,
+        jobs: Vec<Sender<Job>>,
+        around: QueueSender<Finished>,
+    ) -> Batcher {
+        Batcher {
+            input,
+            requests,
+            jobs,
+            around,
+            captions_max: 100,
+            wait_max: Duration::ZERO,
+            latency_objective: None,
+            budget: TokenBudget::fixed(1000),
+            cost: CostModel::default(),
+            pending_max: 100,
+            metrics: metrics.batch.clone(),
+            wait_seconds: metrics.stage(Stage::Wait),
+        }
+    }
+
     /// Starts an embedder and lets its batcher end, in whichever order their threads come to run.
     fn batcher_ends(metrics: &Metrics) {
         let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
@@ -276,20 +301,7 @@ mod tests {
             seconds: metrics.stage(Stage::Embed),
             latency_objective: None,
         };
-        let batcher = Batcher {
-            input,
-            requests: free,
-            jobs: vec![job],
-            around,
-            captions_max: 1,
-            wait_max: Duration::ZERO,
-            latency_objective: None,
-            budget: TokenBudget::fixed(1),
-            cost: CostModel::default(),
-            pending_max: 1,
-            metrics: metrics.batch.clone(),
-            wait_seconds: metrics.stage(Stage::Wait),
-        };
+        let batcher = batcher(metrics, input, free, vec![job], around);
         let (ended, end) = crossbeam_channel::bounded(1);
         std::thread::spawn(move || ended.send(embedder.run().is_ok()));
         drop::<QueueSender<Vec<Tracked<PreparedCaption>>>>(captions);
@@ -323,20 +335,7 @@ mod tests {
         for tokens in [10, 20, 40].into_iter().cycle().take(30) {
             cost.observe(tokens, tokens as f64 * 1e-3);
         }
-        let batcher = Batcher {
-            input,
-            requests: free,
-            jobs,
-            around,
-            captions_max: 100,
-            wait_max: Duration::ZERO,
-            latency_objective: None,
-            budget: TokenBudget::fixed(1000),
-            cost,
-            pending_max: 100,
-            metrics: metrics.batch.clone(),
-            wait_seconds: metrics.stage(Stage::Wait),
-        };
+        let batcher = Batcher { cost, ..batcher(&metrics, input, free, jobs, around) };
         let batcher = std::thread::spawn(move || batcher.run().is_ok());
         for embedder in 0..2 {
             requests.send(Request { embedder, last: None, out_of_memory: None }).unwrap();

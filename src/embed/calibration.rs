@@ -11,7 +11,7 @@ mod machine;
 use std::time::{Duration, Instant};
 
 use super::{EmbedError, Embedder};
-use crate::batch::budget::{Step, TokenBudget};
+use crate::batch::budget::{CAPTION_TOKENS, Step, TokenBudget};
 use crate::batch::cost::CostModel;
 use crate::batch::packing::TokenBatch;
 
@@ -26,9 +26,6 @@ const SIZES: [usize; 25] = [
     16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192,
     12_288, 16_384, 24_576, 32_768, 49_152, 65_536,
 ];
-
-/// Tokens of the captions that are measured with.
-const CAPTION_TOKENS: usize = 20;
 
 /// Sizes that bring nothing, in a row, after which larger ones aren't measured: four times the tokens.
 const FLAT: usize = 4;

@@ -333,20 +333,16 @@ impl Sink {
     }
 
     fn publish(&mut self, parcel: Arc<Parcel>) -> Result<(), SinkError> {
-        let counted = self.writer.count(&parcel);
+        if let Err(error) = self.writer.count(&parcel) {
+            // Else what has been written would be aborted; without transactions run() waits for it.
+            if let Some(transactions) = &mut self.transactions {
+                transactions.commit(&mut self.writer)?;
+            }
+            return Err(error);
+        }
         match &mut self.transactions {
-            Some(transactions) => {
-                if counted.is_err() {
-                    // As in run(): what has been written would be aborted.
-                    transactions.commit(&mut self.writer)?;
-                }
-                counted?;
-                transactions.publish(&mut self.writer, parcel)
-            }
-            None => {
-                counted?;
-                self.write(&parcel)
-            }
+            Some(transactions) => transactions.publish(&mut self.writer, parcel),
+            None => self.write(&parcel),
         }
     }
 

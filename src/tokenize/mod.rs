@@ -116,8 +116,10 @@ impl Tokenizer {
             padding: Override::Off,
             truncation: Override::Off,
         };
-        let framed = encode(&inner, "", &options)?;
-        let &[first, last] = framed.as_slice() else {
+        let mut framed = Vec::new();
+        encode(&inner, &options, "", &mut framed)?;
+        let framed = PipelineToken::cast_slice(&framed);
+        let &[first, last] = framed else {
             return Err(TokenizerError::Template { found: format!("{framed:?}") });
         };
         options.add_special_tokens = false;
@@ -132,7 +134,7 @@ impl Tokenizer {
     /// When the tokenizer has no token for a part of the text, not even `[UNK]`.
     pub fn tokenize(&self, text: &str) -> Result<TokenizedCaption, TokenizerError> {
         let mut tokens = self.begin(text);
-        self.append(text, &mut tokens)?;
+        encode(&self.inner, &self.options, text, &mut tokens)?;
         Ok(self.end(tokens))
     }
 
@@ -161,7 +163,7 @@ impl Tokenizer {
                     continue;
                 }
                 let before = tokens.len();
-                self.append(word.text, &mut tokens)?;
+                encode(&self.inner, &self.options, word.text, &mut tokens)?;
                 words.put(word, PipelineToken::cast_slice(&tokens[before..]));
             }
             if count < ahead.len() {
@@ -178,12 +180,6 @@ impl Tokenizer {
         tokens
     }
 
-    fn append(&self, text: &str, tokens: &mut Vec<PipelineToken>) -> Result<(), TokenizerError> {
-        self.inner
-            .encode_into(text, &self.options, tokens)
-            .map_err(|e| TokenizerError::Encode(e.to_string()))
-    }
-
     fn end(&self, mut tokens: Vec<PipelineToken>) -> TokenizedCaption {
         let kept = tokens.len().min(self.max_tokens - 1);
         let truncated = kept < tokens.len();
@@ -198,16 +194,14 @@ impl Tokenizer {
     }
 }
 
+/// Appends the tokens of a text.
 fn encode(
     inner: &PipelineTokenizer,
-    text: &str,
     options: &EncodeOptions,
-) -> Result<Vec<u32>, TokenizerError> {
-    let mut tokens: Vec<PipelineToken> = Vec::new();
-    inner
-        .encode_into(text, options, &mut tokens)
-        .map_err(|e| TokenizerError::Encode(e.to_string()))?;
-    Ok(tokens.into_iter().map(u32::from).collect())
+    text: &str,
+    tokens: &mut Vec<PipelineToken>,
+) -> Result<(), TokenizerError> {
+    inner.encode_into(text, options, tokens).map_err(|e| TokenizerError::Encode(e.to_string()))
 }
 
 #[cfg(test)]
@@ -275,6 +269,7 @@ mod tests {
         token["content"] = "hello hello".into();
         added[0] = token;
         let tokenizer = Tokenizer::from_json(&value.to_string(), 8).unwrap();
+        assert!(!tokenizer.splits_at_spaces);
         let mut words = Words::default();
         for text in ["hello", "hello hello"] {
             let with_words = tokenizer.tokenize_with(&mut words, text).unwrap();
@@ -336,6 +331,7 @@ mod tests {
         ) {
             let config = TokenizerConfig { do_lower_case, strip_accents, tokenize_chinese_chars };
             let tokenizer = tokenizer(&config);
+            prop_assert!(tokenizer.splits_at_spaces);
             let mut words = Words::default();
             for text in texts.iter().chain(&texts) {
                 let with_words = tokenizer.tokenize_with(&mut words, text).unwrap();

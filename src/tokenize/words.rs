@@ -7,7 +7,7 @@
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
-use serde_json::Value;
+use serde::Deserialize;
 
 /// Words that are kept. Each has one place, by its hash, and gives way to the next that has the same.
 /// Of 20,000 real captions in four languages, no two alike, 84 in a hundred words are found; with a
@@ -19,7 +19,7 @@ const PLACES: usize = 1 << 16;
 const BYTES_MAX: usize = 30;
 const IDS_MAX: usize = 8;
 
-/// The words. A clone begins without any.
+/// The words of one thread, with one tokenizer.
 pub struct Words {
     places: Vec<Place>,
     hasher: FixedState,
@@ -97,18 +97,38 @@ impl Words {
 /// that was added to the vocabulary is looked for in the whole text; with a space inside it would be
 /// missed.
 pub fn splits_at_spaces(tokenizer_json: &str) -> bool {
-    let Ok(json) = serde_json::from_str::<Value>(tokenizer_json) else { return false };
-    let is = |part: &str, kind: &str| json[part]["type"] == kind;
-    let added = json["added_tokens"].as_array().map_or(&[][..], Vec::as_slice);
-    let has_space = |token: &Value| token["content"].as_str().is_none_or(|text| text.contains(' '));
-    is("normalizer", "BertNormalizer")
-        && is("pre_tokenizer", "BertPreTokenizer")
-        && is("model", "WordPiece")
-        && !added.iter().any(has_space)
+    let Ok(parts) = serde_json::from_str::<Parts>(tokenizer_json) else { return false };
+    parts.normalizer.kind == "BertNormalizer"
+        && parts.pre_tokenizer.kind == "BertPreTokenizer"
+        && parts.model.kind == "WordPiece"
+        && !parts.added_tokens.iter().any(|token| token.content.contains(' '))
+}
+
+/// What is looked at of a `tokenizer.json`; its vocabulary, which is nearly all of it, is passed over.
+#[derive(Deserialize)]
+struct Parts {
+    normalizer: Part,
+    pre_tokenizer: Part,
+    model: Part,
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    content: String,
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
 
