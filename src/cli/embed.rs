@@ -1,9 +1,9 @@
 //! `capvec embed`: captions of a file to vectors, with the worker's tokenizer, batch policy, packing
 //! and embedder.
 //!
-//! A thread reads and tokenizes ahead into a bounded channel; the main thread cuts batches by the
+//! A thread reads and tokenizes ahead into a bounded channel; the main thread cuts full batches by the
 //! worker's policy, embeds and writes. One embedder takes one batch at a time, so the vectors come in
-//! the order of the input by themselves.
+//! the order of the input by themselves, and the same input gives the same bytes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -288,34 +288,34 @@ fn embed_all<W: Write>(
 
 fn embed_batches<W: Write>(
     tokenized: &Receiver<TokenizedCaption>,
-    embedder: &mut OnnxEmbedder,
+    embedder: &mut dyn Embedder,
     limits: Limits,
     vectors: &mut Vectors<W>,
     progress: &mut Progress,
 ) -> anyhow::Result<u64> {
+    // A batch is cut when it is full, and never because the reader is slow: batches, and with them the
+    // last bits of the vectors, depend on the input alone.
+    let limits = Limits { wait_max: Duration::MAX, ..limits };
+    let mut waited = Duration::ZERO;
     let mut pending: VecDeque<TokenizedCaption> = VecDeque::new();
     let mut done = 0;
     loop {
-        if pending.is_empty() {
-            match tokenized.recv() {
-                Ok(caption) => pending.push_back(caption),
-                Err(_) => return Ok(done),
-            }
-        }
-        while pending.len() < AHEAD
-            && let Ok(caption) = tokenized.try_recv()
-        {
-            pending.push_back(caption);
-        }
         let lengths = pending.iter().map(|caption| caption.ids.len());
-        let Decision::Cut { captions, .. } = limits.decide(lengths, Duration::ZERO, None) else {
-            unreachable!("captions are pending, and nothing may be waited for");
-        };
-        let batch: Vec<_> = pending.drain(..captions).collect();
-        let packed = TokenBatch::pack(batch.iter().map(|caption| caption.ids.as_slice()));
-        vectors.write(&embedder.embed(&packed)?, embedder.dim())?;
-        done += captions as u64;
-        progress.update(done, done + pending.len() as u64 + tokenized.len() as u64, "");
+        match limits.decide(lengths, waited, None) {
+            Decision::Cut { captions, .. } => {
+                let batch: Vec<_> = pending.drain(..captions).collect();
+                let packed = TokenBatch::pack(batch.iter().map(|caption| caption.ids.as_slice()));
+                vectors.write(&embedder.embed(&packed)?, embedder.dim())?;
+                done += captions as u64;
+                progress.update(done, done + pending.len() as u64 + tokenized.len() as u64, "");
+            }
+            Decision::Nothing if waited == Duration::MAX => return Ok(done),
+            Decision::Nothing | Decision::Wait(_) => match tokenized.recv() {
+                Ok(caption) => pending.push_back(caption),
+                // That was all.
+                Err(_) => waited = Duration::MAX,
+            },
+        }
     }
 }
 
@@ -358,4 +358,44 @@ fn npy_header(rows: u64, dim: usize) -> [u8; 128] {
     header[10..10 + shape.len()].copy_from_slice(shape.as_bytes());
     header[127] = b'\n';
     header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embed::EmbedError;
+
+    /// Notes the captions of each batch.
+    struct Notes(Vec<usize>);
+
+    impl Embedder for Notes {
+        fn dim(&self) -> usize {
+            1
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            self.0.push(batch.captions());
+            Ok(vec![0.0; batch.captions()])
+        }
+    }
+
+    #[test]
+    fn batches_are_full_however_slow_the_reader_is() {
+        // No caption is ahead of the one that is asked for.
+        let (sender, receiver) = crossbeam_channel::bounded(0);
+        let reader = std::thread::spawn(move || {
+            for _ in 0..5 {
+                sender.send(TokenizedCaption { ids: vec![7; 3], truncated: false }).unwrap();
+            }
+        });
+        let limits = Limits { tokens_max: 7, captions_max: 9, wait_max: Duration::ZERO };
+        let mut notes = Notes(Vec::new());
+        let mut vectors = Vectors::new(Vec::new(), Format::F32);
+        let mut progress = Progress::start("embedding", Unit::Captions, None);
+        let done = embed_batches(&receiver, &mut notes, limits, &mut vectors, &mut progress);
+        reader.join().unwrap();
+        assert_eq!(done.unwrap(), 5);
+        assert_eq!(notes.0, [2, 2, 1]);
+        assert_eq!(vectors.out.len(), 5 * 4);
+    }
 }

@@ -33,8 +33,18 @@ const FLAT: usize = 4;
 /// What a larger batch must bring to be better.
 const BETTER: f64 = 1.02;
 
-/// What more passes at a time must bring.
-const WORTH_MORE_SESSIONS: f64 = 1.05;
+/// What more passes at a time must bring on an idle machine. On a busy one they bring more: what holds
+/// up one thread holds up one pass, and not all threads of it.
+const WORTH_MORE_SESSIONS: f64 = 1.02;
+
+/// Comparisons of more passes at a time with fewer, at least, and the time that they take at least:
+/// this choice is followed for as long as the worker runs.
+const COMPARISONS: usize = 5;
+const COMPARED: Duration = Duration::from_secs(1);
+
+/// Passes in a row of each session in a comparison: they don't wait for each other in a worker, and so
+/// they shouldn't after each pass here.
+const IN_A_ROW: usize = 3;
 
 /// The longest that the sizes are measured for.
 const TIME_MAX: Duration = Duration::from_secs(10);
@@ -143,13 +153,9 @@ where
         let tokens = wanted.tokens.unwrap_or_else(|| TokenBudget::new(steps.clone()).tokens());
         let Some(mut others) = load(more, threads_of_each)? else { break };
         let batch = batch_of(tokens, vocabulary);
-        // In turn, so that both are measured on the same machine.
-        let (mut present, mut next) = (0.0f64, 0.0f64);
-        for _ in 0..ROUNDS {
-            present = present.max(rate(&mut embedders, &batch)?);
-            next = next.max(rate(&mut others, &batch)?);
-        }
-        if next < WORTH_MORE_SESSIONS * present {
+        let gain = gain(&mut embedders, &mut others, &batch)?;
+        tracing::debug!(sessions, more, tokens, gain, "compared more passes at a time");
+        if gain < WORTH_MORE_SESSIONS {
             break;
         }
         (sessions, threads, embedders) = (more, threads_of_each, others);
@@ -182,7 +188,7 @@ fn measure<E: Embedder>(
     for tokens in sizes {
         let batch = batch_of(tokens, vocabulary);
         let measured =
-            (0..ROUNDS).try_fold(0.0f64, |most, _| Ok(most.max(rate(embedders, &batch)?)));
+            (0..ROUNDS).try_fold(0.0f64, |most, _| Ok(most.max(rate(embedders, &batch, 1)?)));
         let tokens_per_second = match measured {
             Ok(rate) => rate,
             // A device has its memory: what is too large is no size for a batch.
@@ -205,17 +211,40 @@ fn measure<E: Embedder>(
     Ok(steps)
 }
 
-/// Returns the tokens a second of all embedders, each with one batch.
-fn rate<E: Embedder>(embedders: &mut [E], batch: &TokenBatch) -> Result<f64, EmbedError> {
+/// Returns how many times as fast the others are: the median of comparisons side by side, for what
+/// else the machine does is not the same from pass to pass.
+fn gain<E: Embedder>(
+    embedders: &mut [E],
+    others: &mut [E],
+    batch: &TokenBatch,
+) -> Result<f64, EmbedError> {
     let started = Instant::now();
-    let tokens = (embedders.len() * batch.tokens()) as f64;
+    let mut gains = Vec::new();
+    while gains.len() < COMPARISONS || started.elapsed() < COMPARED {
+        let present = rate(embedders, batch, IN_A_ROW)?;
+        gains.push(rate(others, batch, IN_A_ROW)? / present);
+    }
+    gains.sort_by(f64::total_cmp);
+    Ok(gains[gains.len() / 2])
+}
+
+/// Returns the tokens a second of all embedders, each with so many passes of the batch.
+fn rate<E: Embedder>(
+    embedders: &mut [E],
+    batch: &TokenBatch,
+    passes: usize,
+) -> Result<f64, EmbedError> {
+    let started = Instant::now();
+    let tokens = (embedders.len() * passes * batch.tokens()) as f64;
+    let run = |embedder: &mut E| (0..passes).try_for_each(|_| embedder.embed(batch).map(drop));
     if let [alone] = embedders {
-        alone.embed(batch)?;
+        run(alone)?;
     } else {
         std::thread::scope(|scope| {
-            let passes: Vec<_> =
-                embedders.iter_mut().map(|e| scope.spawn(|| e.embed(batch).map(drop))).collect();
-            passes.into_iter().try_for_each(|pass| pass.join().expect("embedding doesn't panic"))
+            let threads: Vec<_> = embedders.iter_mut().map(|e| scope.spawn(|| run(e))).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("embedding doesn't panic"))
         })?;
     }
     Ok(tokens / started.elapsed().as_secs_f64())
@@ -239,6 +268,39 @@ mod tests {
         Embed(#[from] EmbedError),
         #[error(transparent)]
         NoMemory(#[from] NoMemory),
+    }
+
+    /// Is as quick as it can be in one pass of four; else something holds it up.
+    struct Disturbed {
+        passes: usize,
+        quick: Duration,
+        slow: Duration,
+    }
+
+    impl Embedder for Disturbed {
+        fn dim(&self) -> usize {
+            1
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            self.passes += 1;
+            std::thread::sleep(if self.passes % 4 == 1 { self.quick } else { self.slow });
+            Ok(vec![0.0; batch.captions()])
+        }
+    }
+
+    #[test]
+    fn a_pass_that_was_quick_by_chance_decides_nothing() {
+        // One session is mostly as slow as two are for twice the tokens; one of its passes in four isn't.
+        let ms = Duration::from_millis;
+        let wanted = Wanted { tokens: Some(32), ..Wanted::default() };
+        let load = |sessions, _| {
+            let quick = if sessions == 1 { ms(1) } else { ms(4) };
+            let one = || Disturbed { passes: 0, quick, slow: ms(4) };
+            Ok::<_, Fault>(Some((0..sessions).map(|_| one()).collect()))
+        };
+        let (found, _) = calibrate(&wanted, 2, 100, load).unwrap();
+        assert_eq!(found.sessions, 2);
     }
 
     /// Takes a time for each pass and for each token, and fails above a size.
