@@ -11,6 +11,7 @@ pub mod reach;
 pub mod sequencer;
 pub mod sink;
 pub mod source;
+pub mod timestamps;
 pub mod topics;
 pub mod transaction;
 pub mod writable;

@@ -184,10 +184,9 @@ impl Sink {
             false => super::producer_properties(config),
         };
         let client = asking(config).map_err(SinkError::Client)?;
-        let mut needs_key = false;
-        for takes in try_topics(config, &client, &shutdown)? {
-            limit_batches(&mut properties, takes.bytes_max);
-            needs_key |= takes.needs_key && takes.topic == config.output.topic;
+        let takes = try_topics(config, &client, &shutdown)?;
+        for topic in &takes {
+            limit_batches(&mut properties, topic.bytes_max);
         }
         drop(client);
         // They have answered; from the first statistics on these tell.
@@ -203,7 +202,7 @@ impl Sink {
             config,
             model_id,
             dim,
-            needs_key,
+            &takes,
             connector,
             shutdown.clone(),
             sink_metrics.clone(),

@@ -20,6 +20,7 @@ use rdkafka::producer::{
 
 use super::bearer;
 use super::login::{Login, WithLogin};
+use super::timestamps::TimestampBounds;
 use super::topics::{TopicError, look_up};
 use super::transaction::is_refusal;
 use super::{admin_properties, producer_properties};
@@ -89,6 +90,8 @@ pub struct Takes {
     pub bytes_max: usize,
     /// No record without a key: it is compacted.
     pub needs_key: bool,
+    /// Timestamps of records.
+    pub timestamps: TimestampBounds,
 }
 
 /// Waits until the brokers answer for the topics that are written, and returns what each takes, of those of which
@@ -153,6 +156,7 @@ fn takes(topic: &str, options: &HashMap<String, String>) -> Result<Takes, String
         topic: topic.into(),
         bytes_max: limit_of(options).ok_or(SAY_NO_LIMIT)?,
         needs_key: policies.map(str::trim).any(|policy| policy == "compact"),
+        timestamps: TimestampBounds::of(options),
     })
 }
 

@@ -170,14 +170,21 @@ fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
 #[test]
 fn what_all_topics_take_is_asked_for_at_once() {
     let cluster = Cluster::shared();
-    cluster.create_topic_with("limited.out", 1, &[("max.message.bytes", "12000")]);
-    let compacted = [("max.message.bytes", "34000"), ("cleanup.policy", "delete,compact")];
+    let timed = [("max.message.bytes", "12000"), ("message.timestamp.after.max.ms", "5000")];
+    cluster.create_topic_with("limited.out", 1, &timed);
+    let compacted = [
+        ("max.message.bytes", "34000"),
+        ("cleanup.policy", "delete,compact"),
+        ("message.timestamp.type", "LogAppendTime"),
+    ];
     cluster.create_topic_with("limited.dead", 1, &compacted);
     let config = cluster.config("limited");
     let all = try_topics(&config, &asking(&config).unwrap(), &Shutdown::default()).unwrap();
-    let takes =
-        |topic: &str, bytes_max, needs_key| Takes { topic: topic.into(), bytes_max, needs_key };
-    assert_eq!(all, [takes("limited.out", 12_000, false), takes("limited.dead", 34_000, true)]);
+    let [out, dead] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((&*out.topic, out.bytes_max, out.needs_key), ("limited.out", 12_000, false));
+    assert_eq!((&*dead.topic, dead.bytes_max, dead.needs_key), ("limited.dead", 34_000, true));
+    let ahead = |takes: &Takes| takes.timestamps.check(3_600_000, 0).is_ok();
+    assert!(!ahead(out) && ahead(dead), "{all:?}");
     assert_eq!(cluster.ends("limited.out").values().sum::<i64>(), 0, "a probe isn't kept");
 }
 

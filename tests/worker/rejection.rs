@@ -1,5 +1,7 @@
 //! Bad messages on a real Kafka: each reaches the dead-letter topic as it was, with its reason.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use crate::support::{Cluster, Outgoing, Record, Worker, eventually, tiny_package};
 
 /// Twenty kinds of bad message, each with the reason that it must be rejected for.
@@ -182,6 +184,62 @@ fn a_record_without_a_key_for_a_compacted_topic_does_not_stop_the_others() {
         let vectors = cluster.committed_records(&format!("{topic}.out"));
         let keys: std::collections::BTreeSet<_> = vectors.iter().map(|v| &v.key).collect();
         assert_eq!((keys.len(), vectors.len()), (198, 198), "{mode}");
+    }
+}
+
+/// Brokers refuse the whole batch that a record with such a timestamp is in, in the dead-letter topic too.
+#[test]
+fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
+    for mode in ["at-least-once", "exactly-once"] {
+        let cluster = Cluster::shared();
+        let topic = format!("untimely-{mode}");
+        // As in a topic of before Kafka 4, which bounds how far ahead a timestamp may be.
+        cluster.create_topic_with(
+            &topic,
+            1,
+            &[("message.timestamp.after.max.ms", "9223372036854775807")],
+        );
+        let hour = [("message.timestamp.after.max.ms", "3600000")];
+        cluster.create_topic_with(&format!("{topic}.out"), 1, &hour);
+        cluster.create_topic_with(&format!("{topic}.dead"), 1, &hour);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let mut messages: Vec<Outgoing> = (0..200)
+            .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
+            .collect();
+        // Microseconds where milliseconds are due; in a tombstone and in what is no caption, too.
+        for index in [50, 120, 121] {
+            messages[index].timestamp_ms = Some(now.as_micros() as i64);
+        }
+        messages[120].value = None;
+        messages[121].value = Some(b"no caption".to_vec());
+        cluster.send(&topic, &messages);
+        let option = format!("delivery.mode={mode}");
+        let worker = Worker::start(&cluster, &topic, tiny_package(), &[&option]).ready();
+        eventually("all are settled", || {
+            let committed = cluster.committed(&format!("{topic}.group"), &topic);
+            (committed.get(&0) == Some(&200)).then_some(())
+        });
+        worker.stop();
+        let mut dead = cluster.committed_records(&format!("{topic}.dead"));
+        dead.sort_by_key(|letter| letter.key.clone());
+        let letters: Vec<_> = dead
+            .iter()
+            .map(|letter| {
+                let key = String::from_utf8(letter.key.clone().unwrap()).unwrap();
+                // The time of the letter, since the topic doesn't take the message's.
+                let time = Duration::from_millis(letter.timestamp_ms.unwrap() as u64);
+                assert!(time >= now && time < now + Duration::from_secs(3600), "{mode}: {time:?}");
+                (key, letter.header("__connect.errors.exception.class.name").to_owned())
+            })
+            .collect();
+        let expected =
+            [("key-120", "record_refused"), ("key-121", "not_json"), ("key-50", "record_refused")];
+        assert_eq!(letters, expected.map(|(key, reason)| (key.into(), reason.into())), "{mode}");
+        let sentence = dead[2].header("__connect.errors.exception.message");
+        assert!(sentence.contains("message.timestamp.after.max.ms of 3600000"), "{sentence}");
+        assert!(sentence.contains(&now.as_micros().to_string()), "{sentence}");
+        let vectors = cluster.committed_records(&format!("{topic}.out"));
+        assert_eq!(vectors.len(), 197, "{mode}");
     }
 }
 

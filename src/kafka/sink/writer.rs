@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -14,6 +15,8 @@ use super::parcel::{Ordered, Parcel};
 use crate::config::{Config, IdFrom, OnReject};
 use crate::kafka::breaker::Breaker;
 use crate::kafka::dead_letter::{self, Author};
+use crate::kafka::timestamps::{OutOfBounds, TimestampBounds};
+use crate::kafka::writable::Takes;
 use crate::metrics::SinkMetrics;
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tokenize::task::PreparedCaption;
@@ -63,7 +66,10 @@ pub(super) struct Writer {
     /// Whether the output topic takes no record without a key. The brokers refuse the whole batch that
     /// one is in, and librdkafka doesn't tell which one it was.
     needs_key: bool,
+    /// The timestamps that the output topic takes, for the same reason.
+    output_timestamps: TimestampBounds,
     dead_letter_topic: Option<Arc<str>>,
+    dead_letter_timestamps: TimestampBounds,
     on_reject: OnReject,
     format: VectorFormat,
     id_from: IdFrom,
@@ -78,12 +84,16 @@ impl Writer {
         config: &Config,
         model_id: &str,
         dim: usize,
-        needs_key: bool,
+        takes: &[Takes],
         connector: Connector,
         shutdown: Shutdown,
         metrics: SinkMetrics,
     ) -> Result<Writer, SinkError> {
         let (producer, outstanding) = connector.connect().map_err(SinkError::Client)?;
+        // Of a topic of which the brokers say nothing all is taken to be taken.
+        let output = takes.iter().find(|takes| takes.topic == config.output.topic);
+        let dead_letters =
+            takes.iter().find(|takes| Some(takes.topic.as_str()) == config.dead_letter_topic());
         Ok(Writer {
             connector,
             producer,
@@ -99,8 +109,10 @@ impl Writer {
                 client_id: config.kafka.client_id.clone(),
             },
             output_topic: config.output.topic.as_str().into(),
-            needs_key,
+            needs_key: output.is_some_and(|takes| takes.needs_key),
+            output_timestamps: output.map(|takes| takes.timestamps).unwrap_or_default(),
             dead_letter_topic: config.dead_letter_topic().map(Arc::from),
+            dead_letter_timestamps: dead_letters.map(|takes| takes.timestamps).unwrap_or_default(),
             on_reject: config.reject.on_reject,
             format: config.vector_format(),
             id_from: config.id_from(),
@@ -186,14 +198,21 @@ impl Writer {
     /// Writes a vector or a tombstone; returns why, where it can't become a record.
     fn write_as_it_is(&mut self, parcel: &Arc<Parcel>) -> Result<Option<Rejection>, WriteError> {
         let topic = Arc::clone(&self.output_topic);
-        if self.needs_key && parcel.origin().message.key.is_none() {
+        let message = &parcel.origin().message;
+        if self.needs_key && message.key.is_none() {
             let detail = format!("{topic} is compacted, and takes no record without a key");
+            return Ok(Some(Rejection::new(RejectReason::RecordRefused, detail)));
+        }
+        let timestamp_ms = message.timestamp_ms;
+        if let Err(refused) = check(self.output_timestamps, timestamp_ms) {
+            let detail = format!("{topic} doesn't take {refused}");
             return Ok(Some(Rejection::new(RejectReason::RecordRefused, detail)));
         }
         let sent = match &parcel.item {
             Ordered::Rejected(_) => unreachable!("looked at by write()"),
             Ordered::Tombstone(Tracked { origin, payload: () }) => {
-                self.send(parcel, &topic, None, origin.message.headers.clone())
+                let headers = origin.message.headers.clone();
+                self.send(parcel, &topic, timestamp_ms, None, headers)
             }
             Ordered::Vector { caption, vectors, row, .. } => {
                 let vector = &vectors[row * self.dim..(row + 1) * self.dim];
@@ -203,7 +222,7 @@ impl Writer {
                     VectorFormat::Native => {
                         let value = native(vector);
                         self.metrics.bytes.inc_by(value.len() as u64);
-                        self.send(parcel, &topic, Some(&value), headers)
+                        self.send(parcel, &topic, timestamp_ms, Some(&value), headers)
                     }
                     VectorFormat::Json => {
                         let mut value = std::mem::take(&mut self.buffer);
@@ -214,7 +233,7 @@ impl Writer {
                             return Ok(Some(rejection));
                         }
                         self.metrics.bytes.inc_by(value.len() as u64);
-                        let sent = self.send(parcel, &topic, Some(&value), headers);
+                        let sent = self.send(parcel, &topic, timestamp_ms, Some(&value), headers);
                         self.buffer = value;
                         sent
                     }
@@ -303,7 +322,11 @@ impl Writer {
         if let Some(topic) = self.dead_letter_topic.clone() {
             let headers = dead_letter::headers(&self.author, origin, rejection);
             let value = origin.message.value.as_deref();
-            return match self.send(parcel, &topic, value, Some(headers)) {
+            // Nothing else keeps the message: where its time isn't taken, the letter has that of now.
+            let is_taken =
+                |time_ms: &i64| check(self.dead_letter_timestamps, Some(*time_ms)).is_ok();
+            let timestamp_ms = origin.message.timestamp_ms.filter(is_taken);
+            return match self.send(parcel, &topic, timestamp_ms, value, Some(headers)) {
                 Err(error) if is_refused_for_itself(&error) => {
                     Err(self.produce_error(parcel, error).into())
                 }
@@ -329,16 +352,16 @@ impl Writer {
         &mut self,
         parcel: &Arc<Parcel>,
         topic: &str,
+        timestamp_ms: Option<i64>,
         value: Option<&[u8]>,
         headers: Option<OwnedHeaders>,
     ) -> Result<(), KafkaError> {
-        let message = &parcel.origin().message;
         let mut record = BaseRecord::<[u8], [u8], Arc<Parcel>> {
             topic,
             partition: None,
             payload: value,
-            key: message.key.as_deref(),
-            timestamp: message.timestamp_ms,
+            key: parcel.origin().message.key.as_deref(),
+            timestamp: timestamp_ms,
             headers,
             delivery_opaque: Arc::clone(parcel),
         };
@@ -379,6 +402,14 @@ impl Writer {
         };
         SinkError::Produce { topic: topic.to_string(), source }
     }
+}
+
+/// Tells whether a topic of these bounds takes a record of this time now. One without a time is given
+/// that of now.
+fn check(bounds: TimestampBounds, timestamp_ms: Option<i64>) -> Result<(), OutOfBounds> {
+    let Some(timestamp_ms) = timestamp_ms else { return Ok(()) };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    bounds.check(timestamp_ms, now.as_millis() as i64)
 }
 
 /// Returns whether a record was refused for another one of its batch.
