@@ -2,7 +2,7 @@
 //! own: they answer under full load, and they never ask a broker.
 //!
 //! `/livez` fails when the source's thread hasn't polled for a while, or a caption has been in the
-//! worker for too long: then only a restart helps. `/readyz` fails until the model has run once and
+//! worker, or a forward pass under way, for too long: then only a restart helps. `/readyz` fails until the model has run once and
 //! the group has answered, and again from the moment a stop begins.
 //!
 //! # Invariants
@@ -11,8 +11,8 @@
 //! - The page loads nothing from elsewhere, and its policy forbids the browser to.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -40,7 +40,27 @@ pub struct Health {
     /// Milliseconds since `started`, plus 1; 0 for never.
     last_poll: AtomicU64,
     oldest_unsettled: AtomicU64,
+    /// When each embedder's pass began; 0 where it has none.
+    passes: Mutex<Vec<Arc<AtomicU64>>>,
     stall_timeout: Duration,
+}
+
+/// Tells the probes of the passes of one embedder. A pass that hangs outlives its captions: once their
+/// partitions are another worker's, no age of theirs tells of it.
+#[derive(Debug)]
+pub struct PassWatch {
+    health: Arc<Health>,
+    began: Arc<AtomicU64>,
+}
+
+impl PassWatch {
+    /// Runs a pass.
+    pub fn run<T>(&self, pass: impl FnOnce() -> T) -> T {
+        self.began.store(self.health.stamp(Instant::now()), Ordering::Release);
+        let result = pass();
+        self.began.store(0, Ordering::Release);
+        result
+    }
 }
 
 impl Health {
@@ -53,6 +73,7 @@ impl Health {
             stopping: AtomicBool::new(false),
             last_poll: AtomicU64::new(0),
             oldest_unsettled: AtomicU64::new(0),
+            passes: Mutex::default(),
             stall_timeout,
         })
     }
@@ -83,6 +104,13 @@ impl Health {
         self.oldest_unsettled.store(stamp, Ordering::Release);
     }
 
+    /// Returns what tells of another embedder's passes.
+    pub fn watch_passes(self: &Arc<Self>) -> PassWatch {
+        let began = Arc::<AtomicU64>::default();
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&began));
+        PassWatch { health: Arc::clone(self), began }
+    }
+
     fn stamp(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.started).as_millis() as u64 + 1
     }
@@ -97,7 +125,13 @@ impl Health {
         if let Some(age) = self.age(&self.last_poll).filter(|age| *age > POLL_AGE_MAX) {
             return Some(format!("the consumer was last polled {age:.1?} ago"));
         }
-        let age = self.age(&self.oldest_unsettled).filter(|age| *age > self.stall_timeout)?;
+        let is_long = |age: &Duration| *age > self.stall_timeout;
+        let passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest = passes.iter().filter_map(|began| self.age(began)).max();
+        if let Some(age) = longest.filter(is_long) {
+            return Some(format!("a forward pass has been under way for {age:.1?}"));
+        }
+        let age = self.age(&self.oldest_unsettled).filter(is_long)?;
         Some(format!("a caption has been in the worker for {age:.1?}"))
     }
 
@@ -254,6 +288,21 @@ mod tests {
                 assert!(!text.contains(elsewhere), "{file} has {elsewhere}");
             }
         }
+    }
+
+    #[test]
+    fn a_pass_that_hangs_is_a_reason_to_restart_without_captions_too() {
+        let health = Health::new(Duration::ZERO);
+        let watches = [health.watch_passes(), health.watch_passes()];
+        assert_eq!(health.sick(), None);
+        watches[1].run(|| {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_millis(2) {
+                std::thread::yield_now();
+            }
+            assert!(health.sick().is_some_and(|why| why.contains("a forward pass")));
+        });
+        assert_eq!(health.sick(), None);
     }
 
     #[test]

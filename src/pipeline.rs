@@ -103,7 +103,7 @@ pub fn start_with(
         to_tokenize,
         settled,
         shutdown.clone(),
-        health,
+        Arc::clone(&health),
         metrics.source.clone(),
     )
     .context("the source can't start")?;
@@ -148,6 +148,7 @@ pub fn start_with(
         let task = EmbedTask {
             embedder,
             duty,
+            watch: health.watch_passes(),
             number,
             requests: requests.clone(),
             jobs,

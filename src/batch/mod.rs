@@ -249,6 +249,7 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Health;
     use crate::embed::duty::DutyClock;
     use crate::embed::hash::HashEmbedder;
     use crate::embed::task::EmbedTask;
@@ -293,6 +294,7 @@ mod tests {
         let embedder = EmbedTask {
             embedder: Box::new(HashEmbedder::new(4)),
             duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
+            watch: Health::new(PATIENCE).watch_passes(),
             number: 0,
             requests,
             jobs,

@@ -316,7 +316,7 @@ pub enum DeliveryMode {
 pub struct Admin {
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub listen: SocketAddr,
-    /// `/livez` fails when a caption has been in the worker for longer.
+    /// `/livez` fails when a caption has been in the worker, or a forward pass under way, for longer.
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
 }

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use super::duty::DutyClock;
 use super::{EmbedError, Embedder, SplitReason};
+use crate::admin::PassWatch;
 use crate::batch::packing::TokenBatch;
 use crate::batch::{Job, Pass, Request};
 use crate::kafka::sink::Finished;
@@ -67,6 +68,8 @@ pub struct EmbedTask {
     pub embedder: Box<dyn Embedder>,
     /// The clock of its device.
     pub duty: DutyClock,
+    /// Tells the probes.
+    pub watch: PassWatch,
     /// Its number, as an index of [`crate::batch::Batcher::jobs`].
     pub number: usize,
     /// Where the batcher hears that it is free.
@@ -109,7 +112,7 @@ impl EmbedTask {
         batch: &TokenBatch,
     ) -> Result<Last, EmbedTaskError> {
         let started = Instant::now();
-        let result = self.duty.run(|| self.embedder.embed(batch));
+        let result = self.pass(batch);
         let seconds = started.elapsed().as_secs_f64();
         self.metrics.busy_seconds.inc_by(seconds);
         let tokens = batch.tokens();
@@ -136,6 +139,10 @@ impl EmbedTask {
                 Ok(Last { pass: None, out_of_memory })
             }
         }
+    }
+
+    fn pass(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+        self.watch.run(|| self.duty.run(|| self.embedder.embed(batch)))
     }
 
     fn pass_on(
@@ -186,7 +193,7 @@ impl EmbedTask {
             return Err(EmbedTaskError::OutOfMemory(error));
         }
         let known = TokenBatch::pack([&KNOWN_CAPTION[..]]);
-        self.embedder.embed(&known).map_err(EmbedTaskError::Embedder)?;
+        self.pass(&known).map_err(EmbedTaskError::Embedder)?;
         for caption in captions {
             self.reject(caption, Rejection::new(RejectReason::NotEmbedded, error.to_string()))?;
         }
@@ -205,6 +212,7 @@ impl EmbedTask {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Health;
     use crate::embed::hash::HashEmbedder;
     use crate::metrics::Metrics;
     use crate::queue;
@@ -274,6 +282,7 @@ mod tests {
         let mut task = EmbedTask {
             embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), dead, tokens_max }),
             duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
+            watch: Health::new(Duration::from_secs(60)).watch_passes(),
             number: 0,
             requests,
             jobs,
