@@ -59,12 +59,13 @@ bench: ## Benchmark the pure parts: make bench ARGS="caption"
 	@scripts/setup build
 	cargo bench --locked --bench pure -- $(ARGS)
 
-lint: ## Check format, clippy, the scripts, the Dockerfile and the crates
+lint: ## Check format, clippy, the docs, the scripts, the Dockerfile and the crates
 	@cargo fmt --version >/dev/null 2>&1 || { echo "missing: rustup component add rustfmt" >&2; exit 1; }
 	@cargo clippy --version >/dev/null 2>&1 || { echo "missing: rustup component add clippy" >&2; exit 1; }
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --test faults -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	@if command -v shellcheck >/dev/null; then \
 	  shellcheck $$(grep -lI -d skip '^#!.*bash' scripts/* .ci/run) helm/capvec/files/fetch-model.sh; \
 	else \

@@ -3,7 +3,7 @@
 //!
 //! librdkafka asks for a token when a client starts, and again when four fifths of the token's life have
 //! passed; the file is read each time. A JWT says how long it lives. Any other token is taken to live for
-//! [`LIFE_OF_UNKNOWN`], so that the file is looked at often enough. Nothing is verified here, that is the
+//! `LIFE_OF_UNKNOWN`, so that the file is looked at often enough. Nothing is verified here, that is the
 //! brokers' part.
 
 use std::error::Error;

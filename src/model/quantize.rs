@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //!
-//! - Two neighbours on one side of 0 make [`PAIR_MAX`] at most. On x86 without VNNI the kernels of ONNX
+//! - Two neighbours on one side of 0 make `PAIR_MAX` at most. On x86 without VNNI the kernels of ONNX
 //!   Runtime multiply by `vpmaddubsw`, which adds the products of the inputs 2j and 2j + 1 in 16 bits
 //!   that saturate. Without saturation an integer product is exact, and the same on every CPU. That
 //!   costs less than one bit of the weights, for the largest of an output seldom lie side by side.
