@@ -2,8 +2,8 @@
 //! own: they answer under full load, and they never ask a broker.
 //!
 //! `/livez` fails when the source's thread hasn't polled for a while, or a caption has been in the
-//! worker, or a forward pass under way, for too long: then only a restart helps. `/readyz` fails until the model has run once and
-//! the group has answered, and again from the moment a stop begins.
+//! worker, or a forward pass under way, for too long: then only a restart helps. `/readyz` fails until
+//! the model has run once and the group has answered, and again from the moment a stop begins.
 //!
 //! # Invariants
 //!

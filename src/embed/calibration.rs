@@ -37,8 +37,8 @@ const BETTER: f64 = 1.02;
 /// up one thread holds up one pass, and not all threads of it.
 const WORTH_MORE_SESSIONS: f64 = 1.02;
 
-/// Comparisons of more passes at a time with fewer, at least, and the time that they take at least:
-/// this choice is followed for as long as the worker runs.
+/// Comparisons of more passes at a time with fewer, at least, and the time that they take at least,
+/// unless they take too long: this choice is followed for as long as the worker runs.
 const COMPARISONS: usize = 5;
 const COMPARED: Duration = Duration::from_secs(1);
 
@@ -46,7 +46,8 @@ const COMPARED: Duration = Duration::from_secs(1);
 /// they shouldn't after each pass here.
 const IN_A_ROW: usize = 3;
 
-/// The longest that the sizes are measured for.
+/// The longest that the sizes are measured for, or sessions are compared: what is under way then is the
+/// last.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Passes of each size, of which the fastest counts: what else the machine does only makes slower.
@@ -220,9 +221,13 @@ fn gain<E: Embedder>(
 ) -> Result<f64, EmbedError> {
     let started = Instant::now();
     let mut gains = Vec::new();
-    while gains.len() < COMPARISONS || started.elapsed() < COMPARED {
+    loop {
         let present = rate(embedders, batch, IN_A_ROW)?;
         gains.push(rate(others, batch, IN_A_ROW)? / present);
+        let elapsed = started.elapsed();
+        if (gains.len() >= COMPARISONS && elapsed >= COMPARED) || elapsed > TIME_MAX {
+            break;
+        }
     }
     gains.sort_by(f64::total_cmp);
     Ok(gains[gains.len() / 2])

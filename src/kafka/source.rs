@@ -1,13 +1,13 @@
 //! The source: a thread that polls the consumer, and owns the offset ledger and the commits.
 //!
-//! When a limit in flight is reached, the thread takes nothing until half of it is free. Mostly that is
-//! a matter of milliseconds, in which it just doesn't poll. Beyond `HOLD_MAX` it pauses the
-//! partitions and polls on, since a consumer that doesn't is put out of its group; a pause throws away
-//! what librdkafka has fetched ahead, so it isn't done for every full batch, and `Turns` sees to it that
-//! no partition stands still for it. When the group asks for
-//! partitions back, or the worker stops, what isn't embedded yet is abandoned; the source goes on
-//! polling while what is embedded settles, commits, and only then gives the partitions up. A drain
-//! that takes too long is counted and given up. The partition's next owner gets all that is left.
+//! When a limit in flight is reached, the thread takes nothing until half of it is free. Mostly that
+//! is a matter of milliseconds, in which it just doesn't poll. Beyond `HOLD_MAX` it pauses the
+//! partitions and polls on, since a consumer that doesn't is put out of its group; a pause throws
+//! away what librdkafka has fetched ahead, so it isn't done for every full batch, and `Turns` sees to
+//! it that no partition stands still for it. When the group asks for partitions back, or the worker
+//! stops, what isn't embedded yet is abandoned; the source goes on polling while what is embedded
+//! settles, commits, and only then gives the partitions up. A drain that takes too long is counted
+//! and given up. The partition's next owner gets all that is left.
 //!
 //! With exactly-once delivery the sink commits the offsets, in the transaction of the records, and a
 //! message is settled by that: the source does the same, and has nothing to commit.
