@@ -364,7 +364,9 @@ impl Sink {
                 self.writer.refuse(&parcel, rejection)?;
                 self.write(&parcel)
             }
-            None if is_refused_for_another(&error) => self.write(&parcel),
+            None if is_refused_for_another(&error) || self.writer.drops_time(&parcel, &error) => {
+                self.write(&parcel)
+            }
             None => Err(self.writer.produce_error(&parcel, error)),
         }
     }

@@ -167,6 +167,33 @@ fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
     worker.wait().unwrap();
 }
 
+/// Where the worker knows nothing of the topics' bounds.
+#[test]
+fn a_timestamp_that_no_topic_takes_is_left_out_of_the_dead_letter() {
+    for mode in [DeliveryMode::AtLeastOnce, DeliveryMode::ExactlyOnce] {
+        let (mock, cluster) = mock();
+        let mut config = config(&cluster);
+        config.delivery.mode = mode;
+        let of_then = Some(1_600_000_000_123);
+        cluster.send("in", &[Outgoing { timestamp_ms: of_then, ..captions(1).remove(0) }]);
+        // For the vector, and for its dead letter.
+        let untimely = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP; 2];
+        mock.request_errors(RDKafkaApiKey::Produce, &untimely);
+        let shutdown = Shutdown::default();
+        let worker = pipeline::start(&config, &shutdown).unwrap();
+        eventually("the letter is settled", || {
+            (metric(&worker, "capvec_messages_settled_total{outcome=\"rejected\"}") == 1.0)
+                .then_some(())
+        });
+        shutdown.drain();
+        worker.wait().unwrap();
+        let [letter] = &cluster.committed_records("dead")[..] else { panic!("{mode:?}") };
+        assert_eq!(letter.header("__connect.errors.exception.class.name"), "record_refused");
+        assert!(letter.timestamp_ms > of_then.map(|then| then + 1), "{:?}", letter.timestamp_ms);
+        assert_eq!(cluster.committed_records("out"), []);
+    }
+}
+
 #[test]
 fn what_all_topics_take_is_asked_for_at_once() {
     let cluster = Cluster::shared();

@@ -1,5 +1,6 @@
 //! What the sink publishes: one message's vector, tombstone or dead letter.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -26,11 +27,13 @@ pub struct Parcel {
     pub(super) item: Ordered,
     /// Why the record couldn't be written, or the broker wouldn't take it.
     refused: OnceLock<Rejection>,
+    /// Whether the broker wouldn't take the dead letter for its time.
+    is_untimely: AtomicBool,
 }
 
 impl Parcel {
     pub(super) fn new(item: Ordered) -> Arc<Parcel> {
-        Arc::new(Parcel { item, refused: OnceLock::new() })
+        Arc::new(Parcel { item, refused: OnceLock::new(), is_untimely: AtomicBool::new(false) })
     }
 
     pub(super) fn origin(&self) -> &Origin {
@@ -45,6 +48,16 @@ impl Parcel {
     pub(super) fn refuse(&self, rejection: Rejection) {
         // One that was refused is a dead letter, which isn't refused for itself another time.
         drop(self.refused.set(rejection));
+    }
+
+    /// Has the dead letter sent with the time of now; returns whether it wasn't before.
+    pub(super) fn drop_time(&self) -> bool {
+        !self.is_untimely.swap(true, Ordering::AcqRel)
+    }
+
+    /// Returns whether the dead letter has the time of now.
+    pub(super) fn is_untimely(&self) -> bool {
+        self.is_untimely.load(Ordering::Acquire)
     }
 
     /// Returns why it is a dead letter, if it is one.

@@ -311,6 +311,10 @@ impl Transactions {
         if let Some(rejection) = writer.rejection_for(&parcel, &error) {
             return writer.refuse(&parcel, rejection);
         }
+        if writer.drops_time(&parcel, &error) {
+            // It is sent again with all that is pending.
+            return Ok(());
+        }
         if is_refused_for_itself(&error) || error.rdkafka_error_code().is_some_and(is_refusal) {
             return Err(writer.produce_error(&parcel, error));
         }

@@ -323,8 +323,9 @@ impl Writer {
             let headers = dead_letter::headers(&self.author, origin, rejection);
             let value = origin.message.value.as_deref();
             // Nothing else keeps the message: where its time isn't taken, the letter has that of now.
-            let is_taken =
-                |time_ms: &i64| check(self.dead_letter_timestamps, Some(*time_ms)).is_ok();
+            let is_taken = |time_ms: &i64| {
+                !parcel.is_untimely() && check(self.dead_letter_timestamps, Some(*time_ms)).is_ok()
+            };
             let timestamp_ms = origin.message.timestamp_ms.filter(is_taken);
             return match self.send(parcel, &topic, timestamp_ms, value, Some(headers)) {
                 Err(error) if is_refused_for_itself(&error) => {
@@ -392,6 +393,12 @@ impl Writer {
         }
         let detail = format!("{} refuses the record: {error}", self.output_topic);
         Some(Rejection::new(RejectReason::RecordRefused, detail))
+    }
+
+    /// Returns whether a dead letter that was refused for its time is to be sent again with that of now.
+    pub(super) fn drops_time(&self, parcel: &Parcel, error: &KafkaError) -> bool {
+        let is_for_time = error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp);
+        is_for_time && parcel.rejection().is_some() && parcel.drop_time()
     }
 
     /// Returns that a parcel's topic can't be written.
