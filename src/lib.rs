@@ -22,7 +22,7 @@
 //! - [`pipeline`]: the only file that knows every stage.
 //!
 //! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`admin`],
-//! [`queue`], [`shutdown`], [`cli`].
+//! [`queue`], [`shutdown`], [`clock`], [`cli`].
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -42,6 +42,7 @@ pub mod pipeline;
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod metrics;
 pub mod model;

@@ -6,8 +6,6 @@
 
 mod make;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec,
@@ -15,6 +13,7 @@ use prometheus::{
 };
 
 use crate::batch::policy::CutReason;
+use crate::clock::since_epoch;
 use crate::embed::SplitReason;
 use crate::tracked::{Outcome, RejectReason};
 use make::{
@@ -292,9 +291,8 @@ impl Metrics {
         info(&r, "build_info", "Always 1; the build is in the labels", &["version"])
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         float_gauge(&r, "start_time_seconds", "When the worker started, in seconds since 1970")
-            .set(since_epoch.as_secs_f64());
+            .set(since_epoch().as_secs_f64());
         let model = info(
             &r,
             "model_info",

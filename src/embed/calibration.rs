@@ -14,6 +14,7 @@ use super::{EmbedError, Embedder};
 use crate::batch::budget::{CAPTION_TOKENS, Step, TokenBudget};
 use crate::batch::cost::CostModel;
 use crate::batch::packing::TokenBatch;
+use crate::model::compare::quantile;
 
 pub use cache::{Cache, Key};
 pub use machine::{cpu_name, memory_available};
@@ -226,11 +227,9 @@ fn gain<E: Embedder>(
         gains.push(rate(others, batch, IN_A_ROW)? / present);
         let elapsed = started.elapsed();
         if (gains.len() >= COMPARISONS && elapsed >= COMPARED) || elapsed > TIME_MAX {
-            break;
+            return Ok(quantile(gains, 0.5));
         }
     }
-    gains.sort_by(f64::total_cmp);
-    Ok(gains[gains.len() / 2])
 }
 
 /// Returns the tokens a second of all embedders, each with so many passes of the batch.

@@ -151,6 +151,24 @@ fn the_breaker_stops_a_worker_that_rejects_everything_and_keeps_its_dead_letters
     }
 }
 
+fn captions(number: usize) -> Vec<Outgoing> {
+    (0..number)
+        .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
+        .collect()
+}
+
+/// Has a worker settle all messages of a topic of one partition.
+fn work_off(cluster: &Cluster, topic: &str, mode: &str, messages: &[Outgoing]) {
+    cluster.send(topic, messages);
+    let option = format!("delivery.mode={mode}");
+    let worker = Worker::start(cluster, topic, tiny_package(), &[&option]).ready();
+    eventually("all are settled", || {
+        let committed = cluster.committed(&format!("{topic}.group"), topic);
+        (committed.get(&0) == Some(&(messages.len() as i64))).then_some(())
+    });
+    worker.stop();
+}
+
 /// A compacted topic refuses records without a key, and the whole batch that one is in.
 #[test]
 fn a_record_without_a_key_for_a_compacted_topic_does_not_stop_the_others() {
@@ -160,19 +178,10 @@ fn a_record_without_a_key_for_a_compacted_topic_does_not_stop_the_others() {
         cluster.create_topic(&topic, 1);
         cluster.create_topic_with(&format!("{topic}.out"), 1, &[("cleanup.policy", "compact")]);
         cluster.create_topic(&format!("{topic}.dead"), 1);
-        let mut messages: Vec<Outgoing> = (0..200)
-            .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
-            .collect();
+        let mut messages = captions(200);
         messages[50].key = None;
         messages[120] = Outgoing::default();
-        cluster.send(&topic, &messages);
-        let option = format!("delivery.mode={mode}");
-        let worker = Worker::start(&cluster, &topic, tiny_package(), &[&option]).ready();
-        eventually("all are settled", || {
-            let committed = cluster.committed(&format!("{topic}.group"), &topic);
-            (committed.get(&0) == Some(&200)).then_some(())
-        });
-        worker.stop();
+        work_off(&cluster, &topic, mode, &messages);
         let dead = cluster.committed_records(&format!("{topic}.dead"));
         let reason =
             |letter: &Record| letter.header("__connect.errors.exception.message").to_owned();
@@ -203,23 +212,14 @@ fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
         cluster.create_topic_with(&format!("{topic}.out"), 1, &hour);
         cluster.create_topic_with(&format!("{topic}.dead"), 1, &hour);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let mut messages: Vec<Outgoing> = (0..200)
-            .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
-            .collect();
+        let mut messages = captions(200);
         // Microseconds where milliseconds are due; in a tombstone and in what is no caption, too.
         for index in [50, 120, 121] {
             messages[index].timestamp_ms = Some(now.as_micros() as i64);
         }
         messages[120].value = None;
         messages[121].value = Some(b"no caption".to_vec());
-        cluster.send(&topic, &messages);
-        let option = format!("delivery.mode={mode}");
-        let worker = Worker::start(&cluster, &topic, tiny_package(), &[&option]).ready();
-        eventually("all are settled", || {
-            let committed = cluster.committed(&format!("{topic}.group"), &topic);
-            (committed.get(&0) == Some(&200)).then_some(())
-        });
-        worker.stop();
+        work_off(&cluster, &topic, mode, &messages);
         let mut dead = cluster.committed_records(&format!("{topic}.dead"));
         dead.sort_by_key(|letter| letter.key.clone());
         let letters: Vec<_> = dead
@@ -251,10 +251,7 @@ fn vectors_that_the_topic_takes_one_by_one_are_no_dead_letters() {
     cluster.create_topic_with("narrow.out", 1, &[("max.message.bytes", "12000")]);
     cluster.create_topic("narrow.dead", 1);
     let number = 300;
-    let messages: Vec<Outgoing> = (0..number)
-        .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
-        .collect();
-    cluster.send("narrow", &messages);
+    cluster.send("narrow", &captions(number));
     let worker = Worker::start(&cluster, "narrow", tiny_package(), &[]).ready();
     let vectors = cluster.await_records("narrow.out", number);
     worker.stop();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::broker::{Broker, HEADER_LANG, HEADER_NUMBER, PARTITIONS, REJECTED, VECTORS};
 use crate::cli::embedded::FETCH_WAIT;
+use crate::clock::since_epoch;
 use crate::kafka::dead_letter::{HEADER_EXCEPTION, HEADER_MESSAGE};
 use crate::wire::vector::HEADER_TOKENS;
 
@@ -185,7 +186,7 @@ impl Tally {
         self.vectors += 1;
         // The worker gives the vector the timestamp of its caption.
         if let Some(timestamp_ms) = record.timestamp().to_millis() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now = since_epoch();
             self.latencies.enter(now.as_secs_f64() * 1e3 - timestamp_ms as f64);
         }
         // Reading 640 numbers takes a while: only those that are shown.

@@ -5,7 +5,7 @@
 //! replayed: the command says from where to go on, which is never behind a letter that wasn't
 //! acknowledged.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
@@ -17,6 +17,7 @@ use super::selection::{Selected, Selection};
 use super::sender::Sender;
 use crate::cli::progress::{Progress, Unit};
 use crate::cli::say;
+use crate::clock::since_epoch;
 use crate::config::Config;
 use crate::kafka::topics::look_up;
 use crate::kafka::writable::{asking, limit_of, topic_options};
@@ -165,7 +166,7 @@ impl Target {
 
     /// Refuses a letter that the brokers might delete before it is read.
     fn check_age(&self, letter: &Letter) -> anyhow::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = since_epoch();
         let (Some(retention), Some(timestamp_ms), false) =
             (self.retention, letter.message.timestamp_ms, self.stamp_now)
         else {
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn a_letter_that_would_be_deleted_is_refused() {
         let letter = |age: Duration| {
-            let then = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - age;
+            let then = since_epoch() - age;
             let timestamp_ms = Some(then.as_millis() as i64);
             let message = RawMessage { timestamp_ms, ..RawMessage::default() };
             Letter { partition: 0, offset: 0, message, cause: None }

@@ -7,7 +7,6 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 use prometheus::Histogram;
@@ -20,6 +19,7 @@ use rdkafka::producer::{ProducerContext, ThreadedProducer};
 use rdkafka::statistics::Statistics;
 
 use super::parcel::{Ordered, Parcel};
+use crate::clock::since_epoch;
 use crate::kafka::login::{Login, WithLogin};
 use crate::kafka::reach::brokers_up;
 use crate::metrics::SinkMetrics;
@@ -46,8 +46,7 @@ impl Settler {
         if let (Outcome::Embedded, Ordered::Vector { embedded, .. }) = (outcome, &parcel.item) {
             self.deliver_seconds.observe(embedded.elapsed().as_secs_f64());
             if let Some(timestamp_ms) = origin.message.timestamp_ms {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let since = now.as_secs_f64() - timestamp_ms as f64 / 1000.0;
+                let since = since_epoch().as_secs_f64() - timestamp_ms as f64 / 1000.0;
                 // Another machine's clock may be ahead.
                 self.end_to_end_seconds.observe(since.max(0.0));
             }

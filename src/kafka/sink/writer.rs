@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -12,6 +11,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use super::SinkError;
 use super::delivery::{Connector, SinkContext};
 use super::parcel::{Ordered, Parcel};
+use crate::clock::since_epoch;
 use crate::config::{Config, IdFrom, OnReject};
 use crate::kafka::breaker::Breaker;
 use crate::kafka::dead_letter::{self, Author};
@@ -415,8 +415,7 @@ impl Writer {
 /// that of now.
 fn check(bounds: TimestampBounds, timestamp_ms: Option<i64>) -> Result<(), OutOfBounds> {
     let Some(timestamp_ms) = timestamp_ms else { return Ok(()) };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    bounds.check(timestamp_ms, now.as_millis() as i64)
+    bounds.check(timestamp_ms, since_epoch().as_millis() as i64)
 }
 
 /// Returns whether a record was refused for another one of its batch.

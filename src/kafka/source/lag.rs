@@ -5,8 +5,8 @@
 //! the worker. The seconds are the age of the oldest such message, by its timestamp.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::clock::since_epoch;
 use crate::kafka::consumer::PartitionEnd;
 use crate::kafka::offsets::{OffsetLedger, Progress};
 use crate::metrics::LagMetrics;
@@ -37,8 +37,7 @@ impl Lag {
         if ends.is_empty() {
             return;
         }
-        // A clock before 1970 is no clock to reckon with.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = since_epoch();
         for (partition, end) in ends {
             let Some(progress) = ledger.progress(partition) else { continue };
             let behind = Behind::of(&end, &progress, now.as_millis() as i64);
