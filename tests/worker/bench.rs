@@ -102,18 +102,18 @@ fn the_worker_is_measured_in_all_scenarios() {
             "/long/long_tokens",
         ],
     );
-    assert!(report.pointer("/loads/1/appended").unwrap().is_null());
+    assert!(report.pointer("/loads/1/broker_to_broker").unwrap().is_null());
 }
 
 #[test]
-fn on_real_brokers_the_append_counts_and_the_topics_go() {
+fn on_real_brokers_their_clock_counts_and_the_topics_go() {
     let cluster = Cluster::shared();
     let brokers = cluster.bootstrap.as_str();
     let scenario = ["--scenario", "open", "--seconds", "0.2"];
     let args = ["worker", "--model", package(), "--brokers", brokers];
     let report = bench(&[&args[..], &scenario].concat());
     assert_eq!(report["brokers"], brokers);
-    assert_positive(&report, &["/loads/1/received/p50_ms", "/loads/1/appended/captions"]);
+    assert_positive(&report, &["/loads/1/received/p50_ms", "/loads/1/broker_to_broker/captions"]);
     assert!(report.pointer("/closed/offline").unwrap().is_null(), "it wasn't asked for");
     eventually("the topics are deleted", || {
         cluster.topics("capvec-bench-").is_empty().then_some(())

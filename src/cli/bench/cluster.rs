@@ -110,7 +110,7 @@ impl Cluster {
 
     /// Makes the topics and waits until they can be used. The embedded broker has them already.
     ///
-    /// On real brokers the records of the output get the time at which they were appended.
+    /// On real brokers the records of both get the time at which they were appended.
     ///
     /// # Errors
     ///
@@ -121,11 +121,10 @@ impl Cluster {
         }
         let admin: AdminClient<_> = admin_properties(config).create()?;
         let output = self.output();
-        let topics = [
-            NewTopic::new(&self.name, PARTITIONS, TopicReplication::Fixed(1)),
-            NewTopic::new(&output, PARTITIONS, TopicReplication::Fixed(1))
-                .set("message.timestamp.type", "LogAppendTime"),
-        ];
+        let topics = [&self.name, &output].map(|topic| {
+            NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1))
+                .set("message.timestamp.type", "LogAppendTime")
+        });
         let made = block_on(admin.create_topics(&topics, &admin_options()))?
             .with_context(|| format!("no topics can be made on {}", self.bootstrap))?;
         // From here on they are deleted, whatever comes.

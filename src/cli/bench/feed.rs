@@ -1,11 +1,13 @@
 //! The producer of captions.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rdkafka::ClientContext;
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 use crate::config::Config;
 use crate::kafka::admin_properties;
@@ -16,9 +18,45 @@ pub const HEADER_NUMBER: &str = "bench.number";
 /// How long the producer's queue may stay full, and its last records may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A caption that the broker has.
+#[derive(Clone, Copy, Debug)]
+pub struct Appended {
+    /// The caption's number.
+    pub number: u64,
+    /// When the broker appended it, in milliseconds since 1970.
+    pub ms: i64,
+}
+
+/// Notes when the broker appended what was sent, where its topic says so.
+#[derive(Default)]
+struct Notes(Mutex<Vec<Appended>>);
+
+impl Notes {
+    fn take(&self) -> Vec<Appended> {
+        // An entry is whole at all times.
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ClientContext for Notes {}
+
+impl ProducerContext for Notes {
+    /// The caption's number.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        if let Ok(message) = result
+            && let Timestamp::LogAppendTime(ms) = message.timestamp()
+        {
+            let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            notes.push(Appended { number: number as u64, ms });
+        }
+    }
+}
+
 /// Sends captions into a topic.
 pub struct Feed {
-    producer: ThreadedProducer<DefaultProducerContext>,
+    producer: ThreadedProducer<Notes>,
     topic: String,
     sent: u64,
 }
@@ -33,7 +71,7 @@ impl Feed {
         let producer = admin_properties(config)
             .set("linger.ms", linger_ms.to_string())
             .set("partitioner", "murmur2_random")
-            .create()?;
+            .create_with_context(Notes::default())?;
         Ok(Feed { producer, topic: config.input.topic.clone(), sent: 0 })
     }
 
@@ -42,18 +80,25 @@ impl Feed {
         self.sent
     }
 
+    /// Takes the times at which captions have been appended since the last call.
+    pub fn take_appended(&self) -> Vec<Appended> {
+        self.producer.context().take()
+    }
+
     /// Sends the next caption, in JSON, keyed by its number.
     ///
     /// # Errors
     ///
     /// When librdkafka refuses it.
-    pub fn send(&mut self, text: &str, timestamp_ms: Option<i64>) -> anyhow::Result<()> {
+    pub fn send(&mut self, text: &str) -> anyhow::Result<()> {
         let number = self.sent.to_string();
         let value = serde_json::json!({ "caption": text }).to_string();
         let headers =
             OwnedHeaders::new().insert(Header { key: HEADER_NUMBER, value: Some(&number) });
-        let mut record = BaseRecord::to(&self.topic).key(&number).payload(&value).headers(headers);
-        record.timestamp = timestamp_ms;
+        let mut record = BaseRecord::with_opaque_to(&self.topic, self.sent as usize)
+            .key(&number)
+            .payload(&value)
+            .headers(headers);
         let deadline = Instant::now() + SEND_TIMEOUT;
         while let Err((error, back)) = self.producer.send(record) {
             let is_full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);

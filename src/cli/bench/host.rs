@@ -287,7 +287,7 @@ impl Bench<'_> {
     fn feed(&self, feed: &mut Feed, until: u64) -> anyhow::Result<()> {
         while feed.sent() < until {
             let caption = &self.captions[feed.sent() as usize % self.captions.len()];
-            feed.send(&caption.text, None)?;
+            feed.send(&caption.text)?;
         }
         Ok(())
     }

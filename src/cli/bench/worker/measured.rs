@@ -94,12 +94,15 @@ impl Measured {
 
     fn of_latencies(&self, name: String, load: f64, rate: f64, runs: &[Vec<Latency>]) -> Load {
         let received = |run: &Vec<Latency>| Latencies::of(run.iter().map(|l| l.received_ms));
-        let appended = |run: &Vec<Latency>| Latencies::of(run.iter().filter_map(|l| l.appended_ms));
+        let between =
+            |run: &Vec<Latency>| Latencies::of(run.iter().filter_map(|l| l.broker_to_broker_ms));
         let beyond = |run: &Vec<Latency>| {
             let own = |l: &Latency| self.passes.rested_ms(l.tokens);
-            Latencies::of(run.iter().map(|l| l.appended_ms.unwrap_or(l.received_ms) - own(l)))
+            Latencies::of(
+                run.iter().map(|l| l.broker_to_broker_ms.unwrap_or(l.received_ms) - own(l)),
+            )
         };
-        let has_appended = runs.iter().flatten().any(|l| l.appended_ms.is_some());
+        let says_when = runs.iter().flatten().any(|l| l.broker_to_broker_ms.is_some());
         let medians = |of: &dyn Fn(&Vec<Latency>) -> Latencies| {
             Latencies::median_of(&runs.iter().map(of).collect::<Vec<_>>())
         };
@@ -109,7 +112,7 @@ impl Measured {
             captions_per_second: load * rate,
             received: medians(&received),
             received_pooled: Latencies::of(runs.iter().flatten().map(|l| l.received_ms)),
-            appended: has_appended.then(|| medians(&appended)),
+            broker_to_broker: says_when.then(|| medians(&between)),
             beyond_pass: medians(&beyond),
         }
     }
@@ -159,7 +162,12 @@ mod tests {
     use crate::embed::hash::HashEmbedder;
 
     fn latency(due_ms: u64, received_ms: f64) -> Latency {
-        Latency { due: Duration::from_millis(due_ms), tokens: 9, received_ms, appended_ms: None }
+        Latency {
+            due: Duration::from_millis(due_ms),
+            tokens: 9,
+            received_ms,
+            broker_to_broker_ms: None,
+        }
     }
 
     fn rate(captions_per_second: f64) -> Rate {
@@ -193,7 +201,7 @@ mod tests {
         assert_eq!(loads[0].captions_per_second, 50.0);
         assert_eq!((loads[0].received.p50_ms, loads[0].received.max_ms), (Some(2.0), Some(90.0)));
         assert_eq!(loads[0].received_pooled.captions, 6);
-        assert!(loads[0].appended.is_none(), "the embedded broker doesn't say");
+        assert!(loads[0].broker_to_broker.is_none(), "the embedded broker doesn't say");
         let beyond = loads[0].beyond_pass.p50_ms.unwrap();
         assert!((0.0..2.0).contains(&beyond), "a hash takes microseconds: {beyond}");
     }

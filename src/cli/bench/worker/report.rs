@@ -78,8 +78,8 @@ pub struct Load {
     pub received: Latencies,
     /// The same over the captions of all repeats together.
     pub received_pooled: Latencies,
-    /// Until the broker had it, on real brokers.
-    pub appended: Option<Latencies>,
+    /// From when the broker had the caption until it had the vector, on real brokers.
+    pub broker_to_broker: Option<Latencies>,
     /// What that is, or else the first, beyond a forward pass of the caption alone after a rest.
     pub beyond_pass: Latencies,
 }
@@ -128,10 +128,10 @@ impl WorkerReport {
     }
 
     fn loads_text(&self) -> String {
-        let has_appended = self.loads.iter().any(|load| load.appended.is_some());
+        let says_when = self.loads.iter().any(|load| load.broker_to_broker.is_some());
         let mut heads = vec!["open loop, ms", "captions/s", "captions", "p50", "p90", "p99", "max"];
-        if has_appended {
-            heads.extend(["broker p50", "broker p99"]);
+        if says_when {
+            heads.extend(["broker to broker p50", "p99"]);
         }
         heads.extend(["beyond its pass p50", "p99"]);
         let mut table = Table::new(&heads);
@@ -143,8 +143,8 @@ impl WorkerReport {
                 of.captions.to_string(),
             ];
             cells.extend([of.p50_ms, of.p90_ms, of.p99_ms, of.max_ms].map(milliseconds));
-            if let Some(appended) = &load.appended {
-                cells.extend([appended.p50_ms, appended.p99_ms].map(milliseconds));
+            if let Some(between) = &load.broker_to_broker {
+                cells.extend([between.p50_ms, between.p99_ms].map(milliseconds));
             }
             cells.extend([load.beyond_pass.p50_ms, load.beyond_pass.p99_ms].map(milliseconds));
             table.row(cells);

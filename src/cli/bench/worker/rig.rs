@@ -1,6 +1,7 @@
 //! The worker at work between a producer and a reader, and the two ways to load it.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
@@ -21,8 +22,9 @@ const ASSIGNMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long nothing may come out while something is due.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Between two looks at how far the worker is: how exact the ends of a window are.
-const TICK: Duration = Duration::from_micros(500);
+/// Between two looks at how far the worker is: how exact the ends of a window are. Looking takes from
+/// the worker's cores.
+const TICK: Duration = Duration::from_millis(2);
 
 /// How long before its first caption an open load begins.
 const LEAD: Duration = Duration::from_millis(50);
@@ -32,6 +34,10 @@ const AHEAD_MIN: u64 = 128;
 
 /// Captions that are ahead of the worker at most: the embedded broker keeps more of both topics.
 const AHEAD_MAX: u64 = 20_000;
+
+/// The share of them that is through before more are sent. They leave together, as a backlog that waits in its
+/// topic would come: sent one by one, each is a request of its own to a broker that has the same cores.
+const REFILL: f64 = 0.25;
 
 /// Captions ahead of the worker, in seconds of its work.
 const AHEAD_SECONDS: f64 = 0.25;
@@ -82,8 +88,9 @@ pub struct Latency {
     pub tokens: usize,
     /// Until the reader had its vector, in milliseconds.
     pub received_ms: f64,
-    /// Until the broker had it, where its topic says when; exact to a millisecond.
-    pub appended_ms: Option<f64>,
+    /// From when the broker had the caption until it had the vector, where its topics say when; exact to
+    /// a millisecond.
+    pub broker_to_broker_ms: Option<f64>,
 }
 
 impl Drop for Rig {
@@ -218,9 +225,12 @@ impl Rig {
                 (seen, moved) = (counts, now);
             }
             ensure!(now - moved < STALL, "no vector for {STALL:?}");
-            while self.feed.sent() < counts.captions + self.ahead {
-                let caption = &captions[self.feed.sent() as usize % captions.len()];
-                self.feed.send(&caption.text, None)?;
+            let refill = (self.ahead as f64 * REFILL) as u64;
+            if self.feed.sent() + refill <= counts.captions + self.ahead {
+                while self.feed.sent() < counts.captions + self.ahead {
+                    let caption = &captions[self.feed.sent() as usize % captions.len()];
+                    self.feed.send(&caption.text)?;
+                }
             }
             std::thread::sleep(TICK);
         }
@@ -256,26 +266,30 @@ impl Rig {
         schedule: &[Duration],
     ) -> anyhow::Result<Vec<Latency>> {
         self.await_all()?;
-        drop(self.reader.take_receipts());
+        drop((self.reader.take_receipts(), self.feed.take_appended()));
         let first = self.feed.sent();
         let start = Instant::now() + LEAD;
-        let wall_start = SystemTime::now().duration_since(UNIX_EPOCH)? + LEAD;
         for due in schedule {
             self.check()?;
             std::thread::sleep((start + *due).saturating_duration_since(Instant::now()));
             let caption = &captions[self.feed.sent() as usize % captions.len()];
-            let timestamp_ms = i64::try_from((wall_start + *due).as_millis())?;
-            self.feed.send(&caption.text, Some(timestamp_ms))?;
+            self.feed.send(&caption.text)?;
         }
         self.await_all()?;
+        let came: HashMap<u64, i64> = self
+            .feed
+            .take_appended()
+            .into_iter()
+            .map(|caption| (caption.number, caption.ms))
+            .collect();
         let latencies = self.reader.take_receipts().into_iter().filter_map(|receipt| {
             let due = *schedule.get(usize::try_from(receipt.number.checked_sub(first)?).ok()?)?;
-            let wall_due_ms = (wall_start + due).as_secs_f64() * 1e3;
+            let left_ms = receipt.appended_ms.zip(came.get(&receipt.number));
             Some(Latency {
                 due,
                 tokens: captions[receipt.number as usize % captions.len()].ids.len(),
                 received_ms: receipt.at.saturating_duration_since(start + due).as_secs_f64() * 1e3,
-                appended_ms: receipt.appended_ms.map(|ms| ms as f64 - wall_due_ms),
+                broker_to_broker_ms: left_ms.map(|(left, came)| (left - came) as f64),
             })
         });
         Ok(latencies.collect())
