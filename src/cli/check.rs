@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -14,6 +14,7 @@ use super::{ConfigArgs, EXIT_USAGE, say};
 use crate::config::{Config, DeliveryMode, EmbedderKind};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
+use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
 use crate::kafka::topics::{Inquiry, look_up};
 use crate::kafka::writable::{self, Answer, Quiet, broker_options, record_limit};
@@ -23,6 +24,9 @@ use crate::tokenize::Tokenizer;
 
 /// How long the brokers may take to answer a check.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a first message may take.
+const READ_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Returns how long the brokers may take to answer for a topic.
 fn patience(config: &Config) -> Duration {
@@ -208,13 +212,30 @@ fn readable(config: &Config) -> anyhow::Result<(String, ())> {
     // Assigned by hand, this joins no group and takes nothing from a worker that runs.
     list.set_all_offsets(Offset::Beginning)?;
     consumer.assign(&list)?;
-    let read = consumer.poll(Duration::from_secs(3)).transpose();
+    let read = first_message(&consumer);
     consumer.unassign()?;
     let said = match read.with_context(|| format!("{topic:?} can't be read"))? {
-        Some(_) => "a message was read",
-        None => "nothing to read yet",
+        true => "a message was read",
+        false => "nothing to read yet",
     };
     Ok((format!("{topic}, {partitions} partitions, {said}"), ()))
+}
+
+/// Returns whether a message comes. Errors that pass, as of one of several brokers, are passed over, as
+/// the worker does.
+fn first_message(consumer: &BaseConsumer<Quiet>) -> KafkaResult<bool> {
+    let deadline = Instant::now() + READ_PATIENCE;
+    loop {
+        match consumer.poll(deadline.saturating_duration_since(Instant::now())) {
+            Some(Ok(_)) => return Ok(true),
+            Some(Err(error)) if is_final(&error) => return Err(error),
+            Some(Err(error)) => tracing::debug!(%error, "passed over"),
+            None => {}
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+    }
 }
 
 fn is_transient(error: &KafkaError) -> bool {

@@ -214,6 +214,10 @@ pub fn is_final(error: &KafkaError) -> bool {
                     | RDKafkaErrorCode::ClusterAuthorizationFailed
                     | RDKafkaErrorCode::UnknownTopicOrPartition
                     | RDKafkaErrorCode::FencedInstanceId
+                    // With auto.offset.reset=error: the partition isn't fetched any more.
+                    | RDKafkaErrorCode::AutoOffsetReset
+                    // With check.crcs: librdkafka goes on behind the damaged batch.
+                    | RDKafkaErrorCode::BadMessage
             )
         )
 }

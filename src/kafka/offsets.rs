@@ -74,6 +74,8 @@ pub struct WentBack {
     pub last: Offset,
     /// The one that came.
     pub found: Offset,
+    /// The first that isn't settled, where it lies before that one: to go on from `found` would skip it.
+    pub skipped: Option<Offset>,
 }
 
 impl OffsetLedger {
@@ -121,7 +123,9 @@ impl OffsetLedger {
     ) -> Result<Option<u64>, WentBack> {
         let Some(books) = self.partitions.get_mut(&partition) else { return Ok(None) };
         if let Some(last) = books.last.filter(|last| offset <= *last) {
-            return Err(WentBack { last, found: offset });
+            let first = books.window.front().map(|entry| entry.offset);
+            let skipped = first.filter(|first| *first < offset);
+            return Err(WentBack { last, found: offset, skipped });
         }
         books.last = Some(offset);
         books.window.push_back(Entry { offset, bytes, timestamp_ms, received, settled: false });
@@ -297,10 +301,18 @@ mod tests {
 
     #[test]
     fn an_offset_that_goes_back_is_refused() {
-        let (mut ledger, _) = ledger();
-        ledger.open(0, Offset(7), 1, None, now()).unwrap();
-        let error = ledger.open(0, Offset(7), 1, None, now()).unwrap_err();
-        assert_eq!(error, WentBack { last: Offset(7), found: Offset(7) });
+        let (mut ledger, assignment) = ledger();
+        let mut open = |offset| ledger.open(0, Offset(offset), 1, None, now());
+        open(7).unwrap();
+        let went_back = |last, found, skipped: Option<i64>| {
+            Err(WentBack { last: Offset(last), found: Offset(found), skipped: skipped.map(Offset) })
+        };
+        assert_eq!(open(7), went_back(7, 7, None));
+        open(9).unwrap();
+        assert_eq!(open(7), went_back(9, 7, None));
+        assert_eq!(open(8), went_back(9, 8, Some(7)), "it isn't settled");
+        ledger.settle(&assignment, Offset(7));
+        assert_eq!(ledger.open(0, Offset(8), 1, None, now()), went_back(9, 8, None));
         assert_eq!(ledger.open(1, Offset(1), 1, None, now()), Ok(None), "not assigned");
     }
 

@@ -196,6 +196,8 @@ impl Source {
         let result = self.run_until_stopped();
         if result.is_err() {
             self.commit_before_leaving();
+            // Before the next owner has the partitions: what the producer still holds comes behind its.
+            self.shutdown.abort();
         }
         self.close();
         result
@@ -267,7 +269,7 @@ impl Source {
                 }
             };
             any = true;
-            chunk.extend(self.open(received, now));
+            chunk.extend(self.open(received, now)?);
             if chunk.len() >= CHUNK_MAX {
                 self.forward(std::mem::take(&mut chunk))?;
                 now = Instant::now();
@@ -285,23 +287,31 @@ impl Source {
         }
     }
 
-    /// Enters a message in the ledger; `None` where it isn't this worker's to embed.
-    fn open(&mut self, received: Received, now: Instant) -> Option<Tracked<()>> {
+    /// Enters a message in the ledger; `None` where it isn't this worker's to embed, or comes again.
+    fn open(
+        &mut self,
+        received: Received,
+        now: Instant,
+    ) -> Result<Option<Tracked<()>>, SourceError> {
         let Received { partition, offset, message } = received;
         let leaving = self.leaving.as_ref().is_some_and(|l| l.ids.contains(&partition));
         if leaving || self.out.is_none() {
             // On its way out: the partition's next owner gets the message.
-            return None;
+            return Ok(None);
         }
         let (bytes, timestamp_ms) = (message.bytes(), message.timestamp_ms);
         let opened = match self.ledger.open(partition, offset, bytes, timestamp_ms, now) {
             Ok(opened) => opened,
-            Err(WentBack { last, found }) => {
-                // The log was cut, or the offset was out of range and reset: what was in flight
-                // is of a log that is no more.
+            Err(WentBack { last, found, skipped }) => {
+                // The log was cut, or made anew: what was in flight may be of a log that is no more.
                 tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
                 self.end_assignment(partition);
                 self.begin_assignment(partition);
+                if let Some(skipped) = skipped {
+                    // What is unsettled before the cut is still there, and has just been dropped.
+                    self.go_back(partition, skipped)?;
+                    return Ok(None);
+                }
                 self.ledger
                     .open(partition, offset, bytes, timestamp_ms, now)
                     .expect("nothing was received yet")
@@ -309,7 +319,7 @@ impl Source {
         };
         let Some(sequence) = opened else {
             tracing::debug!(partition, offset = offset.0, "not assigned, dropped");
-            return None;
+            return Ok(None);
         };
         let assignment = self.ledger.assignment(partition).expect("it has just been opened in");
         self.turns.served(partition);
@@ -317,7 +327,16 @@ impl Source {
         self.metrics.bytes.inc_by(bytes as u64);
         let assignment = Arc::clone(assignment);
         let origin = Origin { assignment, offset, sequence, received: now, message };
-        Some(Tracked { origin: Box::new(origin), payload: () })
+        Ok(Some(Tracked { origin: Box::new(origin), payload: () }))
+    }
+
+    /// Fetches from an offset on. What librdkafka has of the partition is thrown away with the call.
+    fn go_back(&self, partition: i32, to: Offset) -> Result<(), SourceError> {
+        tracing::warn!(partition, to = to.0, "what wasn't settled is fetched again");
+        let position = rdkafka::Offset::Offset(to.0);
+        self.consumer
+            .seek(&self.topic, partition, position, Duration::ZERO)
+            .map_err(SourceError::Consumer)
     }
 
     fn consumer_error(&mut self, error: KafkaError) -> Result<(), SourceError> {
@@ -455,3 +474,6 @@ impl Received {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

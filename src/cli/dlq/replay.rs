@@ -60,8 +60,10 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<()> {
         let finished = sender.finish(config.kafka.delivery_timeout);
         result = result.and(finished);
     }
-    report(&selected, &target, sender.as_ref(), args.json)?;
-    result
+    // That nobody reads the report doesn't hide what went wrong.
+    let reported = report(&selected, &target, sender.as_ref(), args.json);
+    result?;
+    Ok(reported?)
 }
 
 fn send_all(

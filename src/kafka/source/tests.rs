@@ -1,0 +1,121 @@
+//! The source on a broker inside the process.
+
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Sender;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::Offset as Position;
+
+use super::*;
+use crate::cli::embedded::EmbeddedBroker;
+use crate::config::load;
+use crate::metrics::Metrics;
+use crate::queue::{self, QueueReceiver};
+
+const TOPIC: &str = "captions";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running source, with what it is connected to.
+struct Rig {
+    source: JoinHandle<Result<(), SourceError>>,
+    consumer: Arc<SourceConsumer>,
+    received: QueueReceiver<Vec<Tracked<()>>>,
+    settlements: Sender<Settlement>,
+    shutdown: Shutdown,
+    /// Dropped last: no client outlives its broker.
+    _broker: EmbeddedBroker,
+}
+
+impl Rig {
+    /// Starts the source of a topic with one partition of ten messages.
+    fn start(properties: &[(&str, &str)]) -> Rig {
+        let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
+        let producer: BaseProducer = broker.client().create().unwrap();
+        for number in 0..10 {
+            let text = number.to_string();
+            producer.send(BaseRecord::to(TOPIC).key(&text).payload(&text)).unwrap();
+        }
+        producer.flush(PATIENCE).unwrap();
+
+        let mut options: Vec<(String, String)> = [
+            ("kafka.brokers", broker.bootstrap().as_str()),
+            ("kafka.group", "group"),
+            ("input.topic", TOPIC),
+            ("output.topic", "vectors"),
+            ("model.package", "/nowhere"),
+        ]
+        .map(|(path, value)| (path.to_owned(), value.to_owned()))
+        .into();
+        options.extend(
+            properties.iter().map(|(k, v)| (format!("kafka.librdkafka.{k}"), (*v).to_owned())),
+        );
+        let config = load(None, &options).unwrap();
+        let metrics = Metrics::new();
+        let connection = Connection::new(&config, &metrics.source).unwrap();
+        let consumer = Arc::clone(&connection.consumer);
+        let (out, received) = queue::bounded("received", 100, &metrics.queues);
+        let (settlements, settled) = crossbeam_channel::bounded(100);
+        let shutdown = Shutdown::default();
+        let health = Health::new(PATIENCE);
+        let source = Source::new(
+            &config,
+            connection,
+            out,
+            settled,
+            shutdown.clone(),
+            health,
+            metrics.source.clone(),
+        )
+        .unwrap();
+        let source = std::thread::spawn(move || source.run());
+        Rig { source, consumer, received, settlements, shutdown, _broker: broker }
+    }
+
+    /// Returns the messages from the next one to that of an offset.
+    fn receive_until(&self, last: i64) -> Vec<Tracked<()>> {
+        let mut messages: Vec<Tracked<()>> = Vec::new();
+        while messages.last().is_none_or(|message| message.origin.offset.0 < last) {
+            messages.extend(self.received.inner().recv_timeout(PATIENCE).expect("messages"));
+        }
+        messages
+    }
+
+    fn settle(&self, message: &Tracked<()>) {
+        let (assignment, offset) = (Arc::clone(&message.origin.assignment), message.origin.offset);
+        self.settlements
+            .send(Settlement { assignment, offset, outcome: Outcome::Embedded })
+            .unwrap();
+    }
+}
+
+fn offsets(messages: &[Tracked<()>]) -> Vec<i64> {
+    messages.iter().map(|message| message.origin.offset.0).collect()
+}
+
+#[test]
+fn where_offsets_go_back_what_is_unsettled_comes_again() {
+    let rig = Rig::start(&[]);
+    let first = rig.receive_until(9);
+    assert_eq!(offsets(&first), (0..10).collect::<Vec<_>>());
+    first[..3].iter().for_each(|message| rig.settle(message));
+    // As after a log whose end was cut off: the consumer goes on behind what is still unsettled.
+    rig.consumer.seek(TOPIC, 0, Position::Offset(7), Duration::ZERO).unwrap();
+    let again = rig.receive_until(9);
+    assert_eq!(offsets(&again), (3..10).collect::<Vec<_>>());
+    assert!(first.iter().all(|message| message.origin.assignment.is_revoked()));
+    assert_ne!(again[0].origin.assignment.number, first[0].origin.assignment.number);
+    drop(first);
+    again.iter().for_each(|message| rig.settle(message));
+    drop(again);
+    rig.shutdown.drain();
+    rig.source.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_position_that_is_nowhere_ends_the_worker_where_it_is_an_error() {
+    let rig = Rig::start(&[("auto.offset.reset", "error")]);
+    let error = rig.source.join().unwrap().unwrap_err();
+    let SourceError::Consumer(error) = error else { panic!("{error}") };
+    assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset), "{error}");
+}
