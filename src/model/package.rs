@@ -29,6 +29,12 @@ pub const TOKENIZER: &str = "tokenizer.json";
 /// Name of the manifest's file.
 pub const MANIFEST: &str = "manifest.json";
 
+/// The files that a manifest names, by name.
+const FILES: [&str; 3] = [MODEL, WEIGHTS, TOKENIZER];
+
+/// `[CLS]`, a token, `[SEP]`.
+const TOKENS_MIN: usize = 3;
+
 /// Weights begin at multiples of this many bytes, the size of a page, so that each can be mapped.
 const ALIGNMENT: u64 = 4096;
 
@@ -63,9 +69,10 @@ pub enum PackageError {
     /// A package already lies at the place.
     #[error("{0} exists already; remove it, or pass --force to replace it")]
     Exists(PathBuf),
-    /// What lies at the place isn't a package, and isn't replaced by one.
+    /// What lies at the place isn't a package alone, and isn't replaced by one.
     #[error(
-        "{0} exists and is no model package, which --force doesn't replace; name another place"
+        "{0} exists and is no model package, or has other files in it, which --force doesn't replace; name \
+         another place"
     )]
     NotReplaced(PathBuf),
     /// A file of the package isn't what the manifest says.
@@ -128,9 +135,12 @@ impl Package {
                 graph::FORM
             )));
         }
+        if let Some(reason) = impossible(&manifest) {
+            return Err(wrong(format!("{reason}; import the model again")));
+        }
         let package = Package { path: path.into(), manifest };
         for file in &package.manifest.files {
-            let path = package.file(file)?;
+            let path = package.path.join(&file.name);
             let bytes = fs::metadata(&path).map_err(io_error(&path))?.len();
             if bytes != file.bytes {
                 let reason = format!("{bytes} bytes where the manifest says {}", file.bytes);
@@ -147,7 +157,7 @@ impl Package {
     /// At the first file that differs or can't be read.
     pub fn verify(&self, mut checked: impl FnMut(&FileDigest)) -> Result<(), PackageError> {
         for file in &self.manifest.files {
-            let path = self.file(file)?;
+            let path = self.path.join(&file.name);
             let found = FileDigest::of_file(&path, &file.name).map_err(io_error(&path))?;
             if found.sha256 != file.sha256 {
                 let reason = format!(
@@ -160,16 +170,48 @@ impl Package {
         }
         Ok(())
     }
+}
 
-    /// Returns the path of a file of the package. A manifest is data: it may not point elsewhere.
-    fn file(&self, file: &FileDigest) -> Result<PathBuf, PackageError> {
-        let known = [MODEL, WEIGHTS, TOKENIZER];
-        if !known.contains(&file.name.as_str()) {
-            let reason = format!("names the file {:?}, which is none of a package's", file.name);
-            return Err(PackageError::Manifest { path: self.path.join(MANIFEST), reason });
-        }
-        Ok(self.path.join(&file.name))
+/// Returns what no manifest that was written here says. A manifest is data: its files are those of a package, and none
+/// elsewhere.
+fn impossible(manifest: &Manifest) -> Option<String> {
+    let (max_tokens, positions) = (manifest.max_tokens, manifest.network.positions);
+    if max_tokens < TOKENS_MIN || max_tokens > positions {
+        return Some(format!("max_tokens is {max_tokens}, and not {TOKENS_MIN} to {positions}"));
     }
+    if manifest.network.dim == 0 {
+        return Some("dim is 0".into());
+    }
+    let mut names: Vec<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
+    names.sort_unstable();
+    if names != FILES {
+        return Some(format!("files are {names:?}, and not {FILES:?}"));
+    }
+    let digests = manifest.files.iter().chain(&manifest.sources);
+    let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let wrong = digests.into_iter().find(|file| !is_digest(&file.sha256))?;
+    Some(format!("{:?} has the sha256 {:?}, which is none", wrong.name, wrong.sha256))
+}
+
+/// Returns whether the folder has a package in it, of whatever version, and nothing else.
+fn is_package_alone(path: &Path) -> bool {
+    /// What packages of all versions have.
+    #[derive(serde::Deserialize)]
+    struct AnyManifest {
+        #[serde(rename = "format")]
+        _format: u32,
+        #[serde(rename = "model_id")]
+        _model_id: String,
+        files: Vec<FileDigest>,
+    }
+    let manifest = fs::read_to_string(path.join(MANIFEST)).unwrap_or_default();
+    let Ok(manifest) = serde_json::from_str::<AnyManifest>(&manifest) else { return false };
+    let Ok(inside) = fs::read_dir(path) else { return false };
+    inside.into_iter().all(|entry| {
+        let Ok(entry) = entry else { return false };
+        let name = entry.file_name();
+        name == MANIFEST || manifest.files.iter().any(|file| name == file.name.as_str())
+    })
 }
 
 fn form() -> GraphForm {
@@ -220,6 +262,11 @@ pub fn write<E: From<PackageError>>(
 ) -> Result<Manifest, E> {
     // What a link points to is replaced, and not the link.
     let (given, resolved) = (path, fs::canonicalize(path));
+    if let (Err(_), true) = (&resolved, path.is_symlink()) {
+        let reason = "it is a link to what isn't there; make its target, or remove it";
+        let source = io::Error::new(io::ErrorKind::NotFound, reason);
+        return Err(io_error(given)(source).into());
+    }
     let path = resolved.as_deref().unwrap_or(given);
     if path.exists() {
         if existing == Existing::Keep {
@@ -227,7 +274,7 @@ pub fn write<E: From<PackageError>>(
         }
         // A device or a folder of something else would be gone for a slip of the keyboard.
         let is_empty = || fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_none());
-        if !path.join(MANIFEST).is_file() && !is_empty() {
+        if !is_package_alone(path) && !is_empty() {
             return Err(PackageError::NotReplaced(given.into()).into());
         }
     }
@@ -291,7 +338,7 @@ pub fn write<E: From<PackageError>>(
     text.push('\n');
     put(MANIFEST, text.as_bytes())?;
 
-    move_into_place(folder, path)?;
+    move_into_place(folder, path, existing)?;
     Ok(manifest)
 }
 
@@ -349,6 +396,13 @@ impl DataFile {
     /// Writes a matrix `[out, in]` as 8-bit integers `[in, out]`, and its scales `[out]`.
     fn write_quantized(&mut self, weight: &Weight, matrix: &[f32]) -> io::Result<()> {
         let (outputs, inputs) = (weight.shape[0], weight.shape[1]);
+        if let Some(number) = matrix.iter().find(|number| !number.is_finite()) {
+            // It would become a number like any other, and nobody would ever know.
+            let name = &weight.name;
+            let reason =
+                format!("{name} has {number}, of which no integer can be made: is it damaged?");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
         let quantized = quantize(matrix, inputs);
         self.begin(weight.name.clone(), vec![inputs, outputs], DataType::Int8)?;
         self.bytes.clear();
@@ -368,17 +422,31 @@ impl DataFile {
     }
 }
 
-fn move_into_place(folder: tempfile::TempDir, path: &Path) -> Result<(), PackageError> {
+fn move_into_place(
+    folder: tempfile::TempDir,
+    path: &Path,
+    existing: Existing,
+) -> Result<(), PackageError> {
     make_readable(folder.path())?;
-    let folder = folder.keep();
+    let replaces = path.exists();
+    if replaces && existing == Existing::Keep {
+        // Another has made it meanwhile.
+        return Err(PackageError::Exists(path.into()));
+    }
     // A folder can't be moved over a full one: the old package steps aside first, and is removed
     // when the new one is in its place.
-    let aside = folder.with_extension("replaced");
-    let replaces = path.exists();
+    let aside = folder.path().with_extension("replaced");
     if replaces {
         fs::rename(path, &aside).map_err(io_error(path))?;
     }
-    fs::rename(&folder, path).map_err(io_error(path))?;
+    if let Err(error) = fs::rename(folder.path(), path) {
+        if replaces {
+            fs::rename(&aside, path).map_err(io_error(&aside))?;
+        }
+        return Err(io_error(path)(error));
+    }
+    // It isn't there any more to be removed.
+    drop(folder.keep());
     if replaces {
         fs::remove_dir_all(&aside).map_err(io_error(&aside))?;
     }
@@ -400,7 +468,7 @@ fn make_readable(_folder: &Path) -> Result<(), PackageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::synth::{Synthesis, synthesize};
+    use crate::model::synth::{Preset, Synthesis, synthesize};
 
     fn tiny(folder: &Path) -> PathBuf {
         let path = folder.join("tiny");
@@ -457,6 +525,76 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_with_anything_else_in_it_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let replace = |path: &Path| {
+            let existing = Existing::Replace;
+            synthesize(&Synthesis { existing, ..Synthesis::tiny(2, path) }, &mut |_| ())
+        };
+        // Web applications have a file of the same name.
+        let site = folder.path().join("site");
+        fs::create_dir(&site).unwrap();
+        fs::write(site.join(MANIFEST), "{\"name\": \"a site\"}").unwrap();
+        let error = replace(&site).unwrap_err().to_string();
+        assert!(error.contains("no model package"), "{error}");
+        assert!(site.join(MANIFEST).is_file());
+
+        let package = tiny(folder.path());
+        fs::write(package.join("notes.txt"), "mine").unwrap();
+        let error = replace(&package).unwrap_err().to_string();
+        assert!(error.contains("no model package"), "{error}");
+        assert_eq!(fs::read_to_string(package.join("notes.txt")).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_refused_and_nothing_is_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("current");
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &link).unwrap();
+        let error = synthesize(&Synthesis::tiny(2, &link), &mut |_| ()).unwrap_err();
+        assert!(format!("{error:?}").contains("current"), "{error:?}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = tiny(folder.path());
+        let manifest = path.join(MANIFEST);
+        let text = fs::read_to_string(&manifest).unwrap();
+        let positions = Package::open(&path).unwrap().manifest.network.positions;
+        type Change = fn(&mut serde_json::Value);
+        let changes: [(&str, Change); 5] = [
+            ("max_tokens", |m| m["max_tokens"] = 2.into()),
+            ("max_tokens", |m| m["max_tokens"] = 1_000_000.into()),
+            ("dim", |m| m["network"]["dim"] = 0.into()),
+            ("files", |m| drop(m["files"].as_array_mut().unwrap().pop())),
+            ("sha256", |m| m["files"][0]["sha256"] = "abc".into()),
+        ];
+        for (named, change) in changes {
+            let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            change(&mut value);
+            fs::write(&manifest, value.to_string()).unwrap();
+            let error = Package::open(&path).unwrap_err().to_string();
+            assert!(error.contains(named), "{named} of {positions} positions: {error}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_no_number_is_not_quantized() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut data = DataFile::create(&folder.path().join(WEIGHTS)).unwrap();
+        let weights = Preset::Tiny.network().weights();
+        let weight = weights.iter().find(|weight| weight.is_layer_matrix()).unwrap();
+        for number in [f32::NAN, f32::INFINITY] {
+            let mut matrix = vec![0.5; weight.elements()];
+            matrix[3] = number;
+            let error = data.write_quantized(weight, &matrix).unwrap_err().to_string();
+            assert!(error.contains(&weight.name), "{error}");
+        }
+    }
+
+    #[test]
     fn a_damaged_package_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny(folder.path());
@@ -481,6 +619,6 @@ mod tests {
         let text = fs::read_to_string(&manifest).unwrap();
         fs::write(&manifest, text.replace("\"model.onnx\"", "\"../../etc/passwd\"")).unwrap();
         let error = Package::open(&path).unwrap_err().to_string();
-        assert!(error.contains("none of a package's"), "{error}");
+        assert!(error.contains("files are") && error.contains("passwd"), "{error}");
     }
 }
