@@ -50,6 +50,7 @@ pub struct TokenBudget {
     present: usize,
     /// How fast the device is against what was measured.
     speed: f64,
+    /// Batches that were full, or over the budget.
     full: u32,
     memory: Option<MemoryBound>,
 }
@@ -97,10 +98,13 @@ impl TokenBudget {
         self.memory.map_or(tokens, |bound| bound.tokens.min(tokens))
     }
 
-    /// Notes that a batch was filled up to its limit.
-    pub fn filled(&mut self) {
-        self.full = self.full.wrapping_add(1);
-        let Some(bound) = &mut self.memory else { return };
+    /// Notes that a batch of `tokens` was cut, filled up to its limit or not.
+    pub fn cut(&mut self, tokens: usize, is_full: bool) {
+        // A try ends with the first batch over the budget: at a low load none may ever fill it.
+        if is_full || tokens > self.tokens() {
+            self.full = self.full.wrapping_add(1);
+        }
+        let Some(bound) = self.memory.as_mut().filter(|_| is_full) else { return };
         bound.fitted += 1;
         if bound.fitted >= LIFT_EVERY {
             *bound = MemoryBound { tokens: 2 * bound.tokens, fitted: 0 };
@@ -174,7 +178,7 @@ mod tests {
         for _ in 0..batches {
             // A full batch has a few tokens less than it may have.
             let tokens = budget.next_limit() - 5;
-            budget.filled();
+            budget.cut(tokens, true);
             budget.observe(tokens, cost(tokens as f64));
         }
     }
@@ -248,7 +252,7 @@ mod tests {
             let before = budget.tokens();
             for _ in 0..LIFT_EVERY {
                 assert_eq!(budget.tokens(), before);
-                budget.filled();
+                budget.cut(before, true);
             }
             assert_eq!(budget.tokens(), expected);
         }
@@ -262,8 +266,22 @@ mod tests {
         budget.out_of_memory(96);
         for _ in 0..LIFT_EVERY - 1 {
             assert!(budget.next_limit() <= 48);
-            budget.filled();
+            budget.cut(budget.next_limit(), true);
         }
+    }
+
+    #[test]
+    fn a_try_ends_though_no_batch_fills_it() {
+        let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
+        let mut over = 0;
+        for _ in 0..100_000 {
+            // A burst that is cut because the device is free, where the limit is above it.
+            let tokens = budget.next_limit().min(200);
+            let is_full = tokens < 200;
+            over += usize::from(tokens > budget.tokens());
+            budget.cut(tokens, is_full);
+        }
+        assert!(over < 2000, "{over} of 100000 were over the budget");
     }
 
     #[test]

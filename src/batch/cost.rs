@@ -80,8 +80,7 @@ impl CostModel {
         self.unknowns[0] += u / scale * surprise;
         self.unknowns[1] += v / scale * surprise;
         let left = [first - u * u / scale, second - v * v / scale, beside - u * v / scale];
-        let forgets = (left[0] + left[1]) / FORGETTING <= 2.0 * DOUBT_MAX;
-        self.doubt = if forgets { left.map(|part| part / FORGETTING) } else { left };
+        self.doubt = bounded(left.map(|part| part / FORGETTING));
     }
 
     /// Returns how long a pass of `tokens` will take; `None` before a few have been observed.
@@ -107,6 +106,21 @@ impl CostModel {
     pub fn error(&self) -> f64 {
         self.error
     }
+}
+
+/// Returns a covariance with no direction in which it is over [`DOUBT_MAX`]: its larger eigenvalue is cut
+/// there, and the other, in which the passes lie, stays as it is.
+fn bounded([first, second, beside]: [f64; 3]) -> [f64; 3] {
+    let (middle, radius) = ((first + second) / 2.0, ((first - second) / 2.0).hypot(beside));
+    let (larger, smaller) = (middle + radius, middle - radius);
+    if larger <= DOUBT_MAX {
+        return [first, second, beside];
+    }
+    if radius == 0.0 {
+        return [DOUBT_MAX, DOUBT_MAX, 0.0];
+    }
+    let over = (larger - DOUBT_MAX) / (larger - smaller);
+    [first - over * (first - smaller), second - over * (second - smaller), beside - over * beside]
 }
 
 #[cfg(test)]
@@ -164,6 +178,14 @@ mod tests {
         run(&mut model, &[50, 500, 200], 300, |tokens| 0.01 + tokens * 0.001);
         run(&mut model, &[50, 500, 200], 600, |tokens| 0.02 + tokens * 0.003);
         assert_predicts(&model, 400, 0.02 + 400.0 * 0.003);
+    }
+
+    #[test]
+    fn follows_a_device_whose_passes_are_all_alike() {
+        let mut model = CostModel::default();
+        run(&mut model, &[128], 20_000, |tokens| 0.01 + tokens * 0.001);
+        run(&mut model, &[128], 600, |tokens| 3.0 * (0.01 + tokens * 0.001));
+        assert_predicts(&model, 128, 3.0 * (0.01 + 0.128));
     }
 
     #[test]

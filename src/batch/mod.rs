@@ -230,11 +230,9 @@ impl Batcher {
         captions: usize,
         reason: CutReason,
     ) -> Job {
-        if reason == CutReason::Full {
-            self.budget.filled();
-        }
         let captions: Vec<_> = pending.drain(..captions).collect();
         let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
+        self.budget.cut(batch.tokens(), reason == CutReason::Full);
         let now = Instant::now();
         for caption in &captions {
             self.wait_seconds.observe((now - caption.payload.ready).as_secs_f64());

@@ -28,6 +28,9 @@ const SIZES: [usize; 25] = [
     12_288, 16_384, 24_576, 32_768, 49_152, 65_536,
 ];
 
+/// The largest of them.
+const LARGEST: usize = SIZES[SIZES.len() - 1];
+
 /// Sizes that bring nothing, in a row, after which larger ones aren't measured: four times the tokens.
 const FLAT: usize = 4;
 
@@ -154,7 +157,7 @@ where
     for (more, threads_of_each) in candidates {
         let tokens = wanted.tokens.unwrap_or_else(|| TokenBudget::new(steps.clone()).tokens());
         let Some(mut others) = load(more, threads_of_each)? else { break };
-        let batch = batch_of(tokens, vocabulary);
+        let batch = batch_of(tokens.min(LARGEST), vocabulary);
         let gain = gain(&mut embedders, &mut others, &batch)?;
         tracing::debug!(sessions, more, tokens, gain, "compared more passes at a time");
         if gain < WORTH_MORE_SESSIONS {
@@ -188,9 +191,12 @@ fn measure<E: Embedder>(
     let mut steps: Vec<Step> = Vec::new();
     let (mut best, mut flat) = (0.0, 0);
     for tokens in sizes {
-        let batch = batch_of(tokens, vocabulary);
-        let measured =
-            (0..ROUNDS).try_fold(0.0f64, |most, _| Ok(most.max(rate(embedders, &batch, 1)?)));
+        // A budget over the largest is one that other limits decide for.
+        let batch = batch_of(tokens.min(LARGEST), vocabulary);
+        let measured = (0..ROUNDS).try_fold(0.0f64, |most, _| {
+            let is_late = most > 0.0 && started.elapsed() > TIME_MAX;
+            Ok(if is_late { most } else { most.max(rate(embedders, &batch, 1)?) })
+        });
         let tokens_per_second = match measured {
             Ok(rate) => rate,
             // A device has its memory: what is too large is no size for a batch.
@@ -376,6 +382,14 @@ mod tests {
         assert_eq!(found.steps.last().unwrap().tokens, 64);
         let load = |_, _| Ok::<_, Fault>(Some(vec![slow(0, 0, 8)]));
         assert!(matches!(calibrate(&wanted, 1, 100, load), Err(Fault::Embed(_))));
+    }
+
+    #[test]
+    fn more_tokens_than_any_device_needs_are_kept_and_not_measured() {
+        let wanted = Wanted { tokens: Some(10_000_000), sessions: Some(1), threads: None };
+        let load = |_, _| Ok::<_, Fault>(Some(vec![slow(10, 0, 65_536)]));
+        let (found, _) = calibrate(&wanted, 1, 100, load).unwrap();
+        assert_eq!(found.budget(&wanted).tokens(), 10_000_000);
     }
 
     #[test]

@@ -74,7 +74,9 @@ pub enum EmbeddersError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// It fails where it is measured.
-    #[error("the package fails on a small batch")]
+    #[error(
+        "the package fails where its speed is measured; smaller batches (batch.tokens_max) need less memory"
+    )]
     Calibration(#[from] EmbedError),
     /// More sessions are asked for than there is memory.
     #[error(transparent)]
