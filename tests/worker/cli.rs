@@ -228,6 +228,20 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
 }
 
 #[test]
+fn check_passes_over_brokers_that_are_away_while_one_is_there() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("one-is-there", 2);
+    let away: Vec<String> = (0..8).map(|_| free_address()).collect();
+    let brokers = format!("{},{}", away.join(","), cluster.bootstrap);
+    let sets = ["input.topic=one-is-there", "output.topic=one-is-there.out"];
+    // Which one is asked first is a matter of chance.
+    for _ in 0..3 {
+        let (code, said) = check(&brokers, &sets);
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
+#[test]
 fn check_says_when_no_broker_answers_and_why() {
     let sets = ["input.topic=a", "output.topic=b", "kafka.startup_timeout=3s"];
     let (code, said) = check(&free_address(), &sets);
