@@ -275,6 +275,12 @@ impl<'a> Scene<'a> {
         read(self.cluster, &format!("{}.dead", self.topic), |record| {
             letters.push(prover.letter(truth, record));
         });
+        for seen in vectors.iter().chain(&letters).filter(|seen| !seen.proven) {
+            // An input record that the feed has no acknowledgement for shows as one of no message.
+            let what =
+                if truth.contains_key(&seen.source) { "another content" } else { "no message" };
+            println!("  wrong     {:?} at {:?} has {what}", seen.source, seen.place);
+        }
         Verdict {
             uncommitted: self.uncommitted().expect("the brokers answer"),
             open_transactions: self.open_transactions(),
