@@ -157,7 +157,7 @@ where
     for (more, threads_of_each) in candidates {
         let tokens = wanted.tokens.unwrap_or_else(|| TokenBudget::new(steps.clone()).tokens());
         let Some(mut others) = load(more, threads_of_each)? else { break };
-        let batch = batch_of(tokens.min(LARGEST), vocabulary);
+        let batch = batch_of(tokens, vocabulary);
         let gain = gain(&mut embedders, &mut others, &batch)?;
         tracing::debug!(sessions, more, tokens, gain, "compared more passes at a time");
         if gain < WORTH_MORE_SESSIONS {
@@ -191,8 +191,7 @@ fn measure<E: Embedder>(
     let mut steps: Vec<Step> = Vec::new();
     let (mut best, mut flat) = (0.0, 0);
     for tokens in sizes {
-        // A budget over the largest is one that other limits decide for.
-        let batch = batch_of(tokens.min(LARGEST), vocabulary);
+        let batch = batch_of(tokens, vocabulary);
         let measured = (0..ROUNDS).try_fold(0.0f64, |most, _| {
             let is_late = most > 0.0 && started.elapsed() > TIME_MAX;
             Ok(if is_late { most } else { most.max(rate(embedders, &batch, 1)?) })
@@ -260,11 +259,12 @@ fn rate<E: Embedder>(
     Ok(tokens / started.elapsed().as_secs_f64())
 }
 
-/// Returns a batch of so many tokens, of captions of the usual length.
+/// Returns a batch of so many tokens, of captions of the usual length; of no more than the largest size,
+/// for over that it is other limits that decide.
 fn batch_of(tokens: usize, vocabulary: usize) -> TokenBatch {
     // Far apart in the vocabulary, as real ones are.
     let ids: Vec<u32> =
-        (0..tokens).map(|token| (token * 7919 % vocabulary.max(1)) as u32).collect();
+        (0..tokens.min(LARGEST)).map(|token| (token * 7919 % vocabulary.max(1)) as u32).collect();
     TokenBatch::pack(ids.chunks(CAPTION_TOKENS))
 }
 

@@ -203,7 +203,7 @@ pub fn take(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> Kafka
     }
 }
 
-/// Returns whether an error of the consumer stays, however long it is waited.
+/// Returns whether an error of the consumer stays, however long it is waited, or passes over messages.
 pub fn is_final(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageConsumptionFatal(_))
         || matches!(

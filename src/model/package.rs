@@ -4,6 +4,7 @@
 //! A package is written beside its place and moved there when it is whole, so that a folder with the
 //! package's name is always a whole package.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -195,23 +196,15 @@ fn impossible(manifest: &Manifest) -> Option<String> {
 
 /// Returns whether the folder has a package in it, of whatever version, and nothing else.
 fn is_package_alone(path: &Path) -> bool {
-    /// What packages of all versions have.
-    #[derive(serde::Deserialize)]
-    struct AnyManifest {
-        #[serde(rename = "format")]
-        _format: u32,
-        #[serde(rename = "model_id")]
-        _model_id: String,
-        files: Vec<FileDigest>,
-    }
     let manifest = fs::read_to_string(path.join(MANIFEST)).unwrap_or_default();
-    let Ok(manifest) = serde_json::from_str::<AnyManifest>(&manifest) else { return false };
-    let Ok(inside) = fs::read_dir(path) else { return false };
-    inside.into_iter().all(|entry| {
-        let Ok(entry) = entry else { return false };
-        let name = entry.file_name();
-        name == MANIFEST || manifest.files.iter().any(|file| name == file.name.as_str())
-    })
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap_or_default();
+    let is_ours = manifest["format"].is_u64() && manifest["model_id"].is_string();
+    let is_of_a_package =
+        |name: OsString| name == MANIFEST || FILES.iter().any(|file| name == *file);
+    is_ours
+        && fs::read_dir(path).is_ok_and(|mut inside| {
+            inside.all(|entry| entry.is_ok_and(|entry| is_of_a_package(entry.file_name())))
+        })
 }
 
 fn form() -> GraphForm {
