@@ -16,7 +16,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::check::{Seen, Verdict, judge};
+use crate::check::{Seen, Verdict, add_written_twice, judge};
 use crate::cluster::Cluster;
 use crate::feed::{Fate, Feed, Mix, Place, Sent, Truth};
 use crate::support::{self, CAPVEC, Worker, tiny_package, tokenizer_of};
@@ -266,6 +266,16 @@ impl<'a> Scene<'a> {
 
     /// Compares what was sent with what lies in the topics.
     pub fn compare(&self, truth: &Truth) -> Verdict {
+        let mut beyond = Vec::new();
+        read(self.cluster, &self.topic, |record| {
+            let place = (record.partition(), record.offset());
+            if !truth.contains_key(&place) {
+                beyond.push((place, record.payload().unwrap_or_default().to_vec()));
+            }
+        });
+        let mut truth = truth.clone();
+        let written_twice = add_written_twice(&mut truth, &beyond);
+        let truth = &truth;
         let prover = Prover::new();
         let mut vectors = Vec::new();
         read(self.cluster, &format!("{}.out", self.topic), |record| {
@@ -276,7 +286,6 @@ impl<'a> Scene<'a> {
             letters.push(prover.letter(truth, record));
         });
         for seen in vectors.iter().chain(&letters).filter(|seen| !seen.proven) {
-            // An input record that the feed has no acknowledgement for shows as one of no message.
             let what =
                 if truth.contains_key(&seen.source) { "another content" } else { "no message" };
             println!("  wrong     {:?} at {:?} has {what}", seen.source, seen.place);
@@ -284,6 +293,7 @@ impl<'a> Scene<'a> {
         Verdict {
             uncommitted: self.uncommitted().expect("the brokers answer"),
             open_transactions: self.open_transactions(),
+            written_twice,
             ..judge(truth, &vectors, &letters)
         }
     }
