@@ -1,12 +1,14 @@
 //! Reads the layers of the configuration and finds every fault in them.
 //!
-//! The `config` crate merges the layers into one tree. That tree is then held against the tree of
-//! the defaults, key by key, so that all faults are found and each is named by its path, where
-//! deserializing the whole would stop at the first.
+//! The `config` crate reads each layer into a tree, and each is laid over those before it. The result
+//! is held against the tree of the defaults, key by key, so that all faults are found and each is named
+//! by its path, where deserializing the whole would stop at the first.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use config::builder::{ConfigBuilder, DefaultState};
 use config::{Environment, File, FileFormat};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -14,6 +16,7 @@ use thiserror::Error;
 use super::Config;
 use super::mistakes::{misspelt_variables, secrets_on_the_command_line};
 use super::properties::{goes_elsewhere, property_name};
+use super::together::refused_together;
 use super::words::due;
 
 /// A fault of one option.
@@ -86,34 +89,80 @@ fn load_with(
     overrides: &[(String, String)],
     environment: Option<config::Map<String, String>>,
 ) -> Result<Config, ConfigError> {
-    let names: Vec<String> = match &environment {
-        Some(variables) => variables.keys().cloned().collect(),
-        None => std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
+    let (environment, mut faults) = match environment {
+        Some(variables) => (variables, Vec::new()),
+        None => own_environment(std::env::vars_os()),
     };
-    let mut faults = misspelt_variables(&names);
+    faults.extend(misspelt_variables(environment.keys()));
     faults.extend(secrets_on_the_command_line(overrides));
-    let mut builder = config::Config::builder();
+    let mut given = Value::Object(Map::new());
     if let Some(path) = file {
-        builder = builder.add_source(File::from_str(&read(path)?, FileFormat::Toml));
+        let source = File::from_str(&read(path)?, FileFormat::Toml);
+        lay_over(&mut given, layer(config::Config::builder().add_source(source))?);
     }
-    builder = builder.add_source(
-        Environment::with_prefix("CAPVEC")
-            .prefix_separator("__")
-            .separator("__")
-            .source(environment),
-    );
+    let variables = Environment::with_prefix("CAPVEC")
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(environment));
+    lay_over(&mut given, layer(config::Config::builder().add_source(variables))?);
+    let mut builder = config::Config::builder();
     for (path, value) in overrides {
         builder = builder
             .set_override(path, value.as_str())
             .map_err(|e| ConfigError::Syntax(format!("--set {path}: {e}")))?;
     }
-    let merged = builder.build().map_err(|e| ConfigError::Syntax(e.to_string()))?;
-    let given: Value = merged.try_deserialize().map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    lay_over(&mut given, layer(builder)?);
     let is_empty = given.as_object().is_some_and(Map::is_empty);
     if file.is_none() && is_empty && faults.is_empty() {
         return Err(ConfigError::Nothing);
     }
     from_tree(given, faults)
+}
+
+/// Returns the variables, and a fault for each of capvec's whose value can't be read: it may be a secret, which the
+/// `config` crate's error would quote.
+fn own_environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> (config::Map<String, String>, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let read = variables
+        .filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            match value.into_string() {
+                Ok(value) => Some((name, value)),
+                Err(_) => {
+                    let is_own = name.starts_with("CAPVEC_");
+                    faults.extend(is_own.then(|| Fault::new(name, "is no UTF-8")));
+                    None
+                }
+            }
+        })
+        .collect();
+    (read, faults)
+}
+
+/// Returns what one layer gives, with librdkafka's properties by their names: `session.timeout.ms` is the same option
+/// in all layers, however each of them has to write it.
+fn layer(builder: ConfigBuilder<DefaultState>) -> Result<Value, ConfigError> {
+    let built = builder.build().map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    let mut given = built.try_deserialize().map_err(|e| ConfigError::Syntax(e.to_string()))?;
+    flatten_properties(&mut given);
+    Ok(given)
+}
+
+/// Puts a later layer over the earlier ones.
+fn lay_over(given: &mut Value, later: Value) {
+    match (given, later) {
+        (Value::Object(given), Value::Object(later)) => {
+            for (key, value) in later {
+                match given.get_mut(&key) {
+                    Some(before) => lay_over(before, value),
+                    None => drop(given.insert(key, value)),
+                }
+            }
+        }
+        (given, later) => *given = later,
+    }
 }
 
 /// Returns the text of the file, which is known to be TOML.
@@ -141,9 +190,8 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     }
 }
 
-fn from_tree(mut given: Value, mut faults: Vec<Fault>) -> Result<Config, ConfigError> {
+fn from_tree(given: Value, mut faults: Vec<Fault>) -> Result<Config, ConfigError> {
     let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
-    flatten_properties(&mut given);
     let mut config = defaults.clone();
     merge(&mut Vec::new(), &given, &defaults, &mut config, &mut faults);
 
@@ -151,6 +199,9 @@ fn from_tree(mut given: Value, mut faults: Vec<Fault>) -> Result<Config, ConfigE
         serde_json::from_value(config).expect("each option has been tried by itself");
     faults.extend(config.read_files());
     faults.extend(config.faults(&faults));
+    if faults.is_empty() {
+        faults.extend(refused_together(&config));
+    }
     match faults.is_empty() {
         true => Ok(config),
         false => Err(ConfigError::Faults(faults)),
@@ -275,6 +326,15 @@ mod tests {
         model = { package = "p" }
     "#;
 
+    /// What [`without_kafka`] needs.
+    const BROKERS: [(&str, &str); 2] =
+        [("CAPVEC__KAFKA__BROKERS", "b"), ("CAPVEC__KAFKA__GROUP", "g")];
+
+    /// For a table of Kafka's to be written out behind it.
+    fn without_kafka() -> String {
+        MINIMAL.replace("kafka = { brokers = \"b:9092\", group = \"g\" }", "")
+    }
+
     fn load_text(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
@@ -313,6 +373,30 @@ mod tests {
     }
 
     #[test]
+    fn a_property_is_one_option_however_a_layer_writes_it() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let quoted =
+            "\n[kafka.librdkafka]\n\"session.timeout.ms\" = 46000\n\"sasl.mechanisms\" = \"PLAIN\"";
+        file.write_all(format!("{}{quoted}", without_kafka()).as_bytes()).unwrap();
+        let load = |variables: &[(&str, &str)], flags: &[(&str, &str)]| {
+            let variables = BROKERS.iter().chain(variables);
+            let variables = variables.map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let flags: Vec<_> = flags.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            load_with(Some(file.path()), &flags, Some(variables)).unwrap().kafka.librdkafka.0
+        };
+        let variable = [("CAPVEC__KAFKA__LIBRDKAFKA__SESSION_TIMEOUT_MS", "47000")];
+        let flag = [("kafka.librdkafka.session.timeout.ms", "48000")];
+        assert_eq!(load(&[], &[])["session.timeout.ms"], "46000");
+        assert_eq!(load(&variable, &[])["session.timeout.ms"], "47000");
+        assert_eq!(load(&[], &flag)["session.timeout.ms"], "48000");
+        assert_eq!(load(&variable, &flag)["session.timeout.ms"], "48000");
+        let other_name = [("kafka.librdkafka.sasl.mechanism", "SCRAM-SHA-512")];
+        let properties = load(&[], &other_name);
+        assert_eq!(properties["sasl.mechanism"], "SCRAM-SHA-512");
+        assert!(!properties.contains_key("sasl.mechanisms"), "{:?}", properties.keys());
+    }
+
+    #[test]
     fn every_fault_is_told_at_once_by_its_path() {
         let text = r#"
             kafka = { brokers = "b:9092", gruop = "g" }
@@ -341,10 +425,8 @@ mod tests {
 
     #[test]
     fn properties_may_be_quoted_bare_or_variables() {
-        let text = format!(
-            "{MINIMAL}\n[kafka.librdkafka]\n\"linger.ms\" = 7\nsecurity.protocol = \"ssl\"\n"
-        )
-        .replace("kafka = { brokers = \"b:9092\", group = \"g\" }", "")
+        let text = without_kafka()
+            + "\n[kafka.librdkafka]\n\"linger.ms\" = 7\nsecurity.protocol = \"ssl\"\n"
             + "\n[kafka]\nbrokers = \"b\"\ngroup = \"g\"\n";
         let secret = [("CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD", "hunter2")];
         let config = load_text(&text, &secret).unwrap();
@@ -388,16 +470,70 @@ mod tests {
             assert!(error.contains("  kafka.") && !error.contains("hunter2"), "{error}");
         }
         let variable = [("CAPVEC__KAFKA__LIBRDKAFKA", "sasl.password=hunter2")];
-        let faults = faults(load_text(MINIMAL, &variable));
-        assert_eq!(faults, ["kafka.librdkafka: a table of properties is due"]);
+        assert_eq!(
+            faults(load_text(MINIMAL, &variable)),
+            ["kafka.librdkafka: a table of properties is due"]
+        );
+        // The secret where the name of its file is due.
+        for option in ["LIBRDKAFKA_FILES__SASL_PASSWORD", "BEARER_TOKEN_FILE"] {
+            let variables = [
+                (&*format!("CAPVEC__KAFKA__{option}"), "hunter2"),
+                ("CAPVEC__KAFKA__LIBRDKAFKA__SASL_MECHANISM", "OAUTHBEARER"),
+            ];
+            let faults = faults(load_text(MINIMAL, &variables)).concat();
+            assert!(faults.contains("No such file") && !faults.contains("hunter2"), "{faults}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_no_text_is_a_fault_without_its_value() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let latin1 = || OsString::from_vec(b"hunter2\xe9".to_vec());
+        let name = "CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD";
+        let variables =
+            [(name.into(), latin1()), ("LESS".into(), latin1()), ("A".into(), "b".into())];
+        let (read, faults) = own_environment(variables.into_iter());
+        assert_eq!(read, [("A".to_string(), "b".to_string())].into());
+        assert_eq!(faults, [Fault::new(name, "is no UTF-8")]);
+    }
+
+    #[test]
+    fn what_librdkafka_refuses_together_is_a_fault() {
+        for (properties, named) in [
+            ("\"max.poll.interval.ms\" = 1000", "max.poll.interval.ms"),
+            ("\"fetch.max.bytes\" = 500000", "fetch.max.bytes"),
+            ("\"reconnect.backoff.ms\" = 20000", "reconnect.backoff.max.ms"),
+            ("\"queuing.strategy\" = \"lifo\"", "queuing.strategy"),
+        ] {
+            let text = format!("{}\n[kafka.librdkafka]\n{properties}\n", without_kafka());
+            let faults = faults(load_text(&text, &BROKERS));
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            assert!(
+                faults[0].starts_with("kafka.librdkafka: ") && faults[0].contains(named),
+                "{faults:?}"
+            );
+        }
+        let text =
+            format!("{}\n[kafka.librdkafka]\n\"socket.timeout.ms\" = 60000\n", without_kafka());
+        assert!(load_text(&text, &BROKERS).is_ok());
+        let exactly_once = [
+            &BROKERS[..],
+            &[
+                ("CAPVEC__DELIVERY__MODE", "exactly-once"),
+                ("CAPVEC__DELIVERY__TRANSACTIONAL_ID", "one"),
+            ],
+        ]
+        .concat();
+        let faults = faults(load_text(&text, &exactly_once));
+        assert!(faults.concat().contains("socket.timeout.ms"), "{faults:?}");
     }
 
     #[test]
     fn owned_properties_are_refused_by_name() {
-        let text = format!("{MINIMAL}\n[kafka.librdkafka]\n\"acks\" = 1\n")
-            .replace("kafka = { brokers = \"b:9092\", group = \"g\" }", "");
-        let variables = [("CAPVEC__KAFKA__BROKERS", "b"), ("CAPVEC__KAFKA__GROUP", "g")];
-        let faults = faults(load_text(&text, &variables));
+        let text = format!("{}\n[kafka.librdkafka]\n\"acks\" = 1\n", without_kafka());
+        let faults = faults(load_text(&text, &BROKERS));
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert!(faults[0].starts_with("kafka.librdkafka.acks: "), "{faults:?}");
     }

@@ -7,11 +7,10 @@ use super::load::{Fault, closest};
 use super::properties::{is_visible_secret, property_name};
 
 /// Finds the variables that nobody would read: an option's name with one underscore where two are due.
-pub(super) fn misspelt_variables(names: &[String]) -> Vec<Fault> {
+pub(super) fn misspelt_variables<'a>(names: impl Iterator<Item = &'a String>) -> Vec<Fault> {
     let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
     let sections = defaults.as_object().expect("the configuration has sections");
     let mut faults: Vec<Fault> = names
-        .iter()
         .filter_map(|name| {
             let rest = name.strip_prefix("CAPVEC_").filter(|rest| !rest.starts_with('_'))?;
             let due = sections.iter().find_map(|(section, known)| {

@@ -9,6 +9,7 @@ mod load;
 mod mistakes;
 mod properties;
 mod secrets;
+mod together;
 mod transactional;
 mod validate;
 mod words;

@@ -20,7 +20,7 @@ impl fmt::Debug for Properties {
 }
 
 /// Properties that capvec sets, each with the option that stands for it, or the reason.
-const OWNED: [(&str, &str); 26] = [
+const OWNED: [(&str, &str); 28] = [
     ("bootstrap.servers", "set kafka.brokers instead"),
     ("metadata.broker.list", "set kafka.brokers instead"),
     ("group.id", "set kafka.group instead"),
@@ -29,12 +29,14 @@ const OWNED: [(&str, &str); 26] = [
     ("delivery.timeout.ms", "set kafka.delivery_timeout instead"),
     ("enable.auto.commit", "capvec commits what is settled, every delivery.commit_interval"),
     ("auto.commit.interval.ms", "set delivery.commit_interval instead"),
+    ("auto.commit.enable", "capvec commits what is settled, every delivery.commit_interval"),
     ("enable.auto.offset.store", "capvec commits what is settled"),
     ("enable.partition.eof", "capvec has no use for it"),
     ("enable.idempotence", "vectors are never doubled or reordered by a retry"),
     ("enable.gapless.guarantee", "vectors are never doubled or reordered by a retry"),
     ("acks", "a vector is settled when all replicas have it"),
     ("request.required.acks", "a vector is settled when all replicas have it"),
+    ("delivery.report.only.error", "a vector is settled by the report that it is there"),
     ("max.in.flight", "idempotence decides it"),
     ("max.in.flight.requests.per.connection", "idempotence decides it"),
     ("message.send.max.retries", "kafka.delivery_timeout limits retries"),
@@ -99,9 +101,25 @@ pub(super) fn is_visible_secret(key: &str) -> bool {
     is_secret(key) && !is_public
 }
 
-/// Returns librdkafka's name of a property, which variables and keys may have with underscores for dots.
+/// Properties with two names, and the one that is kept. Of two that are set librdkafka heeds the last, and the order is
+/// nobody's.
+const OTHER_NAMES: [(&str, &str); 6] = [
+    ("sasl.mechanisms", "sasl.mechanism"),
+    ("sasl.oauthbearer.client.credentials.client.id", "sasl.oauthbearer.client.id"),
+    ("sasl.oauthbearer.client.credentials.client.secret", "sasl.oauthbearer.client.secret"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("compression.codec", "compression.type"),
+    ("fetch.message.max.bytes", "max.partition.fetch.bytes"),
+];
+
+/// Returns the name of a property, which variables and keys may have with underscores for dots, and of which librdkafka
+/// may have two.
 pub(super) fn property_name(key: &str) -> String {
-    key.replace('_', ".")
+    let name = key.replace('_', ".");
+    match OTHER_NAMES.iter().find(|(other, _)| *other == name) {
+        Some((_, kept)) => (*kept).into(),
+        None => name,
+    }
 }
 
 /// Returns where a key that stands in `[kafka]` belongs, if it is of a login.
@@ -139,12 +157,16 @@ mod tests {
     fn every_fault_is_told_at_once() {
         let properties = properties(&[
             ("acks", "1"),
+            ("delivery.report.only.error", "true"),
             ("linger.ms", "7"),
             ("linger.mss", "7"),
             ("session.timeout.ms", "soon"),
         ]);
         let keys: Vec<_> = properties.faults().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["acks", "linger.mss", "session.timeout.ms"]);
+        assert_eq!(
+            keys,
+            ["acks", "delivery.report.only.error", "linger.mss", "session.timeout.ms"]
+        );
     }
 
     #[test]

@@ -70,20 +70,21 @@ fn read_value(path: &str) -> Result<String, String> {
     let mut value = String::new();
     let read =
         File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_string(&mut value));
-    let bytes = read.map_err(|error| format!("{path}: {error}"))?;
+    let shown = bearer::shown(Path::new(path));
+    let bytes = read.map_err(|error| format!("{shown}: {error}"))?;
     if bytes as u64 > BYTES_MAX {
-        return Err(format!("{path}: is over {BYTES_MAX} bytes"));
+        return Err(format!("{shown}: is over {BYTES_MAX} bytes"));
     }
     let value = value.strip_suffix('\n').unwrap_or(&value);
     let value = value.strip_suffix('\r').unwrap_or(value);
     if value.is_empty() {
-        return Err(format!("{path}: is empty"));
+        return Err(format!("{shown}: is empty"));
     }
     Ok(value.into())
 }
 
 fn check_token(kafka: &Kafka) -> Result<(), String> {
-    let mechanism = kafka.property("sasl.mechanism").or(kafka.property("sasl.mechanisms"));
+    let mechanism = kafka.property("sasl.mechanism");
     let is_bearer = mechanism == Some("OAUTHBEARER");
     // librdkafka fetches the token itself.
     let is_fetched = kafka.property("sasl.oauthbearer.method").is_some_and(|m| m != "default");

@@ -103,7 +103,7 @@ impl Config {
             }
             let (timeout, interval) =
                 (self.delivery.transaction_timeout, self.delivery.commit_interval);
-            if timeout < 2 * interval {
+            if timeout < interval.saturating_mul(2) {
                 fault(
                     "delivery.transaction_timeout",
                     format!(

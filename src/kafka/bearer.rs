@@ -6,6 +6,7 @@
 //! `LIFE_OF_UNKNOWN`, so that the file is looked at often enough. Nothing is verified here, that is the
 //! brokers' part.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fs::File;
 use std::io::Read;
@@ -31,7 +32,7 @@ pub enum BearerError {
     #[error("OAUTHBEARER needs a token; kafka.bearer_token_file names the file that has it")]
     NoFile,
     /// The file can't be read.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", shown(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -39,11 +40,18 @@ pub enum BearerError {
         source: std::io::Error,
     },
     /// The file has nothing that could be a token.
-    #[error("{0}: no token in it, which is one line of printable characters without spaces")]
+    #[error("{}: no token in it, which is one line of printable characters without spaces", shown(.0))]
     NoToken(PathBuf),
     /// The token's time is over.
-    #[error("{0}: the token has expired; whoever issues it must write a fresh one there")]
+    #[error("{}: the token has expired; whoever issues it must write a fresh one there", shown(.0))]
     Expired(PathBuf),
+}
+
+/// Returns what to call a file that is to hold a secret: by its path where that can't be the secret itself, which people
+/// put in its place by mistake.
+pub fn shown(path: &Path) -> Cow<'_, str> {
+    let is_path = path.is_absolute() || path.starts_with(".") || path.starts_with("..");
+    if is_path { path.to_string_lossy() } else { "the file that it names".into() }
 }
 
 /// The claims of a JWT that matter here.
