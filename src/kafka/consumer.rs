@@ -13,12 +13,15 @@ use crossbeam_channel::Receiver;
 use prometheus::IntGauge;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{
+    BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata, RebalanceProtocol,
+};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use super::STATISTICS_INTERVAL_MS;
 use super::login::{Login, WithLogin};
 use super::reach::brokers_up;
 use crate::config::Config;
@@ -43,6 +46,11 @@ pub struct SourceContext {
     events: Mutex<Vec<Event>>,
     ends: Mutex<HashMap<i32, PartitionEnd>>,
     closing: AtomicBool,
+    /// Whether the brokers assign, by KIP-848's protocol.
+    brokers_assign: bool,
+    is_member: AtomicBool,
+    /// Of the generation in which partitions were asked back, until they are given up.
+    asked_back: Mutex<Option<Arc<ConsumerGroupMetadata>>>,
     login: Login,
     brokers_up: IntGauge,
 }
@@ -62,16 +70,23 @@ pub struct PartitionEnd {
 }
 
 impl SourceContext {
-    /// Returns a context for a consumer of `topic`, which tells how many brokers it is connected to.
-    pub fn new(topic: &str, brokers_up: IntGauge) -> SourceContext {
+    /// Returns a context for a consumer of the input topic, which tells how many brokers it is connected to.
+    pub fn new(config: &Config, brokers_up: IntGauge) -> SourceContext {
         SourceContext {
-            topic: topic.into(),
+            topic: config.input.topic.clone(),
             events: Mutex::default(),
             ends: Mutex::default(),
             closing: AtomicBool::new(false),
+            brokers_assign: super::brokers_assign(config),
+            is_member: AtomicBool::new(false),
+            asked_back: Mutex::default(),
             login: Login::default(),
             brokers_up,
         }
+    }
+
+    pub(super) fn note(&self, event: Event) {
+        lock(&self.events).push(event);
     }
 
     /// Returns what has been noted since the last call, in order.
@@ -82,6 +97,25 @@ impl SourceContext {
     /// Returns the ends of the partitions that have been noted since the last call.
     pub fn take_ends(&self) -> HashMap<i32, PartitionEnd> {
         std::mem::take(&mut lock(&self.ends))
+    }
+
+    /// Returns whether the worker is in a group that the brokers assign, which may have no partition for it: librdkafka
+    /// calls back where an assignment changes, and no partitions after none are no change. (Of the other protocol an empty
+    /// assignment is an event like any.)
+    pub fn is_member(&self) -> bool {
+        self.is_member.load(Ordering::Acquire)
+    }
+
+    /// Notes the generation in which partitions were asked back; `None` once they are given up.
+    pub fn note_membership(&self, of_revocation: Option<ConsumerGroupMetadata>) {
+        let of_classic = of_revocation.filter(|_| !self.brokers_assign);
+        *lock(&self.asked_back) = of_classic.map(Arc::new);
+    }
+
+    /// Returns the generation in which partitions were asked back, if they aren't given up yet. What is committed for
+    /// them later is refused by the brokers then, where the group hasn't waited.
+    pub fn asked_back(&self) -> Option<Arc<ConsumerGroupMetadata>> {
+        lock(&self.asked_back).clone()
     }
 
     /// From here on rebalances are acknowledged at once: the consumer is being closed.
@@ -119,6 +153,11 @@ impl ClientContext for SourceContext {
 
     fn stats(&self, statistics: Statistics) {
         self.brokers_up.set(brokers_up(&statistics) as i64);
+        // The coordinator has been there for long enough to have answered.
+        let is_member = statistics.cgrp.as_ref().is_some_and(|group| {
+            group.state == "up" && group.stateage >= i64::from(STATISTICS_INTERVAL_MS)
+        });
+        self.is_member.store(self.brokers_assign && is_member, Ordering::Release);
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         let mut ends = lock(&self.ends);
         for (&partition, p) in topic.partitions.iter().filter(|(id, _)| **id >= 0) {
@@ -151,7 +190,7 @@ impl ConsumerContext for SourceContext {
             }
             return;
         }
-        lock(&self.events).push(match assigned {
+        self.note(match assigned {
             true => Event::Assigned(partitions.clone()),
             false => {
                 Event::Revoked { partitions: partitions.clone(), lost: consumer.assignment_lost() }
@@ -179,7 +218,7 @@ impl Connection {
     ///
     /// When librdkafka refuses the configuration.
     pub fn new(config: &Config, metrics: &SourceMetrics) -> KafkaResult<Connection> {
-        let context = SourceContext::new(&config.input.topic, metrics.brokers_up.clone());
+        let context = SourceContext::new(config, metrics.brokers_up.clone());
         let mut consumer: SourceConsumer =
             super::consumer_properties(config).create_with_context(context)?;
         let (sender, wake) = crossbeam_channel::bounded(1);
@@ -218,6 +257,10 @@ pub fn is_final(error: &KafkaError) -> bool {
                     | RDKafkaErrorCode::AutoOffsetReset
                     // With check.crcs: librdkafka goes on behind the damaged batch.
                     | RDKafkaErrorCode::BadMessage
+                    // A batch that can't be unpacked is fetched again and again; one of a format that librdkafka
+                    // doesn't know is passed over.
+                    | RDKafkaErrorCode::BadCompression
+                    | RDKafkaErrorCode::NotImplemented
             )
         )
 }

@@ -34,7 +34,7 @@ const STATISTICS_INTERVAL_MS: u32 = 2_000;
 pub fn consumer_properties(config: &Config) -> ClientConfig {
     let mut client = ClientConfig::new();
     // In KIP-848's protocol the brokers assign, and librdkafka refuses a strategy beside it.
-    if config.kafka.property("group.protocol") != Some("consumer") {
+    if !brokers_assign(config) {
         client.set("partition.assignment.strategy", "cooperative-sticky");
     }
     client
@@ -50,6 +50,11 @@ pub fn consumer_properties(config: &Config) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string());
     client
+}
+
+/// Returns whether the group's protocol is KIP-848's, in which the brokers share the partitions out.
+fn brokers_assign(config: &Config) -> bool {
+    config.kafka.property("group.protocol").is_some_and(|it| it.eq_ignore_ascii_case("consumer"))
 }
 
 /// Returns the properties of the producer.

@@ -445,6 +445,11 @@ impl Source {
             .set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
         self.health.oldest_unsettled(oldest);
         self.lag.report(self.consumer.context().take_ends(), &self.ledger);
+        if self.waiting.is_some() && self.consumer.context().is_member() {
+            self.waiting = None;
+            self.health.assigned();
+            tracing::info!("in the group, which has no partition for this worker so far");
+        }
         if let Some(waited) = self.waiting.as_mut().and_then(|w| w.line_due(Instant::now())) {
             let brokers_up = self.metrics.brokers_up.get();
             tracing::info!(

@@ -131,6 +131,23 @@ fn a_group_that_the_brokers_assign_loses_and_repeats_nothing() {
 }
 
 #[test]
+fn a_worker_that_the_brokers_give_no_partition_is_ready_too() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("spare", PARTITIONS);
+    let options = ["kafka.librdkafka.group.protocol=consumer"];
+    let workers: Vec<Worker> = (0..=PARTITIONS)
+        .map(|_| Worker::start(&cluster, "spare", tiny_package(), &options))
+        .collect();
+    let workers: Vec<Worker> = workers.into_iter().map(Worker::ready).collect();
+    eventually("one has none, and the others one each", || {
+        let mut shares: Vec<i32> = workers.iter().map(partitions).collect();
+        shares.sort_unstable();
+        (shares[0] == 0 && shares[1..].iter().all(|share| *share == 1)).then_some(())
+    });
+    workers.into_iter().for_each(|worker| drop(worker.stop()));
+}
+
+#[test]
 fn a_group_that_the_brokers_assign_commits_in_transactions() {
     let options = ["kafka.librdkafka.group.protocol=consumer", "delivery.mode=exactly-once"];
     come_and_go("assigned-exactly", &options);

@@ -256,7 +256,8 @@ impl Transactions {
         let started = Instant::now();
         // Without the source nobody knows whose the partitions are.
         let consumer = self.consumer.upgrade().ok_or(SinkError::Closed(Closed))?;
-        let metadata = consumer.group_metadata();
+        let asked_back = consumer.context().asked_back().filter(|_| self.pending.is_leaving());
+        let metadata = asked_back.or_else(|| consumer.group_metadata().map(Arc::new));
         // In this order: a consumer that was put out of its group and has joined again has a
         // generation that the brokers accept, but it is then known that its partitions were lost, to
         // librdkafka at first and, before it joins again, to the assignments. One that is put out
@@ -274,7 +275,7 @@ impl Transactions {
                 .add_partition_offset(&self.topic, partition, KafkaOffset::Offset(next.0))
                 .map_err(|error| self.trouble(writer, "offsets", error))?;
         }
-        let (offsets, metadata) = (Arc::new(offsets), Arc::new(metadata));
+        let offsets = Arc::new(offsets);
         self.call(writer, "send_offsets_to_transaction", |producer, _| {
             let (producer, offsets, metadata) =
                 (producer.clone(), offsets.clone(), metadata.clone());
@@ -309,7 +310,8 @@ impl Transactions {
     fn note_refusal(&self, writer: &mut Writer, back: Undelivered) -> Result<(), SinkError> {
         let Undelivered { parcel, error } = back;
         if let Some(rejection) = writer.rejection_for(&parcel, &error) {
-            return writer.refuse(&parcel, rejection);
+            writer.refuse(&parcel, rejection);
+            return Ok(());
         }
         if writer.drops_time(&parcel, &error) {
             // It is sent again with all that is pending.

@@ -45,13 +45,14 @@ impl Source {
         for event in self.consumer.context().take_events() {
             match event {
                 Event::Assigned(partitions) => self.assigned(&partitions)?,
-                Event::Revoked { partitions, lost } => self.revoked(partitions, lost),
+                Event::Revoked { partitions, lost } => self.revoked(partitions, lost)?,
             }
         }
         Ok(())
     }
 
     fn assigned(&mut self, partitions: &TopicPartitionList) -> Result<(), SourceError> {
+        self.end_overtaken()?;
         let ids = ids(partitions);
         self.waiting = None;
         tracing::info!(partitions = ?ids, "partitions assigned");
@@ -71,7 +72,7 @@ impl Source {
         Ok(())
     }
 
-    fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) {
+    fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) -> Result<(), SourceError> {
         let ids = ids(&partitions);
         let kind = if lost { Rebalance::Lost } else { Rebalance::Revoked };
         tracing::info!(partitions = ?ids, event = kind.as_label(), "partitions asked back");
@@ -81,9 +82,11 @@ impl Source {
             if let Some(leaving) = self.leaving.as_mut().filter(|_| lost) {
                 (leaving.lost, leaving.drain_until) = (true, Instant::now());
             }
-            return;
+            return Ok(());
         }
+        self.end_overtaken()?;
         self.ledger.leave(&ids);
+        self.consumer.context().note_membership(self.consumer.group_metadata());
         let now = Instant::now();
         if lost {
             self.waiting = Some(Waiting::since(now));
@@ -98,6 +101,32 @@ impl Source {
             is_missed: false,
             committing: None,
         });
+        Ok(())
+    }
+
+    /// Ends a drain that the group hasn't waited for: the partitions may be another's by now, or this worker's again.
+    ///
+    /// librdkafka joins anew without an answer to a revocation where the topic's partitions have changed, or, with
+    /// `client.rack`, where its replicas' racks have.
+    fn end_overtaken(&mut self) -> Result<(), SourceError> {
+        let Some(leaving) = self.leaving.take_if(|_| !self.stopping) else { return Ok(()) };
+        if leaving.ids.iter().any(|&id| self.ledger.unsettled(id) > 0) {
+            self.metrics.drains_missed.inc();
+        }
+        tracing::warn!(partitions = ?leaving.ids, "the group has gone on before these were given up");
+        self.leave(&leaving)
+    }
+
+    /// Gives up partitions that are through with leaving.
+    fn leave(&mut self, leaving: &Leaving) -> Result<(), SourceError> {
+        for &partition in &leaving.ids {
+            self.end_assignment(partition);
+        }
+        self.consumer.context().note_membership(None);
+        if self.stopping {
+            return Ok(());
+        }
+        give_up(&self.consumer, &leaving.partitions).map_err(SourceError::Consumer)
     }
 
     /// Stops taking messages, closes the first queue, and lets all partitions go.
@@ -163,12 +192,8 @@ impl Source {
         if uncommitted && !leaving.lost {
             tracing::warn!("the last commit didn't end in time; some captions come again");
         }
-        for &partition in &leaving.ids {
-            self.end_assignment(partition);
-        }
-        if !self.stopping {
-            give_up(&self.consumer, &leaving.partitions).map_err(SourceError::Consumer)?;
-        } else if leaving.is_missed {
+        self.leave(&leaving)?;
+        if self.stopping && leaving.is_missed {
             // A failure ends the sink too, with what it still waits for: a record that is delivered
             // after the next owner's would be out of order.
             return Err(SourceError::DrainMissed);
@@ -213,12 +238,17 @@ impl Source {
     pub(super) fn close(self) {
         self.consumer.context().close();
         let mut unanswered = self.unanswered;
-        unanswered.extend(self.consumer.context().take_events().into_iter().filter_map(|event| {
+        for event in self.consumer.context().take_events() {
             match event {
-                Event::Revoked { partitions, .. } => Some(partitions),
-                Event::Assigned(_) => None,
+                Event::Revoked { partitions, .. } => unanswered.push(partitions),
+                // librdkafka waits for this answer too, without an end.
+                Event::Assigned(partitions) => {
+                    if let Err(error) = take(&self.consumer, &partitions) {
+                        tracing::debug!(%error, "a late assignment was not answered");
+                    }
+                }
             }
-        }));
+        }
         unanswered.extend(self.leaving.filter(|_| !self.stopping).map(|l| l.partitions));
         // A revocation that was noted and not answered would hold the group until its timeout.
         for partitions in &unanswered {
