@@ -240,8 +240,8 @@ impl Sink {
         let result = self.run_until_closed();
         match &mut self.transactions {
             Some(transactions) => transactions.give_up(&self.writer),
-            // The dead letters that tell what is wrong would go with the producer.
-            None if matches!(result, Err(SinkError::Breaker(_))) => {
+            // The dead letters that tell what is wrong would go with the producer, and good captions with them.
+            None if matches!(result, Err(SinkError::Breaker(_) | SinkError::Rejected { .. })) => {
                 if let Err(error) = self.writer.producer().flush(LAST_WORDS) {
                     tracing::warn!(%error, "not all that was written is acknowledged");
                 }
@@ -271,6 +271,8 @@ impl Sink {
             if let Some(transactions) = &mut self.transactions {
                 transactions.commit_if_due(&mut self.writer, !input.inner().is_empty())?;
             }
+            // Records that came back count too.
+            self.or_stop(self.writer.check_breaker())?;
             self.report();
         }
         if self.shutdown.wanted() == Wanted::Abort {
@@ -332,17 +334,23 @@ impl Sink {
     }
 
     fn publish(&mut self, parcel: Arc<Parcel>) -> Result<(), SinkError> {
-        if let Err(error) = self.writer.count(&parcel) {
-            // Else what has been written would be aborted; without transactions run() waits for it.
-            if let Some(transactions) = &mut self.transactions {
-                transactions.commit(&mut self.writer)?;
-            }
-            return Err(error);
-        }
+        self.writer.count(&parcel);
+        self.or_stop(self.writer.check(&parcel))?;
         match &mut self.transactions {
             Some(transactions) => transactions.publish(&mut self.writer, parcel),
             None => self.write(&parcel),
         }
+    }
+
+    /// Before the worker stops for what is rejected: commits what has been written, which would else be aborted. Without
+    /// transactions run() waits for it.
+    fn or_stop(&mut self, checked: Result<(), SinkError>) -> Result<(), SinkError> {
+        if checked.is_err()
+            && let Some(transactions) = &mut self.transactions
+        {
+            transactions.commit(&mut self.writer)?;
+        }
+        checked
     }
 
     fn write(&mut self, parcel: &Arc<Parcel>) -> Result<(), SinkError> {
@@ -361,10 +369,11 @@ impl Sink {
         let Undelivered { parcel, error } = back;
         match self.writer.rejection_for(&parcel, &error) {
             Some(rejection) => {
-                self.writer.refuse(&parcel, rejection)?;
+                self.writer.refuse(&parcel, rejection);
                 self.write(&parcel)
             }
             None if is_refused_for_another(&error) || self.writer.drops_time(&parcel, &error) => {
+                self.writer.judge_again(&parcel);
                 self.write(&parcel)
             }
             None => Err(self.writer.produce_error(&parcel, error)),

@@ -91,19 +91,22 @@ fn each_bad_message_becomes_a_dead_letter_and_the_good_ones_come_through() {
 #[test]
 fn without_a_dead_letter_topic_the_worker_stops_at_a_bad_message() {
     let cluster = Cluster::shared();
-    cluster.create_topics("stops", 1);
-    let bad = Outgoing { value: Some(b"bad".to_vec()), ..Outgoing::default() };
-    let good = Outgoing::caption("k", "good");
-    cluster.send("stops", &[good.clone(), good.clone(), bad, good]);
-    let mut worker = Worker::start(&cluster, "stops", tiny_package(), &["reject.topic="]);
-    let status = worker.wait();
-    assert_eq!(status.code(), Some(1));
-    let log = worker.log();
-    assert!(log.contains("stops/0/2") && log.contains("reject.topic"), "{log}");
-    assert!(
-        cluster.committed("stops.group", "stops")[&0] <= 2,
-        "the bad message stays uncommitted"
-    );
+    for (topic, mode) in [("stops", "at-least-once"), ("stops-exactly", "exactly-once")] {
+        cluster.create_topics(topic, 1);
+        let bad = Outgoing { value: Some(b"bad".to_vec()), ..Outgoing::default() };
+        let good = Outgoing::caption("k", "good");
+        cluster.send(topic, &[good.clone(), good.clone(), bad, good]);
+        let mode_option = format!("delivery.mode={mode}");
+        let options = ["reject.topic=", "delivery.commit_interval=20s", &mode_option];
+        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
+        assert_eq!(worker.wait().code(), Some(1), "{mode}");
+        let log = worker.log();
+        let place = format!("{topic}/0/2");
+        assert!(log.contains(&place) && log.contains("reject.topic"), "{mode}: {log}");
+        assert_eq!(cluster.committed_records(&format!("{topic}.out")).len(), 2, "{mode}");
+        let committed = cluster.committed(&format!("{topic}.group"), topic)[&0];
+        assert_eq!(committed, 2, "{mode}: what is before the bad message is done, and no more");
+    }
 }
 
 #[test]
@@ -143,6 +146,35 @@ fn the_breaker_stops_a_worker_that_rejects_everything_and_keeps_its_dead_letters
         let log = worker.log();
         assert!(log.contains("50 messages in a row were rejected"), "{log}");
 
+        let dead = cluster.committed_records(&format!("{topic}.dead"));
+        assert_eq!(dead.len(), 49, "{mode}: the fiftieth and what is after it stay");
+        assert_eq!(cluster.committed_records(&format!("{topic}.out")).len(), 10, "{mode}");
+        let committed = cluster.committed(&format!("{topic}.group"), topic);
+        assert_eq!(committed[&0], 59, "{mode}: their offsets too");
+    }
+}
+
+/// Captions that turn out to be no records only where they are written.
+#[test]
+fn the_breaker_counts_what_cannot_be_written_as_it_counts_what_is_no_caption() {
+    let cluster = Cluster::shared();
+    for (topic, mode) in [("keyless", "at-least-once"), ("keyless-exactly", "exactly-once")] {
+        cluster.create_topics(topic, 1);
+        let mut messages = captions(210);
+        messages[10..].iter_mut().for_each(|message| message.key = None);
+        // One partition, so in this order.
+        cluster.send(topic, &messages);
+        let mode_option = format!("delivery.mode={mode}");
+        let options = [
+            "output.format=json",
+            "reject.breaker_run=50",
+            "delivery.commit_interval=20s",
+            &mode_option,
+        ];
+        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
+        assert_eq!(worker.wait().code(), Some(1), "{mode}");
+        let log = worker.log();
+        assert!(log.contains("50 messages in a row were rejected"), "{mode}: {log}");
         let dead = cluster.committed_records(&format!("{topic}.dead"));
         assert_eq!(dead.len(), 49, "{mode}: the fiftieth and what is after it stay");
         assert_eq!(cluster.committed_records(&format!("{topic}.out")).len(), 10, "{mode}");

@@ -13,7 +13,7 @@ use super::delivery::{Connector, SinkContext};
 use super::parcel::{Ordered, Parcel};
 use crate::clock::since_epoch;
 use crate::config::{Config, IdFrom, OnReject};
-use crate::kafka::breaker::Breaker;
+use crate::kafka::breaker::{Breaker, Tripped};
 use crate::kafka::dead_letter::{self, Author};
 use crate::kafka::timestamps::{OutOfBounds, TimestampBounds};
 use crate::kafka::writable::Takes;
@@ -61,6 +61,8 @@ pub(super) struct Writer {
     shutdown: Shutdown,
     metrics: SinkMetrics,
     breaker: Breaker,
+    /// Why the worker is to stop, since the breaker has found a reason.
+    tripped: Option<Tripped>,
     author: Author,
     output_topic: Arc<str>,
     /// Whether the output topic takes no record without a key. The brokers refuse the whole batch that
@@ -103,6 +105,7 @@ impl Writer {
             shutdown,
             metrics,
             breaker: Breaker::new(&config.reject),
+            tripped: None,
             author: Author {
                 topic: config.input.topic.clone(),
                 group: config.kafka.group.clone(),
@@ -141,8 +144,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Counts a parcel that is about to be written for the first time.
-    pub(super) fn count(&mut self, parcel: &Parcel) -> Result<(), SinkError> {
+    /// Judges and counts a parcel that is about to be written for the first time.
+    pub(super) fn count(&mut self, parcel: &Parcel) {
+        if parcel.rejection().is_none()
+            && let Some(rejection) = self.unwritable(parcel)
+        {
+            parcel.refuse(rejection);
+        }
         match parcel.rejection() {
             Some(rejection) => {
                 self.count_rejection(parcel.origin(), rejection);
@@ -150,7 +158,46 @@ impl Writer {
             }
             None => self.breaker.accepted(),
         }
-        self.look_at_breaker()
+        self.look_at_breaker();
+    }
+
+    /// Returns why a parcel must not be written, once it is counted: the breaker has tripped, or it is rejected and may be
+    /// neither kept nor skipped. What was written before is to be settled first.
+    pub(super) fn check(&self, parcel: &Parcel) -> Result<(), SinkError> {
+        self.check_breaker()?;
+        match parcel.rejection() {
+            Some(rejection)
+                if self.dead_letter_topic.is_none()
+                    && self.on_reject == OnReject::Stop
+                    && !parcel.origin().assignment.is_revoked() =>
+            {
+                Err(self.stop_at(parcel.origin(), rejection))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns why to stop, if the breaker has tripped.
+    pub(super) fn check_breaker(&self) -> Result<(), SinkError> {
+        self.tripped.map_or(Ok(()), |tripped| Err(tripped.into()))
+    }
+
+    /// Returns why the output topic wouldn't take a parcel's record, as far as can be known before it is sent: the brokers
+    /// refuse all that is in one batch with such a record.
+    fn unwritable(&self, parcel: &Parcel) -> Option<Rejection> {
+        let (topic, message) = (&self.output_topic, &parcel.origin().message);
+        let refused = |detail| Some(Rejection::new(RejectReason::RecordRefused, detail));
+        if self.needs_key && message.key.is_none() {
+            return refused(format!("{topic} is compacted, and takes no record without a key"));
+        }
+        if let Err(bounds) = check(self.output_timestamps, message.timestamp_ms) {
+            return refused(format!("{topic} doesn't take {bounds}"));
+        }
+        let is_vector = matches!(parcel.item, Ordered::Vector { .. });
+        if is_vector && self.format == VectorFormat::Json && self.id_from == IdFrom::Key {
+            return key_as_text(parcel.origin()).err();
+        }
+        None
     }
 
     fn count_rejection(&self, origin: &Origin, rejection: &Rejection) {
@@ -160,22 +207,29 @@ impl Writer {
         tracing::debug!(partition, offset, reason, detail = rejection.detail, "rejected");
     }
 
-    fn look_at_breaker(&self) -> Result<(), SinkError> {
+    fn look_at_breaker(&mut self) {
         self.metrics.rejected_run.set(self.breaker.run() as i64);
         self.metrics.rejected_share.set(self.breaker.share());
-        self.breaker.check().map_err(SinkError::Breaker)
+        if let Err(tripped) = self.breaker.check() {
+            self.tripped.get_or_insert(tripped);
+        }
     }
 
-    /// Makes a dead letter of a parcel that was counted as a good one.
-    pub(super) fn refuse(
-        &mut self,
-        parcel: &Parcel,
-        rejection: Rejection,
-    ) -> Result<(), SinkError> {
+    /// Makes a dead letter of a parcel that was counted as a good one. It is written even where this trips the breaker.
+    pub(super) fn refuse(&mut self, parcel: &Parcel, rejection: Rejection) {
         self.count_rejection(parcel.origin(), &rejection);
         parcel.refuse(rejection);
         self.breaker.rejected_after_all();
-        self.look_at_breaker()
+        self.look_at_breaker();
+    }
+
+    /// Judges a parcel that is to be written another time: what its topic takes may have changed with the time.
+    pub(super) fn judge_again(&mut self, parcel: &Parcel) {
+        if parcel.rejection().is_none()
+            && let Some(rejection) = self.unwritable(parcel)
+        {
+            self.refuse(parcel, rejection);
+        }
     }
 
     /// Hands a parcel's record to the producer.
@@ -187,7 +241,7 @@ impl Writer {
         if parcel.rejection().is_none()
             && let Some(rejection) = self.write_as_it_is(parcel)?
         {
-            self.refuse(parcel, rejection)?;
+            self.refuse(parcel, rejection);
         }
         match parcel.rejection() {
             Some(rejection) => self.write_rejected(parcel, rejection),
@@ -198,16 +252,7 @@ impl Writer {
     /// Writes a vector or a tombstone; returns why, where it can't become a record.
     fn write_as_it_is(&mut self, parcel: &Arc<Parcel>) -> Result<Option<Rejection>, WriteError> {
         let topic = Arc::clone(&self.output_topic);
-        let message = &parcel.origin().message;
-        if self.needs_key && message.key.is_none() {
-            let detail = format!("{topic} is compacted, and takes no record without a key");
-            return Ok(Some(Rejection::new(RejectReason::RecordRefused, detail)));
-        }
-        let timestamp_ms = message.timestamp_ms;
-        if let Err(refused) = check(self.output_timestamps, timestamp_ms) {
-            let detail = format!("{topic} doesn't take {refused}");
-            return Ok(Some(Rejection::new(RejectReason::RecordRefused, detail)));
-        }
+        let timestamp_ms = parcel.origin().message.timestamp_ms;
         let sent = match &parcel.item {
             Ordered::Rejected(_) => unreachable!("looked at by write()"),
             Ordered::Tombstone(Tracked { origin, payload: () }) => {
@@ -227,11 +272,7 @@ impl Writer {
                     VectorFormat::Json => {
                         let mut value = std::mem::take(&mut self.buffer);
                         value.clear();
-                        if let Err(rejection) = self.write_json(origin, caption, vector, &mut value)
-                        {
-                            self.buffer = value;
-                            return Ok(Some(rejection));
-                        }
+                        self.write_json(origin, caption, vector, &mut value);
                         self.metrics.bytes.inc_by(value.len() as u64);
                         let sent = self.send(parcel, &topic, timestamp_ms, Some(&value), headers);
                         self.buffer = value;
@@ -255,7 +296,7 @@ impl Writer {
         caption: &PreparedCaption,
         vector: &[f32],
         out: &mut Vec<u8>,
-    ) -> Result<(), Rejection> {
+    ) {
         let of_message;
         let id = match (&self.id_from, &caption.id) {
             (IdFrom::Pointer(_), Some(id)) => id,
@@ -267,13 +308,15 @@ impl Writer {
                 &of_message
             }
             (IdFrom::Key, _) => {
-                of_message = Id::Text(key_as_text(origin)?);
+                let Ok(key) = key_as_text(origin) else {
+                    unreachable!("a message whose key is no id is rejected before it is written")
+                };
+                of_message = Id::Text(key.to_owned());
                 &of_message
             }
         };
         let text = self.include_caption.then_some(caption.text.as_str());
         write_json(&JsonVector { id, caption: text, vector, model: &self.model_id }, out);
-        Ok(())
     }
 
     fn vector_headers(&mut self, origin: &Origin, caption: &PreparedCaption) -> OwnedHeaders {
@@ -341,11 +384,15 @@ impl Writer {
                 }
                 Ok(())
             }
-            OnReject::Stop => Err(WriteError::from(SinkError::Rejected {
-                reason: rejection.reason.as_label(),
-                detail: rejection.detail.clone(),
-                source_position: self.source(origin),
-            })),
+            OnReject::Stop => Err(self.stop_at(origin, rejection).into()),
+        }
+    }
+
+    fn stop_at(&self, origin: &Origin, rejection: &Rejection) -> SinkError {
+        SinkError::Rejected {
+            reason: rejection.reason.as_label(),
+            detail: rejection.detail.clone(),
+            source_position: self.source(origin),
         }
     }
 
@@ -436,8 +483,8 @@ pub(super) fn is_refused_for_itself(error: &KafkaError) -> bool {
     )
 }
 
-fn key_as_text(origin: &Origin) -> Result<String, Rejection> {
+fn key_as_text(origin: &Origin) -> Result<&str, Rejection> {
     let missing = |detail: &str| Rejection::new(RejectReason::IdMissing, detail);
     let key = origin.message.key.as_deref().ok_or_else(|| missing("the message has no key"))?;
-    String::from_utf8(key.to_vec()).map_err(|_| missing("the message's key isn't UTF-8"))
+    std::str::from_utf8(key).map_err(|_| missing("the message's key isn't UTF-8"))
 }

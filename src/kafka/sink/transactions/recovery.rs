@@ -156,6 +156,7 @@ impl Transactions {
         self.open(writer)?;
         let parcels: Vec<_> = self.pending.items().cloned().collect();
         for parcel in &parcels {
+            writer.judge_again(parcel);
             self.write(writer, parcel)?;
         }
         Ok(())
