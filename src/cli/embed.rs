@@ -21,11 +21,11 @@ use super::progress::{Progress, Unit};
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
 use crate::config;
-use crate::embed::Embedder;
 use crate::embed::calibration::TOKENS_UNMEASURED;
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::embed::onnx::{LoadError, OnnxEmbedder};
+use crate::embed::{Embedder, is_finite};
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::{TokenizedCaption, Tokenizer};
 use crate::wire::pointer::{Found, Pointer};
@@ -305,7 +305,9 @@ fn embed_batches<W: Write>(
             Decision::Cut { captions, .. } => {
                 let batch: Vec<_> = pending.drain(..captions).collect();
                 let packed = TokenBatch::pack(batch.iter().map(|caption| caption.ids.as_slice()));
-                vectors.write(&embedder.embed(&packed)?, embedder.dim())?;
+                let mut rows = embedder.embed(&packed)?;
+                make_finite(&mut rows, &batch, embedder, done)?;
+                vectors.write(&rows, embedder.dim())?;
                 done += captions as u64;
                 progress.update(done, done + pending.len() as u64 + tokenized.len() as u64, "");
             }
@@ -317,6 +319,30 @@ fn embed_batches<W: Write>(
             },
         }
     }
+}
+
+/// Embeds the captions alone whose vectors aren't finite: another one of their batch may have spoilt them.
+fn make_finite(
+    vectors: &mut [f32],
+    batch: &[TokenizedCaption],
+    embedder: &mut dyn Embedder,
+    before: u64,
+) -> anyhow::Result<()> {
+    let dim = embedder.dim();
+    for (row, vector) in vectors.chunks_exact_mut(dim).enumerate() {
+        if !is_finite(vector) {
+            let alone = embedder.embed(&TokenBatch::pack([batch[row].ids.as_slice()]))?;
+            if !is_finite(&alone) {
+                bail!(
+                    "the vector of caption {} has a number that isn't finite: the package's weights are damaged, or its \
+                     numbers too large for its precision",
+                    before + row as u64 + 1
+                );
+            }
+            vector.copy_from_slice(&alone);
+        }
+    }
+    Ok(())
 }
 
 /// Writes vectors.
@@ -365,7 +391,7 @@ mod tests {
     use super::*;
     use crate::embed::EmbedError;
 
-    /// Notes the captions of each batch.
+    /// Notes the captions of each batch; a caption that begins with 9 spoils its batch.
     struct Notes(Vec<usize>);
 
     impl Embedder for Notes {
@@ -375,7 +401,8 @@ mod tests {
 
         fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
             self.0.push(batch.captions());
-            Ok(vec![0.0; batch.captions()])
+            let number = if batch.token_ids.contains(&9) { f32::NAN } else { 0.0 };
+            Ok(vec![number; batch.captions()])
         }
     }
 
@@ -397,5 +424,22 @@ mod tests {
         assert_eq!(done.unwrap(), 5);
         assert_eq!(notes.0, [2, 2, 1]);
         assert_eq!(vectors.out.len(), 5 * 4);
+    }
+
+    #[test]
+    fn a_vector_that_is_no_number_is_an_error_that_names_the_caption() {
+        let (sender, receiver) = crossbeam_channel::bounded(5);
+        for id in [7, 7, 7, 9, 7] {
+            sender.send(TokenizedCaption { ids: vec![id; 3], truncated: false }).unwrap();
+        }
+        drop(sender);
+        let limits = Limits { tokens_max: 15, captions_max: 9, wait_max: Duration::ZERO };
+        let mut vectors = Vectors::new(Vec::new(), Format::Jsonl);
+        let mut progress = Progress::start("embedding", Unit::Captions, None);
+        let mut notes = Notes(Vec::new());
+        let done = embed_batches(&receiver, &mut notes, limits, &mut vectors, &mut progress);
+        assert!(done.unwrap_err().to_string().contains("caption 4 "));
+        assert_eq!(notes.0, [5, 1, 1, 1, 1]);
+        assert_eq!(vectors.out.len(), 0);
     }
 }

@@ -44,25 +44,60 @@ pub enum EmbedError {
         /// Numbers in a vector.
         dim: usize,
     },
+    /// Vectors have numbers that aren't finite.
+    #[error("{vectors} of {captions} vectors have a number that isn't finite")]
+    NotFinite {
+        /// How many.
+        vectors: usize,
+        /// Captions of the batch.
+        captions: usize,
+    },
 }
+
+/// Returns whether all numbers are finite.
+pub fn is_finite(numbers: &[f32]) -> bool {
+    // Without an early exit, so that it is done several numbers at a time.
+    numbers.iter().fold(true, |finite, number| finite & number.is_finite())
+}
+
+/// Returns the vector of the known caption, which tells whether the network works.
+///
+/// # Errors
+///
+/// When it doesn't, or the vector isn't finite.
+pub fn embed_known(embedder: &mut dyn Embedder) -> Result<Vec<f32>, EmbedError> {
+    let vector = embedder.embed(&TokenBatch::pack([&KNOWN_CAPTION[..]]))?;
+    match is_finite(&vector) {
+        true => Ok(vector),
+        false => Err(EmbedError::NotFinite { vectors: 1, captions: 1 }),
+    }
+}
+
+/// Token ids that every network has: what is embedded to see whether it works.
+const KNOWN_CAPTION: [u32; 3] = [0, 0, 0];
 
 /// Why a batch was split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitReason {
     /// The device or the machine had too little memory for it; a smaller one may fit.
     OutOfMemory,
+    /// Numbers came out that aren't finite. Those of one caption may spoil the others' vectors: a mask keeps captions
+    /// apart by a product with 0, and 0 times infinity is no number.
+    NotFinite,
     /// Anything else.
     Failed,
 }
 
 impl SplitReason {
     /// All reasons.
-    pub const ALL: [SplitReason; 2] = [SplitReason::OutOfMemory, SplitReason::Failed];
+    pub const ALL: [SplitReason; 3] =
+        [SplitReason::OutOfMemory, SplitReason::NotFinite, SplitReason::Failed];
 
     /// Returns the reason as a metric label.
     pub fn as_label(self) -> &'static str {
         match self {
             SplitReason::OutOfMemory => "out_of_memory",
+            SplitReason::NotFinite => "not_finite",
             SplitReason::Failed => "failed",
         }
     }
@@ -85,6 +120,7 @@ impl EmbedError {
             EmbedError::Run { reason, .. } if words.iter().any(|w| reason.contains(w)) => {
                 SplitReason::OutOfMemory
             }
+            EmbedError::NotFinite { .. } => SplitReason::NotFinite,
             EmbedError::Run { .. } | EmbedError::Shape { .. } => SplitReason::Failed,
         }
     }

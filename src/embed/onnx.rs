@@ -14,8 +14,7 @@ use thiserror::Error;
 use super::cuda::{self, CudaError};
 use super::device::{Device, Provider};
 use super::library::{self, LibraryError};
-use super::task::KNOWN_CAPTION;
-use super::{EmbedError, Embedder, placement};
+use super::{EmbedError, Embedder, embed_known, placement};
 use crate::batch::packing::TokenBatch;
 use crate::model::graph::{INPUTS, OUTPUT};
 use crate::model::manifest::Precision;
@@ -133,9 +132,7 @@ impl OnnxEmbedder {
         let dim = package.manifest.network.dim;
         let (load_time, nodes_on_cpu) = (Duration::ZERO, Vec::new());
         let mut embedder = OnnxEmbedder { session, device, dim, load_time, nodes_on_cpu };
-        embedder
-            .embed(&TokenBatch::pack([&KNOWN_CAPTION[..]]))
-            .map_err(|source| LoadError::WarmUp { device, source })?;
+        embed_known(&mut embedder).map_err(|source| LoadError::WarmUp { device, source })?;
         if profiles.is_some() {
             embedder.look_for_nodes_on_cpu();
         }

@@ -1,6 +1,7 @@
 //! The worker's thread around an embedder.
 //!
-//! A batch that fails is split until the caption at fault is alone, and that one is rejected. A
+//! A batch that fails is split until the caption at fault is alone, and that one is rejected; so are
+//! those of a batch whose vectors aren't finite, for one caption's numbers may spoil all others'. A
 //! caption is at fault only if the network still works without it: before anything is rejected, a
 //! known caption must succeed. Where it doesn't, the network is at fault, and the worker fails.
 //!
@@ -15,7 +16,7 @@ use prometheus::Histogram;
 use thiserror::Error;
 
 use super::duty::DutyClock;
-use super::{EmbedError, Embedder, SplitReason};
+use super::{EmbedError, Embedder, SplitReason, embed_known, is_finite};
 use crate::admin::PassWatch;
 use crate::batch::packing::TokenBatch;
 use crate::batch::{Job, Pass, Request};
@@ -24,9 +25,6 @@ use crate::metrics::EmbedMetrics;
 use crate::queue::{Closed, QueueSender};
 use crate::tokenize::task::PreparedCaption;
 use crate::tracked::{RejectReason, Rejection, Tracked};
-
-/// Token ids that every network has: what is embedded to see whether it works.
-pub const KNOWN_CAPTION: [u32; 3] = [0, 0, 0];
 
 /// Captions with their vectors.
 #[derive(Debug)]
@@ -118,18 +116,15 @@ impl EmbedTask {
         let tokens = batch.tokens();
         match result {
             Ok(vectors) => {
-                for _ in &captions {
-                    self.seconds.observe(seconds);
-                }
-                self.metrics.captions.inc_by(captions.len() as u64);
-                self.metrics.tokens.inc_by(tokens as u64);
-                if let Some(objective) = self.latency_objective {
-                    let is_late = |c: &&Tracked<_>| c.origin.received.elapsed() > objective;
-                    let late = captions.iter().filter(is_late).count();
-                    self.metrics.objective_missed.inc_by(late as u64);
-                }
-                self.pass_on(captions, vectors)?;
-                Ok(Last { pass: Some(Pass { tokens, seconds }), out_of_memory: None })
+                let spoilt = self.pass_on(captions, vectors, seconds)?;
+                let out_of_memory = match spoilt.len() {
+                    0 => None,
+                    vectors => {
+                        let captions = batch.captions();
+                        self.isolate(spoilt, EmbedError::NotFinite { vectors, captions })?
+                    }
+                };
+                Ok(Last { pass: Some(Pass { tokens, seconds }), out_of_memory })
             }
             Err(error) => {
                 let is_too_large = error.split_reason() == SplitReason::OutOfMemory;
@@ -145,27 +140,37 @@ impl EmbedTask {
         self.watch.run(|| self.duty.run(|| self.embedder.embed(batch)))
     }
 
+    /// Counts and passes on the captions whose vectors are finite; returns the others.
     fn pass_on(
         &mut self,
         captions: Vec<Tracked<PreparedCaption>>,
         vectors: Vec<f32>,
-    ) -> Result<(), EmbedTaskError> {
+        seconds: f64,
+    ) -> Result<Vec<Tracked<PreparedCaption>>, EmbedTaskError> {
         let dim = self.embedder.dim();
         assert_eq!(vectors.len(), captions.len() * dim, "one vector a caption");
-        let mut good = Vec::with_capacity(captions.len());
+        let (mut good, mut spoilt) = (Vec::with_capacity(captions.len()), Vec::new());
+        let (mut tokens, mut late) = (0, 0);
         for (row, caption) in captions.into_iter().enumerate() {
-            // Without an early exit, so that it is done several numbers at a time.
-            let vector = &vectors[row * dim..(row + 1) * dim];
-            if vector.iter().fold(true, |finite, number| finite & number.is_finite()) {
-                good.push((row, caption));
-            } else {
-                let detail = "the vector has a number that isn't finite";
-                self.reject(caption, Rejection::new(RejectReason::NotFinite, detail))?;
+            if !is_finite(&vectors[row * dim..(row + 1) * dim]) {
+                spoilt.push(caption);
+                continue;
             }
+            self.seconds.observe(seconds);
+            tokens += caption.payload.tokens.ids.len() as u64;
+            let received = caption.origin.received;
+            late += u64::from(self.latency_objective.is_some_and(|most| received.elapsed() > most));
+            good.push((row, caption));
         }
-        let finished = Instant::now();
-        let embedded = EmbeddedBatch { captions: good, vectors, finished };
-        Ok(self.out.send(Finished::Embedded(embedded))?)
+        self.metrics.captions.inc_by(good.len() as u64);
+        self.metrics.tokens.inc_by(tokens);
+        self.metrics.objective_missed.inc_by(late);
+        if !good.is_empty() {
+            let finished = Instant::now();
+            let embedded = EmbeddedBatch { captions: good, vectors, finished };
+            self.out.send(Finished::Embedded(embedded))?;
+        }
+        Ok(spoilt)
     }
 
     /// Splits a batch that failed; rejects the caption that fails alone. Returns the tokens of the
@@ -192,10 +197,17 @@ impl EmbedTask {
         if reason == SplitReason::OutOfMemory {
             return Err(EmbedTaskError::OutOfMemory(error));
         }
-        let known = TokenBatch::pack([&KNOWN_CAPTION[..]]);
-        self.pass(&known).map_err(EmbedTaskError::Embedder)?;
+        let known = self.watch.run(|| self.duty.run(|| embed_known(&mut *self.embedder)));
+        known.map_err(EmbedTaskError::Embedder)?;
+        let rejection = match reason {
+            SplitReason::NotFinite => {
+                let detail = "the vector has a number that isn't finite";
+                Rejection::new(RejectReason::NotFinite, detail)
+            }
+            _ => Rejection::new(RejectReason::NotEmbedded, error.to_string()),
+        };
         for caption in captions {
-            self.reject(caption, Rejection::new(RejectReason::NotEmbedded, error.to_string()))?;
+            self.reject(caption, rejection.clone())?;
         }
         Ok(None)
     }
@@ -219,12 +231,20 @@ mod tests {
     use crate::tokenize::TokenizedCaption;
     use crate::tracked::{Assignment, Offset, Origin, RawMessage};
 
-    /// Fails on every batch that has the token 13, and gives NaN for the token 17; has memory for so
-    /// many tokens.
+    /// Fails on every batch that has the token 13, gives NaN for the token 17, and for a whole batch that has the token
+    /// 18; has memory for so many tokens.
     struct Superstitious {
         inner: HashEmbedder,
-        dead: bool,
+        state: State,
         tokens_max: usize,
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum State {
+        Works,
+        Dead,
+        /// It gives NaN for everything.
+        Numb,
     }
 
     impl Embedder for Superstitious {
@@ -234,7 +254,7 @@ mod tests {
 
         fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
             let (captions, tokens) = (batch.captions(), batch.tokens());
-            if self.dead || batch.token_ids.contains(&13) {
+            if self.state == State::Dead || batch.token_ids.contains(&13) {
                 return Err(EmbedError::Run { captions, tokens, reason: "bad luck".into() });
             }
             if tokens > self.tokens_max {
@@ -246,6 +266,9 @@ mod tests {
                 batch.token_captions.iter().zip(&batch.token_ids).filter(|(_, id)| **id == 17)
             {
                 vectors[caption as usize * self.inner.dim()] = f32::NAN;
+            }
+            if self.state == State::Numb || batch.token_ids.contains(&18) {
+                vectors.fill(f32::NAN);
             }
             Ok(vectors)
         }
@@ -274,13 +297,13 @@ mod tests {
         metrics: Metrics,
     }
 
-    fn run(tokens: &[u32], dead: bool, tokens_max: usize) -> Outcome {
+    fn run(tokens: &[u32], state: State, tokens_max: usize) -> Outcome {
         let metrics = Metrics::new();
         let (out, finished) = queue::bounded("test", 100, &metrics.queues);
         let (requests, _free) = crossbeam_channel::bounded(1);
         let (_batcher, jobs) = crossbeam_channel::bounded(1);
         let mut task = EmbedTask {
-            embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), dead, tokens_max }),
+            embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), state, tokens_max }),
             duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
             watch: Health::new(Duration::from_secs(60)).watch_passes(),
             number: 0,
@@ -313,7 +336,7 @@ mod tests {
 
     #[test]
     fn the_caption_at_fault_is_found_and_the_others_are_embedded() {
-        let outcome = run(&[5, 6, 13, 7, 8, 17, 13], false, 1000);
+        let outcome = run(&[5, 6, 13, 7, 8, 17, 13], State::Works, 1000);
         assert_eq!(outcome.result.unwrap().out_of_memory, None);
         assert_eq!(outcome.embedded, [0, 1, 3, 4]);
         assert_eq!(
@@ -328,15 +351,29 @@ mod tests {
 
     #[test]
     fn a_dead_network_rejects_nothing() {
-        let outcome = run(&[5, 6, 7], true, 1000);
-        assert!(matches!(outcome.result, Err(EmbedTaskError::Embedder(_))));
-        assert_eq!((outcome.embedded.len(), outcome.rejected.len()), (0, 0));
+        for state in [State::Dead, State::Numb] {
+            let outcome = run(&[5, 6, 7], state, 1000);
+            assert!(matches!(outcome.result, Err(EmbedTaskError::Embedder(_))));
+            assert_eq!((outcome.embedded.len(), outcome.rejected.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_caption_that_spoils_its_batch_is_rejected_alone() {
+        let outcome = run(&[5, 6, 18, 7, 8, 17], State::Works, 1000);
+        assert_eq!(outcome.result.unwrap().out_of_memory, None);
+        assert_eq!(outcome.embedded, [0, 1, 3, 4]);
+        let not_finite = RejectReason::NotFinite;
+        assert_eq!(outcome.rejected, [(2, not_finite), (5, not_finite)]);
+        assert_eq!(outcome.metrics.embed.captions.get(), 4);
+        assert_eq!(outcome.metrics.embed.tokens.get(), 12);
+        assert!(outcome.metrics.embed.splits.with_label_values(&["not_finite"]).get() > 0);
     }
 
     #[test]
     fn a_batch_too_large_for_the_memory_is_embedded_in_parts_and_reported() {
         // Eight captions of 3 tokens: 24 and 12 are too many, 6 are not.
-        let outcome = run(&[5; 8], false, 10);
+        let outcome = run(&[5; 8], State::Works, 10);
         let last = outcome.result.unwrap();
         assert_eq!((last.pass, last.out_of_memory), (None, Some(12)));
         assert_eq!(outcome.embedded, [0, 1, 2, 3, 4, 5, 6, 7]);
@@ -349,7 +386,7 @@ mod tests {
 
     #[test]
     fn no_caption_is_rejected_for_want_of_memory() {
-        let outcome = run(&[5, 6], false, 2);
+        let outcome = run(&[5, 6], State::Works, 2);
         assert!(matches!(outcome.result, Err(EmbedTaskError::OutOfMemory(_))));
         assert_eq!((outcome.embedded.len(), outcome.rejected.len()), (0, 0));
     }

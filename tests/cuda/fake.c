@@ -111,6 +111,8 @@ const char *cudaGetErrorString(int error) {
 int cudaMalloc(void **memory, size_t bytes) {
   *memory = bytes > MEMORY ? NULL : aligned_alloc(256, (bytes + 255) & ~255ul);
   if (!*memory) return OUT_OF_MEMORY;
+  // No kernel writes anything, and vectors must be numbers.
+  memset(*memory, 0, bytes);
   return OK;
 }
 

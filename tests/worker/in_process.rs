@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use capvec::config::{Config, DeliveryMode, EmbedderKind};
 use capvec::kafka::writable::{Takes, asking, try_topics};
 use capvec::metrics::Metrics;
+use capvec::model::package::Package;
 use capvec::pipeline::{self, Worker};
 use capvec::shutdown::Shutdown;
 use rdkafka::mocking::{MockCluster, MockCoordinator};
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::support::{Cluster, Outgoing, eventually, http_get};
+use crate::support::{Cluster, Outgoing, eventually, http_get, tiny_package, tokenizer_of};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -113,6 +114,41 @@ fn several_sessions_share_the_captions_and_their_order_holds() {
     let offsets =
         sources.iter().map(|source| source.rsplit_once('/').unwrap().1.parse::<usize>().unwrap());
     assert!(offsets.eq(0..300), "{sources:?}");
+    shutdown.drain();
+    worker.wait().unwrap();
+}
+
+/// What isn't finite goes through the mask and the pooling of the real graph into all vectors of a batch.
+#[test]
+fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
+    let (_mock, cluster) = mock();
+    let package = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(tiny_package()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), package.path().join(file.file_name())).unwrap();
+    }
+    let spoilt = tokenizer_of(package.path()).tokenize("ö").unwrap().ids[1] as usize;
+    let hidden = Package::open(package.path()).unwrap().manifest.network.hidden;
+    // The word embeddings come first.
+    let weights = package.path().join("model.onnx.data");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    bytes[4 * spoilt * hidden..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&weights, bytes).unwrap();
+
+    let mut config = config(&cluster);
+    config.embed.embedder = EmbedderKind::Onnx;
+    config.model.package = package.path().into();
+    // All are in one batch.
+    (config.batch.tokens_max, config.batch.wait_max) = (4096, Duration::from_secs(2));
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let mut messages = captions(20);
+    messages[7] = Outgoing::caption("k7", "caption ö");
+    cluster.send("in", &messages);
+    assert_eq!(cluster.await_records("out", 19).len(), 19);
+    let dead = cluster.await_records("dead", 1);
+    assert_eq!(dead[0].key.as_deref(), Some(&b"k7"[..]));
+    assert_eq!(dead[0].header("__connect.errors.exception.class.name"), "not_finite");
+    assert!(metric(&worker, "capvec_batch_splits_total{reason=\"not_finite\"}") > 0.0);
     shutdown.drain();
     worker.wait().unwrap();
 }
