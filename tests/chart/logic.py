@@ -417,6 +417,29 @@ def platform_ids(chart):
         assert list(faults(spec)) == []
 
 
+def absence_where_none_is_due(chart):
+    """where KEDA may stop all workers no alert says that there are none"""
+    rules = {"prometheusRule": {"enabled": True}}
+    whole = [one(chart.render({"monitoring": rules}), "PrometheusRule")["spec"]]
+    for least in [1, 0]:
+        keda = {"kind": "keda", "minReplicas": least, "maxReplicas": 3}
+        objects = chart.render({"monitoring": rules, "autoscaling": keda})
+        whole.append(one(objects, "PrometheusRule")["spec"])
+    names = [[rule["alert"] for group in spec["groups"] for rule in group["rules"]] for spec in whole]
+    assert whole[0] == whole[1] and "CapvecAbsent" in names[1]
+    assert names[2] == [name for name in names[1] if name != "CapvecAbsent"], names[2]
+
+
+def name_like_a_number(chart):
+    """a release may be called like a number or a truth value"""
+    for name in ["2024", "on"]:
+        for item in chart.render({"networkPolicy": {"enabled": True}}, release=name):
+            labels = item["metadata"].get("labels", {})
+            assert all(isinstance(value, str) for value in labels.values()), (item["kind"], labels)
+            selected = item["spec"].get("podSelector", {}).get("matchLabels", {}) if "spec" in item else {}
+            assert all(isinstance(value, str) for value in selected.values()), (item["kind"], selected)
+
+
 def monitoring(chart):
     """monitor, rules and dashboard: the monitor selects the pods, the others are the repository's files"""
     on = {"enabled": True, "labels": {"team": "x"}}

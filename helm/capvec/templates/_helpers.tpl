@@ -14,7 +14,7 @@
 {{/* What selects the pods. It can't be changed once a workload exists. */}}
 {{- define "capvec.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "capvec.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "capvec.labels" -}}
