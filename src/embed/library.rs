@@ -74,10 +74,11 @@ pub fn find(named: Option<&Path>, devices: &DeviceChoice) -> Result<PathBuf, Lib
         (None, None) => None,
     };
     if let Some((origin, path)) = named {
-        return match path.is_file() {
-            true => Ok(path),
-            false => Err(LibraryError::NotThere { origin, path }),
-        };
+        if !path.is_file() {
+            return Err(LibraryError::NotThere { origin, path });
+        }
+        // The system's loader, and `ort` before it, look for a relative path elsewhere than here.
+        return Ok(std::path::absolute(&path).unwrap_or(path));
     }
 
     let on_gpu = match devices {

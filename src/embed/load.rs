@@ -218,11 +218,9 @@ impl Site<'_> {
         if !self.device.is_gpu() {
             return cpu_name();
         }
-        let (provider, names) = (self.device.provider.as_label(), gpu_names().join(", "));
-        match self.bytes_max {
-            0 => format!("{provider} {names}"),
-            bytes => format!("{provider} {names}, {bytes} bytes"),
-        }
+        // The driver shows all GPUs of the machine, and a slice of one by the name of the whole.
+        let visible = std::env::var("NVIDIA_VISIBLE_DEVICES").unwrap_or_default();
+        gpu_name(self.device, &gpu_names(), &visible, self.bytes_max)
     }
 
     fn measure(&self, wanted: &Wanted) -> Result<(Calibration, Vec<OnnxEmbedder>), EmbeddersError> {
@@ -260,7 +258,7 @@ impl Site<'_> {
             device: self.device,
             threads,
             // Each session has an arena of its own.
-            device_bytes_max: self.bytes_max / sessions,
+            device_bytes_max: share(self.bytes_max, sessions),
         };
         let one = |_| OnnxEmbedder::load(self.package, &settings);
         Ok((0..sessions).map(one).collect::<Result<_, _>>()?)
@@ -285,4 +283,49 @@ pub fn threads_of_one(asked: usize) -> usize {
 /// the machine has.
 pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+/// Returns what tells one GPU from others, of which a package's folder may have calibrations too.
+fn gpu_name(device: Device, names: &[String], visible: &str, bytes_max: usize) -> String {
+    let mut name = format!("{device} {}", names.join(", "));
+    // Of whole GPUs it is the serial number of one among its like, and in Kubernetes another at each start.
+    if visible.contains("MIG-") {
+        name.push_str(&format!(", {visible}"));
+    }
+    if bytes_max > 0 {
+        name.push_str(&format!(", {bytes_max} bytes"));
+    }
+    name
+}
+
+/// Returns a session's share of a bound, in which 0 is none.
+fn share(bytes_max: usize, sessions: usize) -> usize {
+    if bytes_max == 0 { 0 } else { (bytes_max / sessions).max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_that_differ_have_calibrations_of_their_own() {
+        let names = ["NVIDIA H100".to_owned(), "NVIDIA L4".to_owned()];
+        let device = |text: &str| match text.parse::<DeviceChoice>().unwrap() {
+            DeviceChoice::Named(devices) => devices[0],
+            DeviceChoice::Auto => unreachable!("it is named"),
+        };
+        let name =
+            |text: &str, visible: &str, bytes| gpu_name(device(text), &names, visible, bytes);
+        let whole = name("cuda:0", "GPU-1", 0);
+        assert_eq!(whole, "cuda:0 NVIDIA H100, NVIDIA L4");
+        assert_eq!(whole, name("cuda:0", "GPU-2", 0), "one of its like");
+        let others = [("cuda:1", "GPU-1", 0), ("cuda:0", "MIG-1", 0), ("cuda:0", "GPU-1", 1 << 30)];
+        assert!(
+            others.iter().all(|&(device, visible, bytes)| name(device, visible, bytes) != whole)
+        );
+    }
+
+    #[test]
+    fn a_share_of_a_bound_is_a_bound() {
+        assert_eq!([share(0, 2), share(1, 2), share(100, 2)], [0, 1, 50]);
+    }
 }

@@ -285,7 +285,8 @@ pub fn write<E: From<PackageError>>(
     let mut data = DataFile::create(&weights_path).map_err(io_error(&weights_path))?;
     for weight in draft.network.weights() {
         if draft.precision == Precision::Int8 && weight.is_layer_matrix() {
-            let mut matrix = Vec::with_capacity(weight.elements());
+            // Not of the size that the checkpoint claims: nothing of it has been read yet.
+            let mut matrix = Vec::new();
             fill(&weight, &mut |numbers| {
                 matrix.extend_from_slice(numbers);
                 Ok(())

@@ -206,22 +206,24 @@ fn mixes(args: &EncoderArgs, package: &Package) -> anyhow::Result<Vec<Mix>> {
 }
 
 impl Cell {
+    /// Cuts batches from the captions in their order, round and round: a large batch takes more than there may be.
     fn new(mix: &Mix, tokens_max: usize, flops: &Flops) -> Cell {
         let limits = Limits { tokens_max, captions_max: usize::MAX, wait_max: Duration::ZERO };
         let mut batches = Vec::new();
-        let mut left = &mix.captions[..];
-        while batches.len() < BATCHES
-            && let Decision::Cut { captions, .. } =
-                limits.decide(left.iter().map(Vec::len), Duration::ZERO, None)
-        {
-            let (batch, rest) = left.split_at(captions);
-            // The last one may be small for want of captions, and no batch of this budget.
-            if rest.is_empty() && !batches.is_empty() {
+        let mut next = 0;
+        while batches.len() < BATCHES && next < mix.captions.len() {
+            // More of them than a batch can have, so that it is full.
+            let ahead = mix.captions.iter().cycle().skip(next).take(tokens_max + 1);
+            let Decision::Cut { captions, .. } =
+                limits.decide(ahead.map(Vec::len), Duration::ZERO, None)
+            else {
                 break;
-            }
+            };
+            let batch: Vec<&[u32]> =
+                mix.captions.iter().cycle().skip(next).take(captions).map(Vec::as_slice).collect();
             let operations = batch.iter().map(|ids| flops.of_caption(ids.len())).sum();
-            batches.push((TokenBatch::pack(batch.iter().map(Vec::as_slice)), operations));
-            left = rest;
+            batches.push((TokenBatch::pack(batch), operations));
+            next += captions;
         }
         Cell { tokens_max, mix: mix.name, batches, runs: Vec::new() }
     }
@@ -381,5 +383,24 @@ impl EncoderReport {
             x_scale: Scale::Doubling,
             series,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::synth::Preset;
+
+    #[test]
+    fn batches_are_full_however_few_captions_there_are() {
+        let flops = Flops::of(&Preset::Tiny.network());
+        let mix = Mix { name: "captions", captions: vec![vec![1; 20]; 10] };
+        let tokens = |tokens_max| -> Vec<usize> {
+            let cell = Cell::new(&mix, tokens_max, &flops);
+            cell.batches.iter().map(|(batch, _)| batch.tokens()).collect()
+        };
+        assert_eq!(tokens(1000), [1000]);
+        assert_eq!(tokens(70), [60; 4]);
+        assert_eq!(tokens(5), [20; 10]);
     }
 }
