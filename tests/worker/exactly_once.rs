@@ -129,6 +129,8 @@ fn a_record_that_the_topic_refuses_aborts_and_comes_as_a_dead_letter() {
     assert!(aborted >= Some(1.0), "{aborted:?}");
     let refused = worker.metric("capvec_captions_rejected_total{reason=\"record_refused\"}");
     assert_eq!(refused, Some(36.0), "each was counted once");
+    // A record that came back has others held, and a wait for those would end with the transaction's time.
+    assert_eq!(worker.metric("capvec_producers_remade_total"), Some(0.0));
     worker.stop();
     assert_eq!(cluster.committed_records("refused.out"), []);
     let dead = cluster.committed_records("refused.dead");

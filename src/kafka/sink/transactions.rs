@@ -284,7 +284,10 @@ impl Transactions {
                 producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_STEP)
             })
         })?;
-        self.call(writer, "commit_transaction", flush_and_commit)?;
+        let undelivered = &self.undelivered;
+        self.call(writer, "commit_transaction", |producer, step| {
+            flush_and_commit(producer, undelivered, step)
+        })?;
         self.metrics.transactions.with_label_values(&["committed"]).inc();
         self.metrics.transaction_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
@@ -379,12 +382,20 @@ impl Transactions {
     }
 }
 
-/// Waits until all records have arrived or come back, and commits.
-fn flush_and_commit(producer: &ThreadedProducer<SinkContext>, step: Duration) -> KafkaResult<()> {
+/// Waits until all records have arrived, and commits. Where one has come back there is nothing to commit any more, and
+/// librdkafka may hold others until the transaction is aborted: they would be waited for in vain.
+fn flush_and_commit(
+    producer: &ThreadedProducer<SinkContext>,
+    undelivered: &Receiver<Undelivered>,
+    step: Duration,
+) -> KafkaResult<()> {
     let until = Instant::now() + step;
     // rdkafka's commit flushes by polling, as the producer's own thread does. Only one of the two gets
     // the last acknowledgement, and the other waits in vain for 100 ms: a commit took no less.
     while producer.in_flight_count() > 0 {
+        if !undelivered.is_empty() {
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::State));
+        }
         if Instant::now() >= until {
             return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
         }

@@ -43,6 +43,10 @@ impl Transactions {
                 Verdict::Fenced if !self.is_timed_out() => {
                     return Err(SinkError::Fenced { transactional_id: self.id.clone() });
                 }
+                // One that a topic is gone for would be aborted for ever.
+                Verdict::Abort if is_repeated => {
+                    self.abort(writer).and_then(|()| Ok(self.look_for_topics(writer)?))
+                }
                 Verdict::Abort => self.abort(writer),
                 Verdict::Remake | Verdict::Fenced => self.remake(writer),
             };
