@@ -88,6 +88,11 @@ impl Health {
         self.assigned.store(true, Ordering::Release);
     }
 
+    /// Returns whether the group has answered.
+    pub fn is_assigned(&self) -> bool {
+        self.assigned.load(Ordering::Acquire)
+    }
+
     /// A stop has begun.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);

@@ -131,7 +131,7 @@ fn own_environment(
             match value.into_string() {
                 Ok(value) => Some((name, value)),
                 Err(_) => {
-                    let is_own = name.starts_with("CAPVEC_");
+                    let is_own = name.to_lowercase().starts_with("capvec__");
                     faults.extend(is_own.then(|| Fault::new(name, "is no UTF-8")));
                     None
                 }
@@ -280,17 +280,19 @@ fn as_kind_of(value: &Value, default: &Value) -> Value {
 /// variables, whose names can't have dots, write them with underscores, which no property has.
 fn flatten_properties(given: &mut Value) {
     fn walk(prefix: &str, value: &Value, flat: &mut Map<String, Value>) {
-        match value {
+        let text = match value {
             Value::Object(map) => {
                 for (key, value) in map {
-                    let key = property_name(key);
-                    let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
-                    walk(&name, value, flat);
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    walk(&format!("{prefix}{dot}{key}"), value, flat);
                 }
+                return;
             }
-            Value::String(_) => drop(flat.insert(prefix.into(), value.clone())),
-            scalar => drop(flat.insert(prefix.into(), Value::String(scalar.to_string()))),
-        }
+            Value::String(text) => text.clone(),
+            scalar => scalar.to_string(),
+        };
+        // Of the whole name: a part of it has no second name.
+        flat.insert(property_name(prefix), Value::String(text));
     }
     for map in ["/kafka/librdkafka", "/kafka/librdkafka_files"] {
         if let Some(properties) = given.pointer_mut(map)
@@ -390,10 +392,12 @@ mod tests {
         assert_eq!(load(&variable, &[])["session.timeout.ms"], "47000");
         assert_eq!(load(&[], &flag)["session.timeout.ms"], "48000");
         assert_eq!(load(&variable, &flag)["session.timeout.ms"], "48000");
-        let other_name = [("kafka.librdkafka.sasl.mechanism", "SCRAM-SHA-512")];
-        let properties = load(&[], &other_name);
-        assert_eq!(properties["sasl.mechanism"], "SCRAM-SHA-512");
-        assert!(!properties.contains_key("sasl.mechanisms"), "{:?}", properties.keys());
+        for other_name in ["sasl.mechanism", "sasl.mechanisms"] {
+            let flag = format!("kafka.librdkafka.{other_name}");
+            let properties = load(&[], &[(&flag, "SCRAM-SHA-512")]);
+            assert_eq!(properties["sasl.mechanism"], "SCRAM-SHA-512");
+            assert!(!properties.contains_key("sasl.mechanisms"), "{:?}", properties.keys());
+        }
     }
 
     #[test]

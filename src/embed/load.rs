@@ -284,10 +284,11 @@ pub fn threads_of_one(asked: usize) -> usize {
 pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
+
 /// Returns what tells one GPU from others, of which a package's folder may have calibrations too.
 fn gpu_name(device: Device, names: &[String], visible: &str, bytes_max: usize) -> String {
     let mut name = format!("{device} {}", names.join(", "));
-    // Of whole GPUs it is the serial number of one among its like, and in Kubernetes another at each start.
+    // Of whole GPUs it is the number of one among its like, and would be another wherever the worker runs next.
     if visible.contains("MIG-") {
         name.push_str(&format!(", {visible}"));
     }

@@ -37,6 +37,8 @@ pub enum Event {
         partitions: TopicPartitionList,
         /// Whether they are another's already, so that nothing can be committed for them.
         lost: bool,
+        /// The generation of the group in which they are asked back.
+        generation: Option<ConsumerGroupMetadata>,
     },
 }
 
@@ -99,17 +101,16 @@ impl SourceContext {
         std::mem::take(&mut lock(&self.ends))
     }
 
-    /// Returns whether the worker is in a group that the brokers assign, which may have no partition for it: librdkafka
-    /// calls back where an assignment changes, and no partitions after none are no change. (Of the other protocol an empty
-    /// assignment is an event like any.)
+    /// Returns whether the worker seems to be in a group that the brokers assign, which may have no partition for it:
+    /// librdkafka calls back where an assignment changes, and no partitions after none are no change. (Of the other
+    /// protocol an empty assignment is an event like any.)
     pub fn is_member(&self) -> bool {
         self.is_member.load(Ordering::Acquire)
     }
 
-    /// Notes the generation in which partitions were asked back; `None` once they are given up.
-    pub fn note_membership(&self, of_revocation: Option<ConsumerGroupMetadata>) {
-        let of_classic = of_revocation.filter(|_| !self.brokers_assign);
-        *lock(&self.asked_back) = of_classic.map(Arc::new);
+    /// Pins the generation in which partitions were asked back; `None` once they are given up.
+    pub fn pin_generation(&self, generation: Option<ConsumerGroupMetadata>) {
+        *lock(&self.asked_back) = generation.map(Arc::new);
     }
 
     /// Returns the generation in which partitions were asked back, if they aren't given up yet. What is committed for
@@ -153,7 +154,7 @@ impl ClientContext for SourceContext {
 
     fn stats(&self, statistics: Statistics) {
         self.brokers_up.set(brokers_up(&statistics) as i64);
-        // The coordinator has been there for long enough to have answered.
+        // The coordinator has been there for a while. Whether it has answered, librdkafka doesn't tell.
         let is_member = statistics.cgrp.as_ref().is_some_and(|group| {
             group.state == "up" && group.stateage >= i64::from(STATISTICS_INTERVAL_MS)
         });
@@ -190,12 +191,15 @@ impl ConsumerContext for SourceContext {
             }
             return;
         }
-        self.note(match assigned {
-            true => Event::Assigned(partitions.clone()),
-            false => {
-                Event::Revoked { partitions: partitions.clone(), lost: consumer.assignment_lost() }
-            }
-        });
+        let partitions = partitions.clone();
+        if assigned {
+            return self.note(Event::Assigned(partitions));
+        }
+        let lost = consumer.assignment_lost();
+        // Now, for the group may go on before the source hears of it. Where the brokers assign they wait.
+        let is_pinned = !lost && !self.brokers_assign;
+        let generation = is_pinned.then(|| consumer.group_metadata()).flatten();
+        self.note(Event::Revoked { partitions, lost, generation });
     }
 }
 

@@ -45,7 +45,7 @@ use crate::tracked::{Assignment, Origin, Rejection, Settlement, Tracked};
 /// How often the sink looks whether the worker is being aborted, or its records are acknowledged.
 const TICK: Duration = Duration::from_millis(20);
 
-/// How long the acknowledgements of what is written are waited for when the breaker stops the worker.
+/// How long the acknowledgements of what is written are waited for when rejections stop the worker.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What comes to the sink.
@@ -279,7 +279,8 @@ impl Sink {
             return Ok(());
         }
         if let Some(transactions) = &mut self.transactions {
-            return transactions.commit(&mut self.writer);
+            transactions.commit(&mut self.writer)?;
+            return self.writer.check_breaker();
         }
         while self.writer.outstanding() > 0 || !undelivered.is_empty() {
             if self.shutdown.wanted() == Wanted::Abort {
@@ -290,7 +291,7 @@ impl Sink {
             }
             self.report();
         }
-        Ok(())
+        self.writer.check_breaker()
     }
 
     fn report(&self) {

@@ -78,6 +78,12 @@ pub enum SourceError {
         "what was embedded was not acknowledged within delivery.drain_timeout; it is embedded again"
     )]
     DrainMissed,
+    /// The group went on in the middle of a drain, and librdkafka is left in a state in which it hears of nothing more.
+    #[error(
+        "the group went on before partitions that it asked back were given up: their captions come again, here or \
+         elsewhere, and this worker has to join anew"
+    )]
+    Overtaken,
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
@@ -445,7 +451,8 @@ impl Source {
             .set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
         self.health.oldest_unsettled(oldest);
         self.lag.report(self.consumer.context().take_ends(), &self.ledger);
-        if self.waiting.is_some() && self.consumer.context().is_member() {
+        let is_first_wait = self.waiting.is_some() && !self.health.is_assigned();
+        if is_first_wait && self.consumer.context().is_member() {
             self.waiting = None;
             self.health.assigned();
             tracing::info!("in the group, which has no partition for this worker so far");

@@ -252,3 +252,77 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     next.stop();
     check_each_once(&cluster, "missed", CAPTIONS);
 }
+
+/// librdkafka joins anew where the topic has more partitions, whether what was asked back is given up or not.
+#[test]
+fn a_drain_that_new_partitions_overtake_loses_nothing() {
+    const CAPTIONS: usize = 200;
+    let cluster = Cluster::shared();
+    for strategy in ["range", "cooperative-sticky"] {
+        let topic = &format!("overtaken-{strategy}");
+        cluster.create_topics(topic, PARTITIONS);
+        let properties = [
+            ("partition.assignment.strategy", strategy),
+            ("topic.metadata.refresh.interval.ms", "300"),
+        ];
+        let mut config = cluster.config(topic);
+        config.batch.wait_max = Duration::from_secs(2);
+        for (name, value) in properties {
+            config.kafka.librdkafka.0.insert(name.into(), value.into());
+        }
+        let (gate, inside) = (Gate::default(), Arc::<AtomicUsize>::default());
+        let shutdown = Shutdown::default();
+        let stuck = pipeline::start_with(&config, &shutdown, |_, package| {
+            let inner = HashEmbedder::new(package.manifest.network.dim);
+            let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
+            Ok(Embedders::without_runtime(Box::new(Stuck { inner, gate, inside }), 8192))
+        })
+        .unwrap();
+        let admin = stuck.admin().to_string();
+        let of_stuck = |series| metric(&admin, series);
+        eventually("it has all partitions", || {
+            (of_stuck("capvec_assigned_partitions") == Some(f64::from(PARTITIONS))).then_some(())
+        });
+        *gate.0.lock().unwrap() = true;
+        cluster.send(topic, &(0..CAPTIONS).map(numbered).collect::<Vec<_>>());
+        eventually("all are in the network", || {
+            (inside.load(Ordering::Acquire) == CAPTIONS).then_some(())
+        });
+
+        let options = properties.map(|(name, value)| format!("kafka.librdkafka.{name}={value}"));
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let next = Worker::start(&cluster, topic, tiny_package(), &options);
+        eventually("partitions are asked back", || {
+            of_stuck("capvec_rebalances_total{event=\"revoked\"}").filter(|n| *n > 0.0)
+        });
+        cluster.add_partitions(topic, PARTITIONS as usize + 2);
+        let is_over = eventually("the group goes on", || {
+            match of_stuck("capvec_rebalances_total{event=\"assigned\"}") {
+                None => Some(true),
+                Some(assigned) => (assigned > 1.0).then_some(false),
+            }
+        });
+        *gate.0.lock().unwrap() = false;
+        gate.1.notify_all();
+        let next = next.ready();
+        eventually("every caption has a vector", || {
+            let records = cluster.records(&format!("{topic}.out"));
+            let mut indices: Vec<usize> =
+                records.iter().map(|record| record.header("index").parse().unwrap()).collect();
+            indices.sort_unstable();
+            indices.dedup();
+            (indices.len() == CAPTIONS).then_some(())
+        });
+        if strategy == "range" {
+            assert!(!is_over && of_stuck("capvec_assigned_partitions") > Some(0.0));
+            await_settled(&cluster, topic, CAPTIONS);
+            shutdown.drain();
+            stuck.wait().unwrap();
+        } else {
+            let error = stuck.wait().unwrap_err();
+            assert!(format!("{error:#}").contains("has to join anew"), "{error:#}");
+            await_settled(&cluster, topic, CAPTIONS);
+        }
+        next.stop();
+    }
+}

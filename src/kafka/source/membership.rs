@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{Consumer, ConsumerGroupMetadata, RebalanceProtocol};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::waiting::Waiting;
@@ -45,14 +45,16 @@ impl Source {
         for event in self.consumer.context().take_events() {
             match event {
                 Event::Assigned(partitions) => self.assigned(&partitions)?,
-                Event::Revoked { partitions, lost } => self.revoked(partitions, lost)?,
+                Event::Revoked { partitions, lost, generation } => {
+                    self.revoked(partitions, lost, generation)?;
+                }
             }
         }
         Ok(())
     }
 
     fn assigned(&mut self, partitions: &TopicPartitionList) -> Result<(), SourceError> {
-        self.end_overtaken()?;
+        let is_overtaken = self.end_overtaken()?;
         let ids = ids(partitions);
         self.waiting = None;
         tracing::info!(partitions = ?ids, "partitions assigned");
@@ -69,24 +71,37 @@ impl Source {
             self.consumer.pause(partitions).map_err(SourceError::Consumer)?;
         }
         self.health.assigned();
-        Ok(())
+        self.or_join_anew(is_overtaken)
     }
 
-    fn revoked(&mut self, partitions: TopicPartitionList, lost: bool) -> Result<(), SourceError> {
+    fn revoked(
+        &mut self,
+        partitions: TopicPartitionList,
+        lost: bool,
+        generation: Option<ConsumerGroupMetadata>,
+    ) -> Result<(), SourceError> {
         let ids = ids(&partitions);
         let kind = if lost { Rebalance::Lost } else { Rebalance::Revoked };
         tracing::info!(partitions = ?ids, event = kind.as_label(), "partitions asked back");
         self.metrics.rebalances.with_label_values(&[kind.as_label()]).inc();
+        if lost && self.leaving.is_some() {
+            // What is committed from here on must not have them in it, whatever is answered below.
+            ids.iter().for_each(|&partition| self.end_assignment(partition));
+        }
         if self.stopping {
+            self.consumer.context().pin_generation(generation);
             self.unanswered.push(partitions);
             if let Some(leaving) = self.leaving.as_mut().filter(|_| lost) {
                 (leaving.lost, leaving.drain_until) = (true, Instant::now());
             }
             return Ok(());
         }
-        self.end_overtaken()?;
+        if self.end_overtaken()? {
+            self.unanswered.push(partitions);
+            return self.or_join_anew(true);
+        }
         self.ledger.leave(&ids);
-        self.consumer.context().note_membership(self.consumer.group_metadata());
+        self.consumer.context().pin_generation(generation);
         let now = Instant::now();
         if lost {
             self.waiting = Some(Waiting::since(now));
@@ -104,17 +119,26 @@ impl Source {
         Ok(())
     }
 
-    /// Ends a drain that the group hasn't waited for: the partitions may be another's by now, or this worker's again.
+    /// Ends a drain that the group hasn't waited for, if there is one: the partitions may be another's by now, or this
+    /// worker's again. Returns whether there was.
     ///
     /// librdkafka joins anew without an answer to a revocation where the topic's partitions have changed, or, with
     /// `client.rack`, where its replicas' racks have.
-    fn end_overtaken(&mut self) -> Result<(), SourceError> {
-        let Some(leaving) = self.leaving.take_if(|_| !self.stopping) else { return Ok(()) };
-        if leaving.ids.iter().any(|&id| self.ledger.unsettled(id) > 0) {
+    fn end_overtaken(&mut self) -> Result<bool, SourceError> {
+        let Some(leaving) = self.leaving.take_if(|_| !self.stopping) else { return Ok(false) };
+        if !leaving.is_missed && leaving.ids.iter().any(|&id| self.ledger.is_busy(id)) {
             self.metrics.drains_missed.inc();
         }
         tracing::warn!(partitions = ?leaving.ids, "the group has gone on before these were given up");
-        self.leave(&leaving)
+        self.leave(&leaving)?;
+        Ok(true)
+    }
+
+    /// After a drain that was overtaken librdkafka takes itself for rebalancing, where partitions move one by one, and
+    /// hears of no other rebalance any more; only another consumer helps.
+    fn or_join_anew(&self, is_overtaken: bool) -> Result<(), SourceError> {
+        let is_stuck = matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        if is_overtaken && is_stuck { Err(SourceError::Overtaken) } else { Ok(()) }
     }
 
     /// Gives up partitions that are through with leaving.
@@ -122,7 +146,7 @@ impl Source {
         for &partition in &leaving.ids {
             self.end_assignment(partition);
         }
-        self.consumer.context().note_membership(None);
+        self.consumer.context().pin_generation(None);
         if self.stopping {
             return Ok(());
         }
@@ -202,6 +226,8 @@ impl Source {
     }
 
     pub(super) fn begin_assignment(&mut self, partition: i32) {
+        // The group may give what it hasn't been given back.
+        self.end_assignment(partition);
         self.assignments += 1;
         self.ledger.assign(Assignment::new(partition, self.assignments));
         self.metrics.partitions.set(self.ledger.partitions().len() as i64);

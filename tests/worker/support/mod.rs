@@ -20,7 +20,7 @@ use capvec::model::package::{Package, TOKENIZER};
 use capvec::model::synth::{Synthesis, synthesize};
 use capvec::tokenize::Tokenizer;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -167,6 +167,19 @@ impl Cluster {
             let led = found.partitions().iter().filter(|p| p.leader() >= 0).count();
             (led == partitions as usize).then_some(())
         });
+    }
+
+    /// Gives a topic more partitions.
+    pub fn add_partitions(&self, topic: &str, partitions: usize) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let more = NewPartitions::new(topic, partitions);
+        let options = AdminOptions::new();
+        let made = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(admin.create_partitions([&more], &options))
+            .unwrap();
+        made.into_iter().for_each(|result| drop(result.unwrap()));
     }
 
     /// Makes the topics `name`, `name.out` and `name.dead`.
