@@ -97,6 +97,8 @@ impl Source {
             return Ok(());
         }
         if self.end_overtaken()? {
+            // The answer to the first was one to this too.
+            ids.iter().for_each(|&partition| self.end_assignment(partition));
             self.unanswered.push(partitions);
             return self.or_join_anew(true);
         }
