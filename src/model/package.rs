@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::model::synth::{Synthesis, synthesize};
 
-    fn tiny(folder: &Path) -> PathBuf {
+    pub(super) fn tiny(folder: &Path) -> PathBuf {
         let path = folder.join("tiny");
         synthesize(&Synthesis::tiny(1, &path), &mut |_| ()).unwrap();
         path

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use capvec::batch::packing::TokenBatch;
+use capvec::config::Config;
 use capvec::embed::hash::HashEmbedder;
 use capvec::embed::load::Embedders;
 use capvec::embed::{EmbedError, Embedder};
@@ -194,6 +195,20 @@ struct Stuck {
     inside: Arc<AtomicUsize>,
 }
 
+impl Stuck {
+    /// Starts a worker in this process whose embedder it is; the gate is open.
+    fn start(config: &Config, shutdown: &Shutdown) -> (pipeline::Worker, Gate, Arc<AtomicUsize>) {
+        let (gate, inside) = (Gate::default(), Arc::<AtomicUsize>::default());
+        let worker = pipeline::start_with(config, shutdown, |_, package| {
+            let inner = HashEmbedder::new(package.manifest.network.dim);
+            let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
+            // All fit into one batch.
+            Ok(Embedders::without_runtime(Box::new(Stuck { inner, gate, inside }), 8192))
+        });
+        (worker.unwrap(), gate, inside)
+    }
+}
+
 impl Embedder for Stuck {
     fn dim(&self) -> usize {
         self.inner.dim()
@@ -216,15 +231,8 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     config.delivery.drain_timeout = Duration::from_millis(500);
     // So that the batch that is stuck has captions of all partitions.
     config.batch.wait_max = Duration::from_secs(2);
-    let (gate, inside) = (Gate::default(), Arc::<AtomicUsize>::default());
     let shutdown = Shutdown::default();
-    let stuck = pipeline::start_with(&config, &shutdown, |_, package| {
-        let inner = HashEmbedder::new(package.manifest.network.dim);
-        let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
-        // All fit into one batch.
-        Ok(Embedders::without_runtime(Box::new(Stuck { inner, gate, inside }), 8192))
-    })
-    .unwrap();
+    let (stuck, gate, inside) = Stuck::start(&config, &shutdown);
     let admin = stuck.admin().to_string();
     let of_stuck = |series| metric(&admin, series).unwrap_or(0.0);
     eventually("it has all partitions", || {
@@ -270,14 +278,8 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
         for (name, value) in properties {
             config.kafka.librdkafka.0.insert(name.into(), value.into());
         }
-        let (gate, inside) = (Gate::default(), Arc::<AtomicUsize>::default());
         let shutdown = Shutdown::default();
-        let stuck = pipeline::start_with(&config, &shutdown, |_, package| {
-            let inner = HashEmbedder::new(package.manifest.network.dim);
-            let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
-            Ok(Embedders::without_runtime(Box::new(Stuck { inner, gate, inside }), 8192))
-        })
-        .unwrap();
+        let (stuck, gate, inside) = Stuck::start(&config, &shutdown);
         let admin = stuck.admin().to_string();
         let of_stuck = |series| metric(&admin, series);
         eventually("it has all partitions", || {

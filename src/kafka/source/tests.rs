@@ -82,6 +82,14 @@ impl Rig {
         messages
     }
 
+    /// Settles the messages, and ends the source.
+    fn finish(self, messages: Vec<Tracked<()>>) {
+        messages.iter().for_each(|message| self.settle(message));
+        drop(messages);
+        self.shutdown.drain();
+        self.source.join().unwrap().unwrap();
+    }
+
     fn settle(&self, message: &Tracked<()>) {
         let (assignment, offset) = (Arc::clone(&message.origin.assignment), message.origin.offset);
         self.settlements
@@ -107,10 +115,7 @@ fn where_offsets_go_back_what_is_unsettled_comes_again() {
     assert!(first.iter().all(|message| message.origin.assignment.is_revoked()));
     assert_ne!(again[0].origin.assignment.number, first[0].origin.assignment.number);
     drop(first);
-    again.iter().for_each(|message| rig.settle(message));
-    drop(again);
-    rig.shutdown.drain();
-    rig.source.join().unwrap().unwrap();
+    rig.finish(again);
 }
 
 /// librdkafka joins anew without an answer where the topic's partitions change in the middle of a drain.
@@ -140,10 +145,7 @@ fn a_drain_that_the_group_does_not_wait_for_ends() {
         assert!(offsets(&again)[0] <= 3, "{:?}", offsets(&again));
         assert!(first.iter().all(|message| message.origin.assignment.is_revoked()));
         drop(first);
-        again.iter().for_each(|message| rig.settle(message));
-        drop(again);
-        rig.shutdown.drain();
-        rig.source.join().unwrap().unwrap();
+        rig.finish(again);
     }
 }
 

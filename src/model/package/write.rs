@@ -193,22 +193,15 @@ fn make_readable(_folder: &Path) -> Result<(), PackageError> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::model::import::ImportError;
     use crate::model::package::Package;
+    use crate::model::package::tests::tiny;
     use crate::model::synth::{Synthesis, synthesize};
 
     /// Writes another package than [`tiny`].
     fn put(existing: Existing, path: &Path) -> Result<Manifest, ImportError> {
         synthesize(&Synthesis { existing, ..Synthesis::tiny(2, path) }, &mut |_| ())
-    }
-
-    fn tiny(folder: &Path) -> PathBuf {
-        let path = folder.join("tiny");
-        synthesize(&Synthesis::tiny(1, &path), &mut |_| ()).unwrap();
-        path
     }
 
     #[test]
