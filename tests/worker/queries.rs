@@ -11,7 +11,7 @@ use crate::dashboard::{dashboard, panels, title};
 use crate::promises::{documented_metrics, read};
 use crate::support::load::{Bursts, Load};
 use crate::support::prometheus::{Prometheus, program};
-use crate::support::{Cluster, Worker, eventually, tiny_package};
+use crate::support::{Cluster, Worker, eventually, eventually_ok, tiny_package};
 
 /// One worker delivers at least once, and pauses early.
 const AT_LEAST_ONCE: [&str; 6] = [
@@ -52,9 +52,14 @@ const LATE: &str = "it is 0 unless the machine is so busy that captions take 10 
 
 /// Queries that give nothing, or 0, on healthy workers under load, and why. Alerts aren't here: theirs
 /// give 0 where all is well, unless they are.
-const UNUSUAL: [(&str, Answer, &str); 20] = [
+const UNUSUAL: [(&str, Answer, &str); 21] = [
     ("panel Blocked / A", Answer::Any, "chance has it whether a stage waits for the sink"),
     ("panel Batches that were split / A", Answer::Zero, "no pass fails"),
+    (
+        "panel Queues / A",
+        Answer::Any,
+        "what waits for a pass waits in the batcher; chance has it whether a scrape finds a queue filled",
+    ),
     ("panel Nodes on the CPU / A", Answer::Zero, "the network is on the CPU by right"),
     (
         "panel Breaker: rejected in a row / A",
@@ -164,7 +169,7 @@ fn ask_until_answered(
     let mut table = BTreeMap::new();
     let mut waiting = queries;
     let mut kept = Vec::new();
-    eventually("every query has answered; observe/queries-missing.txt has the others", || {
+    eventually_ok("every query has answered", || {
         waiting.retain(|query| {
             let Query { place, text } = query;
             let samples = prometheus.query(text).unwrap_or_else(|e| panic!("{place}: {text}: {e}"));
@@ -183,10 +188,8 @@ fn ask_until_answered(
             }
             !is_answered
         });
-        // What is missing goes into a file that a failure names.
-        let missing: Vec<_> = waiting.iter().map(|q| q.place.as_str()).collect();
-        std::fs::write(out("queries-missing.txt"), missing.join("\n")).unwrap();
-        waiting.is_empty().then_some(())
+        let places: Vec<_> = waiting.iter().map(|q| q.place.as_str()).collect();
+        if places.is_empty() { Ok(()) } else { Err(format!("waiting for {}", places.join(", "))) }
     });
     // The list of reasons holds to the end of the load, too.
     for (place, text) in kept {

@@ -8,6 +8,7 @@ pub mod load;
 pub mod prometheus;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -38,12 +39,18 @@ pub const CAPVEC: &str = env!("CARGO_BIN_EXE_capvec");
 /// Waits until the condition gives a value.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    eventually_ok(what, || condition().ok_or("it isn't so yet"))
+}
+
+/// Waits until the condition gives a value; a failure shows what it last said instead.
+#[track_caller]
+pub fn eventually_ok<T, E: Display>(what: &str, mut condition: impl FnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(value) = condition() {
-            return value;
+        match condition() {
+            Ok(value) => return value,
+            Err(e) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}: {e}"),
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
