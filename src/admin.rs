@@ -9,6 +9,9 @@
 //!
 //! - Nothing here changes anything: methods other than GET and HEAD are refused.
 //! - The page loads nothing from elsewhere, and its policy forbids the browser to.
+//! - Connections are bounded, and one that says nothing is closed.
+
+mod server;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,9 +24,13 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get};
 
 use crate::metrics::Metrics;
+use server::Limits;
 
 /// The source polls every few milliseconds; this long without is a hang.
 const POLL_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Probes, scrapes and some pages that are open.
+const LIMITS: Limits = Limits { connections: 128, head: Duration::from_secs(10) };
 
 /// What the page may do in the browser: load its own files and ask this port. The policy says so even
 /// should a label's value find a way into the page as markup.
@@ -176,9 +183,7 @@ pub fn serve(
                 Ok(listener) => listener,
                 Err(error) => return tracing::error!(%error, "the admin endpoints are down"),
             };
-            if let Err(error) = axum::serve(listener, router(metrics, health)).await {
-                tracing::error!(%error, "the admin endpoints are down");
-            }
+            server::serve(listener, router(metrics, health), LIMITS).await;
         });
     })?;
     Ok(address)
@@ -274,6 +279,38 @@ mod tests {
                 assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
             }
         }
+    }
+
+    #[test]
+    fn a_connection_that_says_nothing_makes_room_for_others() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let router = router(Metrics::new(), Health::new(Duration::from_secs(60)));
+                let limits = Limits { connections: 2, head: Duration::from_millis(100) };
+                server::serve(listener, router, limits).await;
+            });
+        });
+        let mut silent = TcpStream::connect(address).unwrap();
+        let mut half = TcpStream::connect(address).unwrap();
+        half.write_all(b"GET /livez HTTP/1.1\r\nHost: ").unwrap();
+        // Both have the places that there are.
+        assert!(ask(address, "GET", "/livez").starts_with("HTTP/1.1 200 "));
+        for stream in [&mut silent, &mut half] {
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).expect("it is closed, and not left waiting");
+        }
+        let mut kept = TcpStream::connect(address).unwrap();
+        kept.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        kept.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut answer = String::new();
+        kept.read_to_string(&mut answer).expect("it is closed after its answer, too");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 
     #[test]

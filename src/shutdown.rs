@@ -59,15 +59,23 @@ impl Shutdown {
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
         let shutdown = self.clone();
         std::thread::Builder::new().name("capvec-signals".into()).spawn(move || {
-            let mut first = None;
+            let mut first: Option<Instant> = None;
             for signal in signals.forever() {
-                if shutdown.wanted() == Wanted::Run {
-                    tracing::info!(signal, "stopping: settling what is embedded");
-                    first = Some(Instant::now());
-                    shutdown.drain();
-                } else if first.is_none_or(|first| first.elapsed() > ONE_STOP) {
-                    tracing::warn!(signal, "stopping at once");
-                    std::process::exit(128 + signal);
+                match first {
+                    None => {
+                        first = Some(Instant::now());
+                        let wanted = shutdown.wanted();
+                        shutdown.drain();
+                        // One that ends of a failure says why when it has ended.
+                        if wanted == Wanted::Run {
+                            tracing::info!(signal, "stopping: settling what is embedded");
+                        }
+                    }
+                    Some(first) if first.elapsed() > ONE_STOP => {
+                        tracing::warn!(signal, "stopping at once");
+                        std::process::exit(128 + signal);
+                    }
+                    Some(_) => {}
                 }
             }
         })?;

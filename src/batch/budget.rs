@@ -2,9 +2,10 @@
 //! be. More would make captions wait without embedding more of them.
 //!
 //! The budget begins with the rates that [`crate::embed::calibration`] has measured, and follows
-//! what the batches themselves then show: now and then a full batch is made of another size, of each
-//! in turn, and what it took moves that size's rate against the present one's. A device that slows
-//! down as a whole changes nothing.
+//! what full batches then show: now and then one is made of another size, of each in turn, and what it
+//! took moves that size's rate against the present one's. A device that slows down as a whole changes
+//! nothing. Batches that aren't full say nothing: where there is little to do, a pass has the machine
+//! for itself, and small ones look faster than they would be beside others.
 //!
 //! Where a device has too little memory for a batch, the budget is halved, whatever it was measured or
 //! set to be. Another program may have had the memory for a moment, so after many full batches that
@@ -25,10 +26,10 @@ const PROBE_EVERY: u32 = 64;
 const PROBE_GAIN: f64 = 0.3;
 
 /// How far a batch of the present size moves the speed of the device.
-const SPEED_GAIN: f64 = 0.1;
+const SPEED_GAIN: f64 = 0.3;
 
-/// A batch counts for a step whose tokens it has within this factor.
-const NEAR: f64 = 1.25;
+/// A full batch says nothing of its size if it has fewer tokens by this factor, or more.
+const NEAR: f64 = 2.0;
 
 /// Full batches that must have fitted before twice the tokens are tried.
 const LIFT_EVERY: u32 = 1024;
@@ -88,18 +89,29 @@ impl TokenBudget {
 
     /// Returns the limit of the next batch: the budget, or another size when it is one's turn.
     pub fn next_limit(&self) -> usize {
+        self.within_memory(self.steps[self.next_step()].tokens)
+    }
+
+    fn next_step(&self) -> usize {
         let (round, batch) = (self.full / PROBE_EVERY, self.full % PROBE_EVERY);
         let is_try = batch == 0 && round > 0;
-        let step = if is_try { round as usize % self.steps.len() } else { self.present };
-        self.within_memory(self.steps[step].tokens)
+        if is_try { round as usize % self.steps.len() } else { self.present }
     }
 
     fn within_memory(&self, tokens: usize) -> usize {
         self.memory.map_or(tokens, |bound| bound.tokens.min(tokens))
     }
 
-    /// Notes that a batch of `tokens` was cut, filled up to its limit or not.
-    pub fn cut(&mut self, tokens: usize, is_full: bool) {
+    /// Notes that a batch of `tokens` was cut, filled up to its limit or not. Returns the size whose
+    /// rate its pass will show, for [`TokenBudget::observe`].
+    pub fn cut(&mut self, tokens: usize, is_full: bool) -> Option<usize> {
+        let size = self.steps[self.next_step()].tokens;
+        let shows = is_full && self.within_memory(size) == size;
+        self.count(tokens, is_full);
+        shows.then_some(size)
+    }
+
+    fn count(&mut self, tokens: usize, is_full: bool) {
         // A try ends with the first batch over the budget: at a low load none may ever fill it.
         if is_full || tokens > self.tokens() {
             self.full = self.full.wrapping_add(1);
@@ -119,24 +131,40 @@ impl TokenBudget {
         self.memory = Some(MemoryBound { tokens: self.within_memory(half), fitted: 0 });
     }
 
-    /// Learns that a batch of `tokens` has taken `seconds`.
-    pub fn observe(&mut self, tokens: usize, seconds: f64) {
-        let away = |step: &Step| (tokens as f64 / step.tokens as f64).ln().abs();
-        let nearest = (0..self.steps.len())
-            .min_by(|a, b| away(&self.steps[*a]).total_cmp(&away(&self.steps[*b])))
-            .expect("there is a step");
-        let expected = self.speed * self.steps[nearest].tokens_per_second;
-        let ratio = tokens as f64 / seconds / expected;
-        if away(&self.steps[nearest]) > NEAR.ln() || !ratio.is_finite() || ratio <= 0.0 {
+    /// Learns that a batch of `tokens`, which was filled up to this size, has taken `seconds`.
+    pub fn observe(&mut self, size: usize, tokens: usize, seconds: f64) {
+        let Some(step) = self.steps.iter().position(|step| step.tokens == size) else { return };
+        let away = (tokens as f64 / size as f64).ln().abs();
+        let ratio = self.seconds(tokens) / (self.speed * seconds);
+        if away > NEAR.ln() || !ratio.is_finite() || ratio <= 0.0 {
             return;
         }
         // A machine that was stopped for a second says little.
         let ratio = ratio.clamp(0.5, 2.0);
-        if nearest == self.present {
+        if step == self.present {
             self.speed *= ratio.powf(SPEED_GAIN);
         } else {
-            self.steps[nearest].tokens_per_second *= ratio.powf(PROBE_GAIN);
+            self.steps[step].tokens_per_second *= ratio.powf(PROBE_GAIN);
             self.present = enough(&self.steps);
+        }
+    }
+
+    /// Returns what a pass of so many tokens takes by what was measured: between two steps on the line
+    /// through both, outside of them at the rate of the last.
+    fn seconds(&self, tokens: usize) -> f64 {
+        let of = |step: &Step| (step.tokens as f64, step.tokens as f64 / step.tokens_per_second);
+        let tokens = tokens as f64;
+        let above = self.steps.iter().position(|step| step.tokens as f64 > tokens);
+        match above {
+            Some(above @ 1..) => {
+                let ((from, least), (to, most)) =
+                    (of(&self.steps[above - 1]), of(&self.steps[above]));
+                least + (most - least) * (tokens - from) / (to - from)
+            }
+            beside => {
+                let step = beside.map_or(self.steps.last(), |first| self.steps.get(first));
+                tokens / step.expect("there is a step").tokens_per_second
+            }
         }
     }
 }
@@ -176,10 +204,10 @@ mod tests {
 
     fn run(budget: &mut TokenBudget, batches: usize, cost: impl Fn(f64) -> f64) {
         for _ in 0..batches {
-            // A full batch has a few tokens less than it may have.
-            let tokens = budget.next_limit() - 5;
-            budget.cut(tokens, true);
-            budget.observe(tokens, cost(tokens as f64));
+            // The next caption doesn't fit.
+            let tokens = budget.next_limit() - CAPTION_TOKENS / 2;
+            let size = budget.cut(tokens, true).expect("it is full");
+            budget.observe(size, tokens, cost(tokens as f64));
         }
     }
 
@@ -222,10 +250,24 @@ mod tests {
     }
 
     #[test]
-    fn a_slower_device_keeps_its_budget() {
-        let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
-        run(&mut budget, 20_000, |tokens| 3.0 * (0.005 + tokens * 0.001));
-        assert_eq!(budget.tokens(), 96);
+    fn a_device_that_is_slower_or_faster_keeps_its_budget() {
+        for factor in [3.0, 1.2, 0.8, 0.4] {
+            let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
+            run(&mut budget, 20_000, |tokens| factor * (0.005 + tokens * 0.001));
+            assert_eq!(budget.tokens(), 96, "{factor}");
+        }
+    }
+
+    #[test]
+    fn a_device_whose_speed_comes_and_goes_keeps_its_budget() {
+        let mut budget = measured(|tokens| 0.016 + tokens * 0.005);
+        assert_eq!(budget.tokens(), 64);
+        for round in 0..500 {
+            // Something else takes half of the machine, for a while.
+            let factor = if round % 2 == 0 { 1.0 } else { 2.0 };
+            run(&mut budget, 150, |tokens| factor * (0.016 + tokens * 0.005));
+            assert!((48..=192).contains(&budget.tokens()), "{round}: {}", budget.tokens());
+        }
     }
 
     #[test]
@@ -279,18 +321,24 @@ mod tests {
             let tokens = budget.next_limit().min(200);
             let is_full = tokens < 200;
             over += usize::from(tokens > budget.tokens());
-            budget.cut(tokens, is_full);
+            let size = budget.cut(tokens, is_full);
+            assert_eq!(size.is_some(), is_full);
         }
         assert!(over < 2000, "{over} of 100000 were over the budget");
     }
 
     #[test]
-    fn small_batches_say_nothing_of_large_ones() {
+    fn passes_that_say_nothing_change_nothing() {
         let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
         for _ in 0..1000 {
-            budget.observe(3, 0.5);
-            budget.observe(0, 0.0);
+            assert_eq!(budget.cut(32, false), None, "it isn't full");
+            // Of captions so long that the next one didn't fit by far; of no size that was measured.
+            budget.observe(96, 40, 1e-3);
+            budget.observe(97, 97, 1e-3);
+            budget.observe(96, 0, 0.0);
         }
         assert_eq!(budget.tokens(), 96);
+        budget.out_of_memory(96);
+        assert_eq!(budget.cut(45, true), None, "it is full by what the memory has room for");
     }
 }

@@ -101,6 +101,8 @@ impl Batcher {
         self.report();
         let mut pending: VecDeque<Tracked<PreparedCaption>> = VecDeque::new();
         let mut free: VecDeque<Request> = VecDeque::new();
+        // What the batch of each embedder shows, see [`TokenBudget::cut`].
+        let mut sizes = vec![None; self.jobs.len()];
         let mut is_open = true;
         let mut looked = Instant::now();
         let nothing = never();
@@ -121,7 +123,8 @@ impl Batcher {
                         // batch is redelivered.
                         let embedder = request.embedder;
                         free.pop_front();
-                        let job = self.cut(&mut pending, captions, reason);
+                        let (job, size) = self.cut(&mut pending, captions, reason);
+                        sizes[embedder] = size;
                         drop(self.jobs[embedder].send(job));
                         continue;
                     }
@@ -150,7 +153,7 @@ impl Batcher {
                 recv(self.requests) -> request => match request {
                     Ok(request) => {
                         if let Some(pass) = request.last {
-                            self.learn(pass);
+                            self.learn(pass, sizes[request.embedder]);
                         }
                         if let Some(tokens) = request.out_of_memory {
                             self.shrink(tokens);
@@ -203,9 +206,11 @@ impl Batcher {
         decision
     }
 
-    fn learn(&mut self, pass: Pass) {
+    fn learn(&mut self, pass: Pass, size: Option<usize>) {
         self.cost.observe(pass.tokens, pass.seconds);
-        self.budget.observe(pass.tokens, pass.seconds);
+        if let Some(size) = size {
+            self.budget.observe(size, pass.tokens, pass.seconds);
+        }
         self.report();
     }
 
@@ -224,15 +229,16 @@ impl Batcher {
         self.metrics.prediction_error.set(self.cost.error());
     }
 
+    /// Returns the batch, and the size whose rate its pass will show.
     fn cut(
         &mut self,
         pending: &mut VecDeque<Tracked<PreparedCaption>>,
         captions: usize,
         reason: CutReason,
-    ) -> Job {
+    ) -> (Job, Option<usize>) {
         let captions: Vec<_> = pending.drain(..captions).collect();
         let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
-        self.budget.cut(batch.tokens(), reason == CutReason::Full);
+        let size = self.budget.cut(batch.tokens(), reason == CutReason::Full);
         let now = Instant::now();
         for caption in &captions {
             self.wait_seconds.observe((now - caption.payload.ready).as_secs_f64());
@@ -240,7 +246,7 @@ impl Batcher {
         self.metrics.cut.with_label_values(&[reason.as_label()]).inc();
         self.metrics.captions.observe(batch.captions() as f64);
         self.metrics.tokens.observe(batch.tokens() as f64);
-        Job { captions, batch }
+        (Job { captions, batch }, size)
     }
 }
 

@@ -26,17 +26,21 @@ pub struct TokenBatch {
     /// `[tokens]`
     pub token_positions: Vec<i64>,
     /// `[tokens]`
-    pub token_captions: Vec<i64>,
-    /// `[tokens]`
     pub token_slots: Vec<i64>,
     /// `[rows, width]`
     pub slot_tokens: Vec<i64>,
     /// `[rows, width]`
     pub slot_captions: Vec<i32>,
+    /// `[rows, places]`
+    pub row_captions: Vec<i32>,
+    /// `[captions]`
+    pub caption_places: Vec<i64>,
     /// `[captions]`
     pub caption_lengths: Vec<f32>,
     /// Slots in a row.
     pub width: usize,
+    /// Captions in the row that has most of them.
+    pub places: usize,
 }
 
 impl TokenBatch {
@@ -48,31 +52,51 @@ impl TokenBatch {
     pub fn pack<'a>(captions: impl IntoIterator<Item = &'a [u32]>) -> TokenBatch {
         let mut batch = TokenBatch::default();
         let mut lengths = Vec::new();
-        for (caption, ids) in captions.into_iter().enumerate() {
+        for ids in captions {
             assert!(!ids.is_empty(), "a caption has [CLS] and [SEP] at least");
             batch.token_ids.extend(ids.iter().map(|&id| i64::from(id)));
             batch.token_positions.extend(0..ids.len() as i64);
-            batch.token_captions.extend(std::iter::repeat_n(caption as i64, ids.len()));
             batch.caption_lengths.push(ids.len() as f32);
             lengths.push(ids.len());
         }
         assert!(!lengths.is_empty(), "a batch has captions");
 
         batch.width = row_width(&lengths);
-        let (places, rows) = fill_rows(&lengths, batch.width);
+        let (slots, rows) = fill_rows(&lengths, batch.width);
         batch.token_slots.reserve(batch.token_ids.len());
         batch.slot_tokens.resize(rows * batch.width, 0);
         batch.slot_captions.resize(rows * batch.width, 0);
         let mut token = 0;
-        for (caption, (&length, &place)) in lengths.iter().zip(&places).enumerate() {
-            for slot in place..place + length {
+        for (caption, (&length, &first)) in lengths.iter().zip(&slots).enumerate() {
+            for slot in first..first + length {
                 batch.token_slots.push(slot as i64);
                 batch.slot_tokens[slot] = token;
                 batch.slot_captions[slot] = caption as i32 + 1;
                 token += 1;
             }
         }
+        batch.number_captions_of_rows(&slots, rows);
         batch
+    }
+
+    /// Gives the captions of a row its places, in the order of the captions.
+    fn number_captions_of_rows(&mut self, slots: &[usize], rows: usize) {
+        let mut taken = vec![0; rows];
+        let in_row: Vec<(usize, usize)> = slots
+            .iter()
+            .map(|slot| {
+                let row = slot / self.width;
+                taken[row] += 1;
+                (row, taken[row] - 1)
+            })
+            .collect();
+        self.places = taken.into_iter().max().unwrap_or(0);
+        self.row_captions.resize(rows * self.places, -1);
+        for (caption, (row, place)) in in_row.into_iter().enumerate() {
+            let place = row * self.places + place;
+            self.row_captions[place] = caption as i32 + 1;
+            self.caption_places.push(place as i64);
+        }
     }
 
     /// Number of captions.
@@ -104,7 +128,7 @@ fn fill_rows(lengths: &[usize], width: usize) -> (Vec<usize>, usize) {
     order.sort_by_key(|&caption| std::cmp::Reverse(lengths[caption]));
     // Rows by the number of their free slots.
     let mut by_free: Vec<Vec<usize>> = vec![Vec::new(); width + 1];
-    let mut places = vec![0; lengths.len()];
+    let mut slots = vec![0; lengths.len()];
     let mut rows = 0;
     for caption in order {
         let length = lengths[caption].next_multiple_of(ALIGNMENT);
@@ -116,10 +140,10 @@ fn fill_rows(lengths: &[usize], width: usize) -> (Vec<usize>, usize) {
                 (rows - 1, width)
             }
         };
-        places[caption] = row * width + (width - free);
+        slots[caption] = row * width + (width - free);
         by_free[free - length].push(row);
     }
-    (places, rows)
+    (slots, rows)
 }
 
 #[cfg(test)]
@@ -134,6 +158,8 @@ mod tests {
         assert_eq!(batch.token_ids, [101, 7, 102]);
         assert_eq!(batch.token_slots, [0, 1, 2]);
         assert_eq!(batch.slot_captions, [1, 1, 1, 0]);
+        assert_eq!((batch.places, &batch.row_captions[..]), (1, &[1][..]));
+        assert_eq!(batch.caption_places, [0]);
         assert_eq!(batch.caption_lengths, [3.0]);
     }
 
@@ -159,9 +185,9 @@ mod tests {
 
             let mut used = vec![false; batch.slot_tokens.len()];
             let mut row_of = vec![None; lengths.len()];
-            for token in 0..batch.tokens() {
+            let captions = (0..lengths.len()).flat_map(|c| std::iter::repeat_n(c, lengths[c]));
+            for (token, caption) in captions.enumerate() {
                 let slot = batch.token_slots[token] as usize;
-                let caption = batch.token_captions[token] as usize;
                 prop_assert!(!used[slot], "a slot has one token");
                 used[slot] = true;
                 prop_assert_eq!(batch.slot_tokens[slot] as usize, token);
@@ -174,6 +200,13 @@ mod tests {
             for (used, caption) in used.iter().zip(&batch.slot_captions) {
                 prop_assert_eq!(*used, *caption != 0);
             }
+            for (caption, &place) in batch.caption_places.iter().enumerate() {
+                prop_assert_eq!(batch.row_captions[place as usize] as usize, caption + 1);
+                prop_assert_eq!(Some(place as usize / batch.places), row_of[caption]);
+            }
+            let free = batch.row_captions.iter().filter(|caption| **caption == -1).count();
+            prop_assert_eq!(batch.row_captions.len(), batch.captions() + free);
+            prop_assert_eq!(batch.row_captions.len(), batch.rows() * batch.places);
             // First fit and best fit leave no two rows that would go into one.
             let mut fill = vec![0usize; batch.rows()];
             for (caption, row) in row_of.iter().enumerate() {

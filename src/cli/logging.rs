@@ -19,7 +19,9 @@ pub fn start(log: &Log) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(terminal && !as_json);
+        .with_ansi(terminal && !as_json)
+        // It would be said on standard error, which is what failed, and panic there.
+        .log_internal_errors(false);
     // An error means that a log has been started already.
     drop(match as_json {
         true => builder.json().flatten_event(true).try_init(),

@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error:#}");
             if !tracing::event_enabled!(tracing::Level::ERROR) {
-                eprintln!("error: {error:#}");
+                tell(format_args!("error: {error:#}"));
             }
             ExitCode::from(if error.is::<ConfigError>() { EXIT_USAGE } else { 1 })
         }
@@ -122,6 +122,12 @@ pub fn main() -> ExitCode {
 /// When standard output can't be written.
 fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}")
+}
+
+/// Says a line beside the results, on standard error. That nobody hears it is no reason to end: `eprintln!`
+/// would panic.
+fn tell(line: impl std::fmt::Display) {
+    drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
 
 /// The reader of the output has seen enough: `capvec tokenize ... | head`.

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::tell;
+
 /// Between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -60,7 +62,8 @@ impl Progress {
             bar.set_message(doing.to_owned());
         } else if self.last_line.elapsed() >= LINE_INTERVAL {
             self.last_line = Instant::now();
-            eprintln!("{}: {} of {}, {doing}", self.what, self.show(done), self.show(total));
+            let (done, total) = (self.show(done), self.show(total));
+            tell(format_args!("{}: {done} of {total}, {doing}", self.what));
         }
     }
 
@@ -76,7 +79,7 @@ impl Progress {
                 format!(", {:.0} a second", self.done as f64 / seconds)
             }
         };
-        eprintln!("{}: {} in {seconds:.1} s{rate}", self.what, self.show(self.done));
+        tell(format_args!("{}: {} in {seconds:.1} s{rate}", self.what, self.show(self.done)));
     }
 
     fn show(&self, number: u64) -> String {

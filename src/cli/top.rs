@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use console::Term;
 
+use super::tell;
 use super::terminal::drawing;
 use figures::Figures;
 use scrape::Target;
@@ -138,7 +139,7 @@ impl Screen {
     /// Says that a look failed; the next may succeed.
     fn trouble(&mut self, error: &scrape::LookError) -> anyhow::Result<()> {
         match self {
-            Screen::Json | Screen::Text => eprintln!("{error:#}"),
+            Screen::Json | Screen::Text => tell(format_args!("{error:#}")),
             Screen::Terminal { .. } => self.draw(|_| vec![view::trouble(error)])?,
         }
         Ok(())

@@ -8,6 +8,7 @@
 mod cache;
 mod machine;
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use super::{EmbedError, Embedder};
@@ -139,7 +140,8 @@ impl Calibration {
 ///
 /// # Errors
 ///
-/// When the first embedder can't be made, or fails on the smallest batch.
+/// When the first embedder can't be made, or fails on the smallest batch. That more of them can't run
+/// is none.
 pub fn calibrate<E: Embedder, L>(
     wanted: &Wanted,
     cpus: usize,
@@ -147,7 +149,7 @@ pub fn calibrate<E: Embedder, L>(
     mut load: impl FnMut(usize, usize) -> Result<Option<Vec<E>>, L>,
 ) -> Result<(Calibration, Vec<E>), L>
 where
-    L: From<EmbedError> + From<NoMemory>,
+    L: From<EmbedError> + From<NoMemory> + Display,
 {
     let mut candidates = wanted.candidates(cpus).into_iter();
     let (mut sessions, mut threads) = candidates.next().expect("there is one candidate at least");
@@ -156,9 +158,21 @@ where
     let mut is_measured = true;
     for (more, threads_of_each) in candidates {
         let tokens = wanted.tokens.unwrap_or_else(|| TokenBudget::new(steps.clone()).tokens());
-        let Some(mut others) = load(more, threads_of_each)? else { break };
         let batch = batch_of(tokens, vocabulary);
-        let gain = gain(&mut embedders, &mut others, &batch)?;
+        // It runs without them: that they fail is no reason not to start.
+        let tried = load(more, threads_of_each).and_then(|others| {
+            let Some(mut others) = others else { return Ok(None) };
+            let gain = gain(&mut embedders, &mut others, &batch)?;
+            Ok(Some((others, gain)))
+        });
+        let (others, gain) = match tried {
+            Ok(Some(tried)) => tried,
+            Ok(None) => break,
+            Err(error) => {
+                tracing::warn!(sessions = more, %error, "more sessions fail; they aren't used");
+                break;
+            }
+        };
         tracing::debug!(sessions, more, tokens, gain, "compared more passes at a time");
         if gain < WORTH_MORE_SESSIONS {
             break;
@@ -363,6 +377,20 @@ mod tests {
         assert_eq!((found.sessions, found.threads, embedders.len()), (2, 2, 2));
         assert!(found.steps.len() > 1);
         assert!(found.cost().predict(100).is_some());
+    }
+
+    #[test]
+    fn more_sessions_that_fail_are_not_taken() {
+        // Twice the sessions would be twice as fast.
+        for tokens_max in [Some(1), None] {
+            let load = |sessions, _| match (sessions, tokens_max) {
+                (1, _) => Ok::<_, Fault>(Some(vec![slow(500, 5, 4096)])),
+                (_, Some(tokens)) => Ok(Some((0..sessions).map(|_| slow(0, 0, tokens)).collect())),
+                (_, None) => Err(NoMemory { sessions }.into()),
+            };
+            let (found, embedders) = calibrate(&Wanted::default(), 4, 100, load).unwrap();
+            assert_eq!((found.sessions, embedders.len()), (1, 1));
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::onnx::{LoadError, OnnxEmbedder, Settings};
 use crate::batch::budget::TokenBudget;
 use crate::batch::cost::CostModel;
 use crate::config::{Config, EmbedderKind};
+use crate::model::manifest::{Manifest, Precision};
 use crate::model::package::{Package, WEIGHTS};
 
 /// Passes that are under way on a GPU where nobody says otherwise: while one computes, the other's
@@ -199,7 +200,16 @@ impl Site<'_> {
         if let Some(settled) = wanted.settled() {
             return Ok(Some(settled));
         }
-        Ok(Cache::beside(&self.package.path).get(&self.key(wanted)))
+        let known = Cache::beside(&self.package.path).get(&self.key(wanted));
+        // The memory may be less than where it was measured.
+        let fits = |known: &Calibration| wanted.sessions.is_some() || self.has_room(known.sessions);
+        Ok(known.filter(fits))
+    }
+
+    /// Returns whether so many sessions leave as much memory as they take.
+    fn has_room(&self, sessions: usize) -> bool {
+        let bytes = sessions as u64 * own_bytes(&self.package.manifest);
+        sessions == 1 || memory_available().is_some_and(|available| bytes <= available / 2)
     }
 
     fn key(&self, wanted: &Wanted) -> Key {
@@ -218,21 +228,16 @@ impl Site<'_> {
         if !self.device.is_gpu() {
             return cpu_name();
         }
-        // The driver shows all GPUs of the machine, and a slice of one by the name of the whole.
-        let visible = std::env::var("NVIDIA_VISIBLE_DEVICES").unwrap_or_default();
+        let visible = ["NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"]
+            .map(|name| std::env::var(name).unwrap_or_default());
         gpu_name(self.device, &gpu_names(), &visible, self.bytes_max)
     }
 
     fn measure(&self, wanted: &Wanted) -> Result<(Calibration, Vec<OnnxEmbedder>), EmbeddersError> {
         tracing::info!("measuring how the package runs best here; it takes some seconds");
         let manifest = &self.package.manifest;
-        // A session's own memory is its matrices, laid out for the CPU, and what a pass needs.
-        let weights = manifest.files.iter().find(|file| file.name == WEIGHTS);
-        let session_bytes = weights.map_or(0, |file| file.bytes);
         let load = |sessions, threads| {
-            let bytes = session_bytes * sessions as u64;
-            let is_a_try = sessions > 1 && wanted.sessions.is_none();
-            if is_a_try && memory_available().is_none_or(|available| bytes > available / 2) {
+            if wanted.sessions.is_none() && !self.has_room(sessions) {
                 tracing::info!(sessions, "not tried: there is too little memory");
                 return Ok::<_, EmbeddersError>(None);
             }
@@ -285,12 +290,28 @@ pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
+/// Returns the memory that a session has for itself: its matrices, laid out for the CPU. Tables, which a
+/// pass reads a few rows of, stay in the file that all sessions map.
+fn own_bytes(manifest: &Manifest) -> u64 {
+    let weights = manifest.files.iter().find(|file| file.name == WEIGHTS);
+    let weights = weights.map_or(0, |file| file.bytes);
+    let network = &manifest.network;
+    let tables = 4 * (network.vocabulary + network.positions) as u64 * network.hidden as u64;
+    match manifest.precision {
+        Precision::Fp32 | Precision::Int8 => weights.saturating_sub(tables),
+        // A CPU makes numbers of 32 bits of all of them.
+        Precision::Fp16 => 2 * weights,
+    }
+}
+
 /// Returns what tells one GPU from others, of which a package's folder may have calibrations too.
-fn gpu_name(device: Device, names: &[String], visible: &str, bytes_max: usize) -> String {
+/// `visible` says which of the machine's there are for the worker.
+fn gpu_name(device: Device, names: &[String], visible: &[String; 2], bytes_max: usize) -> String {
     let mut name = format!("{device} {}", names.join(", "));
-    // Of whole GPUs it is the number of one among its like, and would be another wherever the worker runs next.
-    if visible.contains("MIG-") {
-        name.push_str(&format!(", {visible}"));
+    // The driver shows all GPUs of the machine, and a slice of one by the name of the whole. Where they
+    // are alike it is the number of one among its like, and would be another wherever the worker runs next.
+    if names.len() > 1 || visible.iter().any(|visible| visible.contains("MIG-")) {
+        name.push_str(&format!(", {}", visible.join(", ")));
     }
     if bytes_max > 0 {
         name.push_str(&format!(", {bytes_max} bytes"));
@@ -309,20 +330,22 @@ mod tests {
 
     #[test]
     fn gpus_that_differ_have_calibrations_of_their_own() {
-        let names = ["NVIDIA H100".to_owned(), "NVIDIA L4".to_owned()];
-        let device = |text: &str| match text.parse::<DeviceChoice>().unwrap() {
-            DeviceChoice::Named(devices) => devices[0],
-            DeviceChoice::Auto => unreachable!("it is named"),
+        let name = |device: &str, names: &[&str], visible: [&str; 2], bytes| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            gpu_name(device.parse().unwrap(), &names, &visible.map(str::to_owned), bytes)
         };
-        let name =
-            |text: &str, visible: &str, bytes| gpu_name(device(text), &names, visible, bytes);
-        let whole = name("cuda:0", "GPU-1", 0);
-        assert_eq!(whole, "cuda:0 NVIDIA H100, NVIDIA L4");
-        assert_eq!(whole, name("cuda:0", "GPU-2", 0), "one of its like");
-        let others = [("cuda:1", "GPU-1", 0), ("cuda:0", "MIG-1", 0), ("cuda:0", "GPU-1", 1 << 30)];
-        assert!(
-            others.iter().all(|&(device, visible, bytes)| name(device, visible, bytes) != whole)
-        );
+        let alike = &["NVIDIA H100"][..];
+        let whole = name("cuda:0", alike, ["GPU-1", ""], 0);
+        assert_eq!(whole, "cuda:0 NVIDIA H100");
+        assert_eq!(whole, name("cuda:0", alike, ["GPU-2", "0"], 0), "one of its like");
+        assert_ne!(whole, name("cuda:1", alike, ["GPU-1", ""], 0));
+        assert_ne!(whole, name("cuda:0", alike, ["MIG-1", ""], 0));
+        assert_ne!(whole, name("cuda:0", alike, ["", "MIG-1"], 0));
+        assert_ne!(whole, name("cuda:0", alike, ["GPU-1", ""], 1 << 30));
+        let mixed = &["NVIDIA H100", "NVIDIA L4"][..];
+        let first = name("cuda:0", mixed, ["all", "0"], 0);
+        assert_ne!(first, name("cuda:0", mixed, ["all", "1"], 0));
+        assert_ne!(first, name("cuda:0", mixed, ["GPU-1", "0"], 0));
     }
 
     #[test]

@@ -291,14 +291,16 @@ impl Embedder for OnnxEmbedder {
 fn inputs(batch: &TokenBatch) -> ort::Result<[SessionInputValue<'_>; INPUTS.len()]> {
     let tokens = [batch.tokens()];
     let slots = [batch.rows(), batch.width];
+    let places = [batch.rows(), batch.places];
     let captions = [batch.captions()];
     Ok(ort::inputs![
         TensorRef::from_array_view((tokens, &batch.token_ids[..]))?,
         TensorRef::from_array_view((tokens, &batch.token_positions[..]))?,
-        TensorRef::from_array_view((tokens, &batch.token_captions[..]))?,
         TensorRef::from_array_view((tokens, &batch.token_slots[..]))?,
         TensorRef::from_array_view((slots, &batch.slot_tokens[..]))?,
         TensorRef::from_array_view((slots, &batch.slot_captions[..]))?,
+        TensorRef::from_array_view((places, &batch.row_captions[..]))?,
+        TensorRef::from_array_view((captions, &batch.caption_places[..]))?,
         TensorRef::from_array_view((captions, &batch.caption_lengths[..]))?,
     ])
 }

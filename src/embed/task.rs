@@ -117,12 +117,12 @@ impl EmbedTask {
         match result {
             Ok(vectors) => {
                 let spoilt = self.pass_on(captions, vectors, seconds)?;
-                let out_of_memory = match spoilt.len() {
+                let (vectors, captions) = (spoilt.len(), batch.captions());
+                let out_of_memory = match vectors {
                     0 => None,
-                    vectors => {
-                        let captions = batch.captions();
-                        self.isolate(spoilt, EmbedError::NotFinite { vectors, captions })?
-                    }
+                    // What it gives alone is still to be seen.
+                    1 if captions > 1 => self.embed_anew(spoilt)?,
+                    _ => self.isolate(spoilt, EmbedError::NotFinite { vectors, captions })?,
                 };
                 Ok(Last { pass: Some(Pass { tokens, seconds }), out_of_memory })
             }
@@ -188,8 +188,7 @@ impl EmbedTask {
             let second = captions.split_off(captions.len() / 2);
             let mut too_large: Option<usize> = None;
             for half in [captions, second] {
-                let batch = TokenBatch::pack(half.iter().map(|c| c.payload.tokens.ids.as_slice()));
-                let smaller = self.embed(half, &batch)?.out_of_memory;
+                let smaller = self.embed_anew(half)?;
                 too_large = too_large.into_iter().chain(smaller).min();
             }
             return Ok(too_large);
@@ -212,6 +211,16 @@ impl EmbedTask {
         Ok(None)
     }
 
+    /// Embeds a part of a batch; returns the tokens of the smallest batch for which there was too little
+    /// memory.
+    fn embed_anew(
+        &mut self,
+        part: Vec<Tracked<PreparedCaption>>,
+    ) -> Result<Option<usize>, EmbedTaskError> {
+        let batch = TokenBatch::pack(part.iter().map(|c| c.payload.tokens.ids.as_slice()));
+        Ok(self.embed(part, &batch)?.out_of_memory)
+    }
+
     fn reject(
         &self,
         caption: Tracked<PreparedCaption>,
@@ -231,8 +240,8 @@ mod tests {
     use crate::tokenize::TokenizedCaption;
     use crate::tracked::{Assignment, Offset, Origin, RawMessage};
 
-    /// Fails on every batch that has the token 13, gives NaN for the token 17, and for a whole batch that has the token
-    /// 18; has memory for so many tokens.
+    /// Fails on every batch that has the token 13, gives NaN for the token 17, for the token 19 in company,
+    /// and for a whole batch that has the token 18; has memory for so many tokens.
     struct Superstitious {
         inner: HashEmbedder,
         state: State,
@@ -262,10 +271,12 @@ mod tests {
                 return Err(EmbedError::Run { captions, tokens, reason });
             }
             let mut vectors = self.inner.embed(batch)?;
-            for (&caption, _) in
-                batch.token_captions.iter().zip(&batch.token_ids).filter(|(_, id)| **id == 17)
+            let is_bad = |id: i64| id == 17 || id == 19 && captions > 1;
+            for (&slot, _) in
+                batch.token_slots.iter().zip(&batch.token_ids).filter(|(_, id)| is_bad(**id))
             {
-                vectors[caption as usize * self.inner.dim()] = f32::NAN;
+                let caption = batch.slot_captions[slot as usize] as usize - 1;
+                vectors[caption * self.inner.dim()] = f32::NAN;
             }
             if self.state == State::Numb || batch.token_ids.contains(&18) {
                 vectors.fill(f32::NAN);
@@ -368,6 +379,13 @@ mod tests {
         assert_eq!(outcome.metrics.embed.captions.get(), 4);
         assert_eq!(outcome.metrics.embed.tokens.get(), 12);
         assert!(outcome.metrics.embed.splits.with_label_values(&["not_finite"]).get() > 0);
+    }
+
+    #[test]
+    fn a_caption_is_rejected_for_what_it_gives_alone() {
+        let outcome = run(&[5, 19, 6], State::Works, 1000);
+        assert!(outcome.result.is_ok());
+        assert_eq!((outcome.embedded, outcome.rejected), (vec![0, 1, 2], Vec::new()));
     }
 
     #[test]

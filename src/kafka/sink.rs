@@ -268,15 +268,16 @@ impl Sink {
                 }
                 default(TICK) => {}
             }
+            if self.shutdown.wanted() == Wanted::Abort {
+                // The partitions may be another worker's by now.
+                return Ok(());
+            }
             if let Some(transactions) = &mut self.transactions {
                 transactions.commit_if_due(&mut self.writer, !input.inner().is_empty())?;
             }
             // Records that came back count too.
             self.or_stop(self.writer.check_breaker())?;
             self.report();
-        }
-        if self.shutdown.wanted() == Wanted::Abort {
-            return Ok(());
         }
         if let Some(transactions) = &mut self.transactions {
             transactions.commit(&mut self.writer)?;

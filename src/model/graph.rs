@@ -36,7 +36,7 @@ use super::onnx::{
 pub const OPSET: i64 = 23;
 
 /// The name of the form, for the manifest: a worker refuses a package of a form it can't feed.
-pub const FORM: &str = "rows-v1";
+pub const FORM: &str = "rows-v2";
 
 /// An input of the graph.
 pub struct Input {
@@ -49,19 +49,21 @@ pub struct Input {
 }
 
 /// The inputs of the graph, in order.
-pub const INPUTS: [Input; 7] = [
+pub const INPUTS: [Input; 8] = [
     // The tokens of all captions, one caption after the other.
     Input { name: "token_ids", dtype: DataType::Int64, shape: &["tokens"] },
     // The place of each token in its caption, from 0.
     Input { name: "token_positions", dtype: DataType::Int64, shape: &["tokens"] },
-    // The caption of each token, from 0.
-    Input { name: "token_captions", dtype: DataType::Int64, shape: &["tokens"] },
     // The slot of each token: row * width + place in the row.
     Input { name: "token_slots", dtype: DataType::Int64, shape: &["tokens"] },
     // The token in each slot; 0 in a free slot.
     Input { name: "slot_tokens", dtype: DataType::Int64, shape: &["rows", "width"] },
     // 1 + the caption in each slot; 0 in a free slot.
     Input { name: "slot_captions", dtype: DataType::Int32, shape: &["rows", "width"] },
+    // 1 + each caption of a row; -1 at a free place.
+    Input { name: "row_captions", dtype: DataType::Int32, shape: &["rows", "places"] },
+    // The place of each caption: row * places + place in the row.
+    Input { name: "caption_places", dtype: DataType::Int64, shape: &["captions"] },
     // The number of tokens of each caption.
     Input { name: "caption_lengths", dtype: DataType::Float, shape: &["captions"] },
 ];
@@ -119,7 +121,7 @@ pub fn emit(
     for layer in 0..network.layers {
         hidden = transformer_layer(&mut graph, network, layer, &hidden, &mask);
     }
-    pool_and_project(&mut graph, &hidden);
+    pool_and_project(&mut graph, network, &hidden);
 
     ModelProto {
         ir_version: IR_VERSION,
@@ -177,7 +179,7 @@ fn transformer_layer(
     let rows = graph.node("Gather", &name("rows"), &[&qkv, "slot_tokens"]);
     let [query, key, value] = graph.split3(&name("split"), &rows);
     let attended = graph.attention(&name("attention"), [&query, &key, &value, mask], network.heads);
-    let flat = graph.int64("shape.flat", &[-1, network.hidden as i64]);
+    let flat = graph.flat(network);
     let slots = graph.node("Reshape", &name("slots"), &[&attended, &flat]);
     let tokens = graph.node("Gather", &name("tokens"), &[&slots, "token_slots"]);
     let epsilon = network.layer_norm_epsilon;
@@ -186,27 +188,28 @@ fn transformer_layer(
     graph.linear_beside(&name("down"), &inner, &middle, &name("norm2"), epsilon)
 }
 
-/// Sums each caption's rows by a product with a `[captions, tokens]` matrix of ones and zeros,
-/// divides by the caption's length, and projects. `[CLS]` and `[SEP]` count, as in the published
-/// forward pass.
-fn pool_and_project(graph: &mut Builder, hidden: &str) {
-    let hidden = match graph.precision {
-        Precision::Fp16 => graph.cast("pool.hidden", hidden, DataType::Float),
-        Precision::Fp32 | Precision::Int8 => hidden.to_owned(),
-    };
-    let first = graph.int64("axis.0", &[0]);
+/// Sums each caption's tokens, divides by their number, and projects. `[CLS]` and `[SEP]` count, as in
+/// the published forward pass.
+///
+/// The sums are products of the rows of slots with `[places, width]` matrices of ones and zeros, a row
+/// at a time: one product of all captions with all tokens would grow with the batch's square, and at
+/// the sizes that suit a GPU it would be felt.
+fn pool_and_project(graph: &mut Builder, network: &Network, hidden: &str) {
     let second = graph.int64("axis.1", &[1]);
-    let zero = graph.int64_scalar("scalar.0", 0);
-    let one = graph.int64_scalar("scalar.1", 1);
-
-    let shape = graph.node("Shape", "pool.shape", &["caption_lengths"]);
-    let captions = graph.node("Squeeze", "pool.captions", &[&shape, &first]);
-    let range = graph.node("Range", "pool.range", &[&zero, &captions, &one]);
-    let column = graph.node("Unsqueeze", "pool.column", &[&range, &second]);
-    let row = graph.node("Unsqueeze", "pool.row", &["token_captions", &first]);
-    let member = graph.node("Equal", "pool.member", &[&column, &row]);
+    let last = graph.int64("axis.2", &[2]);
+    let rows = graph.node("Gather", "pool.rows", &[hidden, "slot_tokens"]);
+    let rows = match graph.precision {
+        Precision::Fp16 => graph.cast("pool.rows.float", &rows, DataType::Float),
+        Precision::Fp32 | Precision::Int8 => rows,
+    };
+    let places = graph.node("Unsqueeze", "pool.places", &["row_captions", &last]);
+    let slots = graph.node("Unsqueeze", "pool.slots", &["slot_captions", &second]);
+    let member = graph.node("Equal", "pool.member", &[&places, &slots]);
     let ones = graph.cast("pool.ones", &member, DataType::Float);
-    let sums = graph.node("MatMul", "pool.sums", &[&ones, &hidden]);
+    let sums = graph.node("MatMul", "pool.sums", &[&ones, &rows]);
+    let flat = graph.flat(network);
+    let sums = graph.node("Reshape", "pool.flat", &[&sums, &flat]);
+    let sums = graph.node("Gather", "pool.captions", &[&sums, "caption_places"]);
     let lengths = graph.node("Unsqueeze", "pool.lengths", &["caption_lengths", &second]);
     let means = graph.node("Div", "pool.means", &[&sums, &lengths]);
     graph.node("Gemm", OUTPUT, &[&means, "head.weight", "head.bias"]);
@@ -410,8 +413,9 @@ impl Builder {
         self.constant(name, DataType::Int64, vec![values.len() as i64], bytes)
     }
 
-    fn int64_scalar(&mut self, name: &str, value: i64) -> String {
-        self.constant(name, DataType::Int64, Vec::new(), value.to_le_bytes().to_vec())
+    /// The shape `[slots, hidden]`.
+    fn flat(&mut self, network: &Network) -> String {
+        self.int64("shape.flat", &[-1, network.hidden as i64])
     }
 
     fn float_scalar(&mut self, name: &str, value: f32) -> String {

@@ -1,11 +1,14 @@
 //! Captions in, vectors out, on a real Kafka.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use capvec::embed::hash::HashEmbedder;
 use capvec::model::package::Package;
 
-use crate::support::{Cluster, Outgoing, Record, Worker, eventually, tiny_package, tokenizer_of};
+use crate::support::{
+    CAPVEC, Cluster, Outgoing, Record, Worker, eventually, tiny_package, tokenizer_of,
+};
 
 const CAPTIONS: [&str; 4] = [
     "Älgen är skogens konung!",
@@ -210,4 +213,16 @@ fn what_is_settled_is_committed_and_shown() {
     assert_eq!(worker.get("/livez").unwrap().0, 200);
     worker.stop();
     assert_eq!(cluster.records("committed.out").len(), 300, "none twice");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("unlogged", 1);
+    cluster.send("unlogged", &[Outgoing::caption("k", CAPTIONS[0])]);
+    let mut program = Command::new("sh");
+    program.args(["-c", r#"exec "$0" run "$@" 2>/dev/full"#, CAPVEC]);
+    let worker = Worker::launch(program, &cluster, "unlogged", tiny_package(), &[]).ready();
+    cluster.await_records("unlogged.out", 1);
+    worker.stop();
 }

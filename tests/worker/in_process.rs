@@ -1,9 +1,14 @@
 //! The library's pipeline in this process, on librdkafka's mock cluster: what is hard to bring about
 //! on a real broker.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
+use capvec::batch::packing::TokenBatch;
 use capvec::config::{Config, DeliveryMode, EmbedderKind};
+use capvec::embed::hash::HashEmbedder;
+use capvec::embed::load::Embedders;
+use capvec::embed::{EmbedError, Embedder};
 use capvec::kafka::writable::{Takes, asking, try_topics};
 use capvec::metrics::Metrics;
 use capvec::model::package::Package;
@@ -311,6 +316,41 @@ fn it_is_ready_once_assigned_and_not_while_stopping() {
     shutdown.drain();
     worker.wait().unwrap();
     assert_eq!(http_get(&admin, "/readyz").unwrap(), (503, "stopping\n".into()));
+}
+
+/// Takes a while for each batch.
+struct Slow(HashEmbedder);
+
+impl Embedder for Slow {
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+
+    fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+        std::thread::sleep(Duration::from_millis(5));
+        self.0.embed(batch)
+    }
+}
+
+#[test]
+fn a_worker_whose_stage_has_failed_publishes_no_more() {
+    const CAPTIONS: usize = 1000;
+    let (_mock, cluster) = mock();
+    let mut config = config(&cluster);
+    config.batch.captions_max = NonZeroUsize::MIN;
+    cluster.send("in", &captions(CAPTIONS));
+    let shutdown = Shutdown::default();
+    let worker = pipeline::start_with(&config, &shutdown, |_, package| {
+        let slow = Slow(HashEmbedder::new(package.manifest.network.dim));
+        Ok(Embedders::without_runtime(Box::new(slow), 1000))
+    });
+    let worker = worker.unwrap();
+    let published = || cluster.ends("out").values().sum::<i64>() as usize;
+    eventually("some are published", || (published() > 10).then_some(()));
+    // As a stage that fails does. Another worker gets the partitions, and is to publish the rest.
+    shutdown.abort();
+    assert!(worker.wait().is_err());
+    assert!(published() < CAPTIONS / 2, "{} were published", published());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::cli::embedded::{EmbeddedBroker, FETCH_WAIT};
-use crate::cli::key_value;
+use crate::cli::{key_value, tell};
 use crate::config::{Config, load};
 use crate::kafka::admin_properties;
 
@@ -174,7 +174,7 @@ impl Drop for Cluster {
             Err(error) => Some(error.to_string()),
         };
         if let Some(reason) = refused {
-            eprintln!("{} and {output} are not deleted: {reason}", self.name);
+            tell(format_args!("{} and {output} are not deleted: {reason}", self.name));
         }
     }
 }

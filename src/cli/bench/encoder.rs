@@ -117,6 +117,8 @@ struct Cell {
     tokens_max: usize,
     mix: &'static str,
     batches: Vec<(TokenBatch, f64)>,
+    /// The batch with which the next measurement begins.
+    next: usize,
     /// Each with the machine's rate of matrix products around it.
     runs: Vec<(Run, f64)>,
 }
@@ -225,18 +227,20 @@ impl Cell {
             batches.push((TokenBatch::pack(batch), operations));
             next += captions;
         }
-        Cell { tokens_max, mix: mix.name, batches, runs: Vec::new() }
+        Cell { tokens_max, mix: mix.name, batches, next: 0, runs: Vec::new() }
     }
 
-    fn measure(&self, embedder: &mut OnnxEmbedder) -> anyhow::Result<Run> {
+    fn measure(&mut self, embedder: &mut OnnxEmbedder) -> anyhow::Result<Run> {
         if self.runs.is_empty() {
             // The first of a size makes room in ONNX Runtime's memory.
             embedder.embed(&self.batches[0].0)?;
         }
         let (mut tokens, mut captions, mut operations) = (0, 0, 0.0);
         let started = Instant::now();
-        for (batch, flops) in self.batches.iter().cycle() {
+        // Where the last time ended: a time may be over before all are through.
+        for (batch, flops) in self.batches.iter().cycle().skip(self.next) {
             embedder.embed(batch)?;
+            self.next = (self.next + 1) % self.batches.len();
             tokens += batch.tokens();
             captions += batch.captions();
             operations += flops;

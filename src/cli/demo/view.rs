@@ -14,8 +14,8 @@ use indicatif::HumanCount;
 
 use super::figures::{Figures, Snapshot, show_ms};
 use super::reader::{PassingDeadLetter, PassingVector, Reader};
-use crate::cli::logging;
 use crate::cli::terminal::{bar, drawing, sparkline};
+use crate::cli::{logging, tell};
 use crate::config::Log;
 
 /// Between two drawings.
@@ -110,7 +110,7 @@ impl View {
     /// Says a sentence, before the panel is there.
     pub fn say(&self, sentence: &str) {
         match &self.screen {
-            Screen::Terminal(_) => eprintln!("{sentence}"),
+            Screen::Terminal(_) => tell(sentence),
             Screen::Log { .. } => tracing::info!("{sentence}"),
         }
     }

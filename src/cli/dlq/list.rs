@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::selection::Selection;
-use crate::cli::say;
+use crate::cli::{say, tell};
 use crate::shutdown::Shutdown;
 
 /// Arguments of `capvec dlq list`.
@@ -53,7 +53,7 @@ pub(super) fn run(args: ListArgs) -> anyhow::Result<()> {
             ))?;
         }
     }
-    eprintln!("{}", selected.in_words());
+    tell(selected.in_words());
     Ok(())
 }
 

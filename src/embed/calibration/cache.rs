@@ -3,7 +3,9 @@
 //! It is a convenience: a folder that can't be written, or a file that can't be read, costs the
 //! seconds of measuring again and nothing else.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -101,7 +103,7 @@ impl Cache {
         let contents = Contents { format: FORMAT, entries: entries.split_off(over) };
         let folder = self.path.parent().unwrap_or(Path::new("."));
         // Other workers may read it meanwhile: it is written beside its place and moved there.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(folder)?;
         serde_json::to_writer_pretty(&mut file, &contents)?;
         file.write_all(b"\n")?;
         file.persist(&self.path)?;
@@ -119,6 +121,11 @@ impl Cache {
             _ => Vec::new(),
         }
     }
+}
+
+/// A worker of another user may come next.
+fn readable() -> Permissions {
+    Permissions::from_mode(0o644)
 }
 
 #[cfg(test)]
@@ -154,6 +161,8 @@ mod tests {
         assert_eq!(cache.get(&key("a", 1)), Some(calibration(2)));
         assert_eq!(cache.get(&key("a", 2)), Some(calibration(3)));
         assert_eq!(cache.get(&key("b", 1)), None);
+        let mode = fs::metadata(cache.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644, "a worker of another user may come next");
         for cpus in 10..40 {
             cache.put(key("a", cpus), calibration(1)).unwrap();
         }

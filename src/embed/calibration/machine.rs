@@ -1,6 +1,7 @@
 //! What the machine is: the name of its CPU, and the memory that is left.
 
 use std::fs;
+use std::path::Path;
 
 /// Returns the CPU's name, or its architecture where the system doesn't tell.
 pub fn cpu_name() -> String {
@@ -9,21 +10,71 @@ pub fn cpu_name() -> String {
     name.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.trim().into())
 }
 
-/// Returns the bytes that this process may still take: what the system has, and what its cgroup
-/// allows. `None` where the system doesn't tell.
+/// Returns the bytes that this process may still take: what the system has, and what its cgroups
+/// allow. `None` where the system doesn't tell.
 pub fn memory_available() -> Option<u64> {
     let system = available_of(&fs::read_to_string("/proc/meminfo").ok()?)?;
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let cgroups = [
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let of_cgroups = Hierarchy::ALL
+        .iter()
+        .filter_map(|hierarchy| hierarchy.available(Path::new(hierarchy.root), &cgroups))
+        .min();
+    Some(of_cgroups.map_or(system, |bytes| bytes.min(system)))
+}
+
+/// How a version of cgroups tells of memory.
+struct Hierarchy {
+    root: &'static str,
+    /// What stands in the line of `/proc/self/cgroup`.
+    controller: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// The lines of `memory.stat` with what files take, and give back when there is need.
+    files: [&'static str; 2],
+}
+
+impl Hierarchy {
+    const ALL: [Hierarchy; 2] = [
+        Hierarchy {
+            root: "/sys/fs/cgroup",
+            controller: "",
+            limit: "memory.max",
+            used: "memory.current",
+            files: ["active_file ", "inactive_file "],
+        },
+        Hierarchy {
+            root: "/sys/fs/cgroup/memory",
+            controller: "memory",
+            limit: "memory.limit_in_bytes",
+            used: "memory.usage_in_bytes",
+            files: ["total_active_file ", "total_inactive_file "],
+        },
     ];
-    let of_cgroup =
-        cgroups.iter().find_map(|(limit, used)| Some(number(limit)?.saturating_sub(number(used)?)));
-    Some(of_cgroup.map_or(system, |bytes| bytes.min(system)))
+
+    /// Returns what the process's cgroup and those around it leave, the least of them. A container
+    /// may be told a path that is the host's, and see its own cgroup at the root alone.
+    fn available(&self, root: &Path, cgroups: &str) -> Option<u64> {
+        let path = cgroups.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            controllers.split(',').any(|name| name == self.controller).then_some(path)
+        })?;
+        let path = Path::new(path.trim_start_matches('/'));
+        path.ancestors().filter_map(|path| self.left_in(&root.join(path))).min()
+    }
+
+    fn left_in(&self, folder: &Path) -> Option<u64> {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+        let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+        let stat = read("memory.stat").unwrap_or_default();
+        let of_files = |line: &str| {
+            let number = self.files.iter().find_map(|name| line.strip_prefix(name))?;
+            number.trim().parse::<u64>().ok()
+        };
+        let files: u64 = stat.lines().filter_map(of_files).sum();
+        let used = number(self.used)?.saturating_sub(files);
+        Some(number(self.limit)?.saturating_sub(used))
+    }
 }
 
 fn available_of(meminfo: &str) -> Option<u64> {
@@ -41,5 +92,35 @@ mod tests {
         assert_eq!(available_of(text), Some(23_000_000 * 1024));
         assert_eq!(available_of("MemFree: 1 kB\n"), None);
         assert!(!cpu_name().is_empty());
+    }
+
+    #[test]
+    fn a_limit_around_the_cgroup_counts_and_what_files_take_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |folder: &str, name: &str, text: &str| {
+            let folder = root.path().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(name), text).unwrap();
+        };
+        let [two, one] = &Hierarchy::ALL;
+        let cgroups = "4:cpu,memory:/a\n0::/outer/inner\n";
+        assert_eq!(two.available(root.path(), cgroups), None, "the root has no limit");
+
+        write("outer", "memory.max", "1000\n");
+        write("outer", "memory.current", "900\n");
+        write("outer", "memory.stat", "anon 300\nfile 600\nactive_file 200\ninactive_file 400\n");
+        write("outer/inner", "memory.max", "max\n");
+        write("outer/inner", "memory.current", "900\n");
+        assert_eq!(two.available(root.path(), cgroups), Some(700));
+
+        write("a", "memory.limit_in_bytes", "500\n");
+        write("a", "memory.usage_in_bytes", "600\n");
+        write("a", "memory.stat", "inactive_file 1\ntotal_inactive_file 150\n");
+        assert_eq!(one.available(root.path(), cgroups), Some(50));
+        assert_eq!(one.available(root.path(), "0::/outer\n"), None);
+        // In a container that sees its own cgroup at the root.
+        write("", "memory.max", "64\n");
+        write("", "memory.current", "0\n");
+        assert_eq!(two.available(root.path(), "0::/of/the/host\n"), Some(64));
     }
 }

@@ -2,6 +2,8 @@
 
 // Each test module uses its part of this.
 #![allow(dead_code)]
+// The harness shows what a failed test prints.
+#![allow(clippy::disallowed_macros)]
 
 pub mod kafka;
 pub mod load;

@@ -1,0 +1,50 @@
+//! The connections of the admin port: so many at a time, and none that says nothing. Each holds a file
+//! descriptor of the process, which the clients of the brokers need too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// After an error of accepting, such as no file descriptor being left.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What connections may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// At a time; others wait to be accepted.
+    pub connections: usize,
+    /// From the opening of a connection, or the last answer, to the end of a request's head.
+    pub head: Duration,
+}
+
+/// Answers what comes to the listener, for ever.
+pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head);
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("it is never closed");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the admin port can't be accepted");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the admin port ended");
+            }
+            drop(place);
+        });
+    }
+}
