@@ -3,22 +3,28 @@
 //! Weights stream from the checkpoint into the package tensor by tensor; nothing is held whole but
 //! the head and the position embeddings.
 
-use std::fs;
-use std::io;
+mod tokenizer;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::checkpoint::{Checkpoint, Head, ReadError, read_head};
+use super::checkpoint::{Checkpoint, Head, Quoted, ReadError, read_head};
 use super::manifest::{FileDigest, Manifest, Precision};
-use super::network::{Family, Network, Weight, WeightSource};
+use super::network::{Family, LAYERS_MAX, Network, SIZE_MAX, Weight, WeightSource};
 use super::package::{Draft, Existing, PackageError, write};
-use super::tokenizer_json::{self, TokenizerConfig, VocabularyError};
-use crate::tokenize::{Tokenizer, TokenizerError};
+use super::tokenizer_json::VocabularyError;
+use crate::tokenize::TokenizerError;
+use tokenizer::read_tokenizer;
 
 /// The longest caption where nobody says otherwise, in tokens.
 pub const MAX_TOKENS_DEFAULT: usize = 128;
+
+/// No `config.json` and no vocabulary is larger: those of the largest tokenizers have some tens of MB.
+const TEXT_BYTES_MAX: u64 = 256 << 20;
 
 /// The files that may hold the weights, the safer format first.
 const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
@@ -243,11 +249,11 @@ fn check_weights(
         .into_iter()
         .find(|prefix| checkpoint.get(&format!("{prefix}{anchor}")).is_some())
         .ok_or_else(|| {
-            let some: Vec<_> = checkpoint.names().take(3).collect();
+            let some = checkpoint.names().take(3).map(|name| Quoted(name).to_string());
             wrong(format!(
                 "no tensor {anchor}; the file has {} tensors, such as {}",
                 checkpoint.names().count(),
-                some.join(", ")
+                some.collect::<Vec<_>>().join(", ")
             ))
         })?;
 
@@ -305,42 +311,6 @@ fn max_tokens(request: &Import<'_>, network: &Network) -> Result<usize, ImportEr
     })
 }
 
-/// Returns the tokenizer's JSON and the files that it was read from.
-fn read_tokenizer(folder: &Path, network: &Network) -> Result<(String, Vec<PathBuf>), ImportError> {
-    let path = find(folder, &["tokenizer.json", "vocab.txt"])?;
-    let text = read_to_string(&path)?;
-    let (json, files) = if path.ends_with("tokenizer.json") {
-        (text, vec![path.clone()])
-    } else {
-        let config_path = folder.join("tokenizer_config.json");
-        let (config, files) = if config_path.exists() {
-            let config = serde_json::from_str(&read_to_string(&config_path)?).map_err(|e| {
-                ImportError::Config { path: config_path.clone(), reason: e.to_string() }
-            })?;
-            (config, vec![path.clone(), config_path])
-        } else {
-            (TokenizerConfig::default(), vec![path.clone()])
-        };
-        let json = tokenizer_json::from_vocabulary(&text, &config)
-            .map_err(|source| ImportError::Vocabulary { path: path.clone(), source })?;
-        (json, files)
-    };
-    // The worker will load it: find out here whether it can.
-    Tokenizer::from_json(&json, network.positions)
-        .map_err(|source| ImportError::Tokenizer { path: path.clone(), source })?;
-    match tokenizer_json::id_space(&json) {
-        Some(ids) if ids <= network.vocabulary => Ok((json, files)),
-        Some(ids) => Err(ImportError::Config {
-            path,
-            reason: format!(
-                "the tokenizer gives {ids} ids where the network knows {}",
-                network.vocabulary
-            ),
-        }),
-        None => Err(ImportError::Config { path, reason: "the tokenizer has no vocabulary".into() }),
-    }
-}
-
 /// The keys of `config.json` that decide the graph, under the names of both families.
 #[derive(Deserialize)]
 struct HuggingFaceConfig {
@@ -359,6 +329,8 @@ struct HuggingFaceConfig {
     hidden_act: Option<String>,
     layer_norm_eps: Option<f32>,
     position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
 }
 
 fn read_config(path: &Path) -> Result<Network, ImportError> {
@@ -395,6 +367,12 @@ fn read_config(path: &Path) -> Result<Network, ImportError> {
             )));
         }
     }
+    if config.is_decoder {
+        return Err(wrong(
+            "is_decoder is true: each token would see those before it alone, which can't be imported"
+                .into(),
+        ));
+    }
     let sizes = [
         ("vocab_size", config.vocab_size),
         ("max_position_embeddings", config.max_position_embeddings),
@@ -403,13 +381,12 @@ fn read_config(path: &Path) -> Result<Network, ImportError> {
         ("num_attention_heads", config.num_attention_heads),
         ("intermediate_size", config.intermediate_size),
     ];
-    // Far above any encoder, and low enough that no product of two of them overflows.
     for (key, size) in sizes {
-        if !(1..=1 << 24).contains(&size) {
+        if !(1..=SIZE_MAX).contains(&size) {
             return Err(wrong(format!("{key} is {size}, which no encoder has")));
         }
     }
-    if config.num_hidden_layers > 1 << 10 {
+    if config.num_hidden_layers > LAYERS_MAX {
         return Err(wrong(format!("{} layers are too many", config.num_hidden_layers)));
     }
     if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
@@ -443,12 +420,28 @@ fn find(folder: &Path, names: &[&'static str]) -> Result<PathBuf, ImportError> {
         .ok_or_else(|| ImportError::Missing { folder: folder.into(), wanted: names.to_vec() })
 }
 
+/// Reads a text that a stranger may have made: a link to a device would have no end, and a pipe no
+/// beginning.
 fn read_to_string(path: &Path) -> Result<String, ImportError> {
-    fs::read_to_string(path).map_err(|source| ImportError::Io { path: path.into(), source })
+    let failed = |source| ImportError::Io { path: path.into(), source };
+    let refused = |reason: String| failed(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(refused("it is no regular file".into()));
+    }
+    let mut text = String::new();
+    let mut file = File::open(path).map_err(failed)?.take(TEXT_BYTES_MAX + 1);
+    file.read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > TEXT_BYTES_MAX {
+        return Err(refused(format!("it has more than {TEXT_BYTES_MAX} bytes")));
+    }
+    Ok(text)
 }
 
+/// Digests a source under its own name: a cache of checkpoints has links to files that are named by
+/// their contents.
 fn digest(path: &Path) -> Result<FileDigest, ImportError> {
-    FileDigest::of_file(path, &folder_name(path))
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    FileDigest::of_file(path, &name.unwrap_or_else(|| folder_name(path)))
         .map_err(|source| ImportError::Io { path: path.into(), source })
 }
 

@@ -98,6 +98,12 @@ pub struct Weight {
     pub kind: WeightKind,
 }
 
+/// Far above any encoder's sizes, and low enough that no product of two of them overflows.
+pub const SIZE_MAX: usize = 1 << 24;
+
+/// Far above any encoder's number of layers.
+pub const LAYERS_MAX: usize = 1 << 10;
+
 impl Weight {
     /// Returns the number of its elements.
     pub fn elements(&self) -> usize {

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::graph;
 use super::manifest::{FORMAT, FileDigest, GraphForm, Manifest};
+use super::network::{LAYERS_MAX, SIZE_MAX};
 
 pub use write::{Draft, Existing, write};
 
@@ -103,7 +104,8 @@ impl Package {
     pub fn open(path: &Path) -> Result<Package, PackageError> {
         let manifest_path = path.join(MANIFEST);
         let length = match fs::metadata(&manifest_path) {
-            Ok(metadata) => metadata.len(),
+            Ok(metadata) if metadata.is_file() => metadata.len(),
+            Ok(_) => return Err(PackageError::NotAPackage(path.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(PackageError::NotAPackage(path.into()));
             }
@@ -173,8 +175,20 @@ fn impossible(manifest: &Manifest) -> Option<String> {
     if max_tokens < TOKENS_MIN || max_tokens > positions {
         return Some(format!("max_tokens is {max_tokens}, and not {TOKENS_MIN} to {positions}"));
     }
-    if manifest.network.dim == 0 {
-        return Some("dim is 0".into());
+    let network = &manifest.network;
+    let sizes = [
+        ("vocabulary", network.vocabulary, SIZE_MAX),
+        ("positions", network.positions, SIZE_MAX),
+        ("hidden", network.hidden, SIZE_MAX),
+        ("layers", network.layers, LAYERS_MAX),
+        ("heads", network.heads, SIZE_MAX),
+        ("feed_forward", network.feed_forward, SIZE_MAX),
+        ("dim", network.dim, SIZE_MAX),
+    ];
+    for (name, size, most) in sizes {
+        if !(1..=most).contains(&size) {
+            return Some(format!("{name} is {size}, and not 1 to {most}"));
+        }
     }
     let mut names: Vec<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
     names.sort_unstable();
@@ -224,10 +238,12 @@ mod tests {
         let text = fs::read_to_string(&manifest).unwrap();
         let positions = Package::open(&path).unwrap().manifest.network.positions;
         type Change = fn(&mut serde_json::Value);
-        let changes: [(&str, Change); 5] = [
+        let changes: [(&str, Change); 7] = [
             ("max_tokens", |m| m["max_tokens"] = 2.into()),
             ("max_tokens", |m| m["max_tokens"] = 1_000_000.into()),
             ("dim", |m| m["network"]["dim"] = 0.into()),
+            ("layers", |m| m["network"]["layers"] = 1_000_000_000_000u64.into()),
+            ("hidden", |m| m["network"]["hidden"] = u64::MAX.into()),
             ("files", |m| drop(m["files"].as_array_mut().unwrap().pop())),
             ("sha256", |m| m["files"][0]["sha256"] = "abc".into()),
         ];

@@ -1,6 +1,6 @@
 //! The tokenizer of a package, as Hugging Face's `tokenizer.json`.
 //!
-//! A checkpoint has either that file, which is taken as it is, or the older pair of `vocab.txt` and
+//! A checkpoint has either that file, which is taken as it is where it can be used, or the older pair of `vocab.txt` and
 //! `tokenizer_config.json`, from which it is made: the BERT normaliser and pre-tokeniser, WordPiece,
 //! and the `[CLS] caption [SEP]` template. Source of the form: the `tokenizers` project's file
 //! version 1.0, which every Hugging Face tool reads.
@@ -29,8 +29,7 @@ pub enum VocabularyError {
     Missing(&'static str),
 }
 
-/// The options of `tokenizer_config.json` that change token ids. The file's other keys say nothing
-/// about them and are left alone.
+/// The options of `tokenizer_config.json` that change token ids, beside those that add tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct TokenizerConfig {
@@ -50,10 +49,16 @@ impl Default for TokenizerConfig {
 }
 
 /// The tokens that are matched in the text as they stand, before anything else.
-const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+pub const SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// Words of more characters than this are unknown to WordPiece as a whole.
 const WORD_CHARS_MAX: usize = 100;
+
+/// The most characters that a tokenizer may take for one word: it makes room for them.
+const WORD_CHARS_BOUND: u64 = 1 << 16;
+
+/// The longest added token that the tokenizer can look for.
+const ADDED_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Returns the `tokenizer.json` of the vocabulary `vocab`, one token a line, the first being 0.
 ///
@@ -133,15 +138,95 @@ pub fn from_vocabulary(vocab: &str, config: &TokenizerConfig) -> Result<String, 
     Ok(tokenizer.to_string())
 }
 
-/// Returns the number of entries that a `tokenizer.json` gives ids to, or `None` where it is of
-/// another shape: one more than its largest id.
+/// Compares a `tokenizer.json` with the `tokenizer_config.json` beside it, whose options Hugging Face puts
+/// over those of BERT's normaliser.
+///
+/// # Errors
+///
+/// With what they differ in.
+pub fn agrees(
+    tokenizer_json: &str,
+    options: &Map<String, Value>,
+    config: &TokenizerConfig,
+) -> Result<(), String> {
+    // A tokenizer of no model's own class is taken from its JSON alone.
+    let class = options.get("tokenizer_class").and_then(Value::as_str);
+    if class.is_some_and(|class| !class.contains("Bert")) {
+        return Ok(());
+    }
+    let tokenizer: Value = serde_json::from_str(tokenizer_json).map_err(|e| e.to_string())?;
+    let Some(normalizer) = tokenizer.get("normalizer") else { return Ok(()) };
+    if normalizer.get("type").and_then(Value::as_str) != Some("BertNormalizer") {
+        return Ok(());
+    }
+    let compared = [
+        ("lowercase", "do_lower_case", Some(config.do_lower_case)),
+        ("strip_accents", "strip_accents", config.strip_accents),
+        ("handle_chinese_chars", "tokenize_chinese_chars", Some(config.tokenize_chinese_chars)),
+    ];
+    for (of_json, option, configured) in compared {
+        let found = normalizer.get(of_json).and_then(Value::as_bool);
+        if found != configured {
+            let show = |value: Option<bool>| value.map_or("null".into(), |value| value.to_string());
+            let default = if options.contains_key(option) { "" } else { " (the default)" };
+            return Err(format!(
+                "{option} is {}{default}, and tokenizer.json has {of_json} {}; Hugging Face goes by the \
+                 former, so their ids would differ: make them say the same",
+                show(configured),
+                show(found)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a network with so many embeddings has one for each id that a `tokenizer.json` gives, and
+/// that building the tokenizer takes no more memory than the file itself.
+///
+/// # Errors
+///
+/// With what is wrong with it.
+pub fn fits(tokenizer_json: &str, vocabulary: usize) -> Result<(), String> {
+    let tokenizer: Value = serde_json::from_str(tokenizer_json).map_err(|e| e.to_string())?;
+    let ids = ids(&tokenizer).ok_or("the tokenizer has no vocabulary")?;
+    if ids > vocabulary {
+        return Err(format!("the tokenizer gives {ids} ids where the network knows {vocabulary}"));
+    }
+    let model = &tokenizer["model"];
+    let is_word_piece = model["type"].as_str() == Some("WordPiece");
+    let unknown = model["unk_token"].as_str().unwrap_or("[UNK]");
+    if is_word_piece && model["vocab"].get(unknown).is_none() {
+        return Err(format!("the token {unknown:?}, for unknown words, isn't in the vocabulary"));
+    }
+    if model["max_input_chars_per_word"].as_u64().is_some_and(|chars| chars > WORD_CHARS_BOUND) {
+        return Err(format!("max_input_chars_per_word is above {WORD_CHARS_BOUND}"));
+    }
+    let long = added(&tokenizer).find(|token| token.len() > ADDED_BYTES_MAX);
+    if let Some(token) = long {
+        return Err(format!("an added token has {} bytes, above {ADDED_BYTES_MAX}", token.len()));
+    }
+    Ok(())
+}
+
+/// Returns one more than the largest id of a `tokenizer.json`, or `None` where it is of another shape.
 pub fn id_space(tokenizer_json: &str) -> Option<usize> {
-    let tokenizer: Value = serde_json::from_str(tokenizer_json).ok()?;
+    ids(&serde_json::from_str(tokenizer_json).ok()?)
+}
+
+fn ids(tokenizer: &Value) -> Option<usize> {
     let vocab = tokenizer.pointer("/model/vocab")?.as_object()?;
-    let added = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
-    let added = added.into_iter().flatten().filter_map(|t| t.pointer("/id")?.as_u64());
-    let largest = vocab.values().filter_map(Value::as_u64).chain(added).max()?;
-    usize::try_from(largest).ok()?.checked_add(1)
+    let named = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
+    let named = named.into_iter().flatten().filter_map(|t| t.get("id")?.as_u64());
+    let largest = vocab.values().filter_map(Value::as_u64).chain(named).max()?;
+    // An added token that isn't in the vocabulary gets the next id behind it, whatever it says.
+    let new = added(tokenizer).filter(|token| !vocab.contains_key(*token)).count();
+    let largest = usize::try_from(largest).ok()?.checked_add(1)?;
+    Some(largest.max(vocab.len() + new))
+}
+
+fn added(tokenizer: &Value) -> impl Iterator<Item = &str> {
+    let tokens = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
+    tokens.into_iter().flatten().filter_map(|token| token.get("content")?.as_str())
 }
 
 #[cfg(test)]

@@ -127,6 +127,11 @@ impl Tokenizer {
         Ok(Tokenizer { inner, options, first, last, max_tokens, splits_at_spaces })
     }
 
+    /// Returns the ids of the tokens before and behind every text.
+    pub fn frame(&self) -> [u32; 2] {
+        [self.first, self.last]
+    }
+
     /// Returns the token ids of `text`.
     ///
     /// # Errors

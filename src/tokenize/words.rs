@@ -94,14 +94,14 @@ impl Words {
 ///
 /// BERT's does: its normaliser looks at one character at a time but for accents, which a space ends,
 /// its pre-tokeniser cuts at white space before anything else, and WordPiece sees single words. A token
-/// that was added to the vocabulary is looked for in the whole text; with a space inside it would be
-/// missed.
+/// that was added to the vocabulary is looked for in the whole text; with white space inside, which the
+/// normaliser makes a space of, it would be missed.
 pub fn splits_at_spaces(tokenizer_json: &str) -> bool {
     let Ok(parts) = serde_json::from_str::<Parts>(tokenizer_json) else { return false };
     parts.normalizer.kind == "BertNormalizer"
         && parts.pre_tokenizer.kind == "BertPreTokenizer"
         && parts.model.kind == "WordPiece"
-        && !parts.added_tokens.iter().any(|token| token.content.contains(' '))
+        && !parts.added_tokens.iter().any(|token| token.content.contains(char::is_whitespace))
 }
 
 /// What is looked at of a `tokenizer.json`; its vocabulary, which is nearly all of it, is passed over.
@@ -195,6 +195,8 @@ mod tests {
             ("/pre_tokenizer/type", "Metaspace"),
             ("/model/type", "Unigram"),
             ("/added_tokens/0/content", "New York"),
+            ("/added_tokens/0/content", "New\u{a0}York"),
+            ("/added_tokens/0/content", "\n"),
         ] {
             let mut changed = value.clone();
             *changed.pointer_mut(pointer).unwrap() = other.into();

@@ -1,6 +1,7 @@
 //! `capvec model import` on checkpoints made here: which tensor goes where, and what is refused.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use capvec::model::import::{Import, import};
@@ -10,6 +11,7 @@ use capvec::model::package::{Existing, Package, TOKENIZER, WEIGHTS};
 use capvec::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use serde_json::Value;
 
 const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\nhello\nworld\n";
 
@@ -117,12 +119,24 @@ impl Checkpoint {
             max_tokens,
             precision: Precision::Fp32,
         };
-        import(&request, &mut |_| ()).map_err(|e| e.to_string())?;
+        import(&request, &mut |_| ()).map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
         let left = std::fs::read_dir(self.folder.path()).unwrap();
         let left = left
             .filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().starts_with(".capvec"));
         assert_eq!(left.count(), 0, "nothing is left behind");
         Ok(Package::open(&out).unwrap())
+    }
+
+    /// Imports with a file changed, which is as before then.
+    fn import_with(&self, name: &str, change: impl FnOnce(&mut Value)) -> Result<Package, String> {
+        let path = self.path(name);
+        let before = std::fs::read_to_string(&path).unwrap();
+        let mut changed: Value = serde_json::from_str(&before).unwrap();
+        change(&mut changed);
+        std::fs::write(&path, changed.to_string()).unwrap();
+        let result = self.import(None);
+        std::fs::write(&path, before).unwrap();
+        result
     }
 }
 
@@ -213,15 +227,8 @@ fn what_does_not_fit_is_refused_by_its_name() {
     assert!(checkpoint.import(Some(17)).unwrap_err().contains("16 positions"));
     assert!(checkpoint.import(Some(2)).unwrap_err().contains("at least 3"));
 
-    let config = |key: &str, value: serde_json::Value| {
-        let path = checkpoint.path("config.json");
-        let before = std::fs::read_to_string(&path).unwrap();
-        let mut object: serde_json::Value = serde_json::from_str(&before).unwrap();
-        object[key] = value;
-        std::fs::write(&path, object.to_string()).unwrap();
-        let error = checkpoint.import(None).unwrap_err();
-        std::fs::write(&path, before).unwrap();
-        error
+    let config = |key: &str, value: Value| {
+        checkpoint.import_with("config.json", |c| c[key] = value).unwrap_err()
     };
     assert!(config("hidden_act", "relu".into()).contains("\"relu\""));
     assert!(config("position_embedding_type", "relative_key".into()).contains("relative_key"));
@@ -230,4 +237,104 @@ fn what_does_not_fit_is_refused_by_its_name() {
     assert!(config("vocab_size", 0.into()).contains("vocab_size is 0"));
     assert!(config("intermediate_size", 13.into()).contains("[12, 8] and not [13, 8]"));
     assert!(config("hidden_size", u64::MAX.into()).contains("hidden_size"));
+    assert!(config("is_decoder", true.into()).contains("is_decoder"));
+}
+
+#[test]
+fn a_tokenizer_that_would_give_other_ids_or_take_all_memory_is_refused() {
+    let checkpoint = Checkpoint::write(&network(Family::Bert), str::to_owned);
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let error = checkpoint.import_with("tokenizer.json", change).unwrap_err();
+        assert!(error.contains("tokenizer.json"), "{error}");
+        error
+    };
+    let added = |content: &str, id: u64| {
+        serde_json::json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": false,
+        })
+    };
+    let adds = |token: Value| {
+        refused(&move |t| t["added_tokens"].as_array_mut().unwrap().push(token.clone()))
+    };
+    assert!(
+        refused(&|t| t["model"]["vocab"]["zz"] = 2_147_483_646.into()).contains("2147483647 ids")
+    );
+    assert!(adds(added("hello", 4_294_967_290)).contains("4294967291 ids"));
+    assert!(adds(added("zz", 5)).contains("7 ids where the network knows 6"), "it would get 6");
+    assert!(adds(added(&"z".repeat(70_000), 5)).contains("ids"));
+    assert!(
+        refused(&|t| {
+            drop(t["model"]["vocab"].as_object_mut().unwrap().remove("hello"));
+            t["added_tokens"].as_array_mut().unwrap().push(added(&"z".repeat(70_000), 4));
+        })
+        .contains("70000 bytes")
+    );
+    let most: u64 = 10_000_000_000_000;
+    assert!(
+        refused(&|t| t["model"]["max_input_chars_per_word"] = most.into())
+            .contains("max_input_chars")
+    );
+    assert!(
+        refused(&|t| drop(t["model"]["vocab"].as_object_mut().unwrap().remove("[UNK]")))
+            .contains("\"[UNK]\", for unknown words")
+    );
+    let of_template = "/post_processor/special_tokens/[CLS]/ids/0";
+    assert!(refused(&|t| *t.pointer_mut(of_template).unwrap() = 99.into()).contains("id 99"));
+}
+
+#[test]
+fn two_files_that_say_two_things_of_the_tokenizer_are_refused() {
+    let checkpoint = Checkpoint::write(&network(Family::Bert), str::to_owned);
+    let with_options = |options: Value| {
+        std::fs::write(checkpoint.path("tokenizer_config.json"), options.to_string()).unwrap();
+        checkpoint.import(None).map(drop)
+    };
+    let error = with_options(serde_json::json!({"do_lower_case": false})).unwrap_err();
+    assert!(
+        error.contains("do_lower_case is false, and tokenizer.json has lowercase true"),
+        "{error}"
+    );
+    let other_class = "PreTrainedTokenizerFast";
+    with_options(serde_json::json!({"do_lower_case": false, "tokenizer_class": other_class}))
+        .unwrap();
+    with_options(serde_json::json!({"do_lower_case": true})).unwrap();
+    with_options(serde_json::json!({})).unwrap();
+    let error = with_options(serde_json::json!({"tokenize_chinese_chars": false})).unwrap_err();
+    assert!(error.contains("tokenize_chinese_chars"), "{error}");
+
+    // Beside vocab.txt, tokens that are added to it.
+    std::fs::remove_file(checkpoint.path("tokenizer.json")).unwrap();
+    std::fs::write(checkpoint.path("vocab.txt"), VOCAB).unwrap();
+    with_options(serde_json::json!({"additional_special_tokens": ["[MASK]"]})).unwrap();
+    for options in [
+        serde_json::json!({"additional_special_tokens": ["<img>"]}),
+        serde_json::json!({"added_tokens_decoder": {"5": {"content": "<img>"}}}),
+    ] {
+        let error = with_options(options).unwrap_err();
+        assert!(error.contains("\"<img>\"") && error.contains("tokenizer_config.json"), "{error}");
+    }
+    std::fs::remove_file(checkpoint.path("tokenizer_config.json")).unwrap();
+    let added = checkpoint.path("added_tokens.json");
+    std::fs::write(&added, r#"{"[MASK]": 5}"#).unwrap();
+    checkpoint.import(None).unwrap();
+    std::fs::write(&added, r#"{"<img>": 5}"#).unwrap();
+    assert!(checkpoint.import(None).unwrap_err().contains("added_tokens.json"));
+}
+
+#[test]
+fn a_link_into_a_cache_is_the_file_that_it_is_called() {
+    let plain = Checkpoint::write(&network(Family::Bert), str::to_owned);
+    let id = plain.import(None).unwrap().manifest.model_id;
+    let linked = Checkpoint::write(&network(Family::Bert), str::to_owned);
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::rename(linked.path(name), linked.path(&format!("blob-of-{name}"))).unwrap();
+        symlink(linked.path(&format!("blob-of-{name}")), linked.path(name)).unwrap();
+    }
+    assert_eq!(linked.import(None).unwrap().manifest.model_id, id);
+
+    std::fs::remove_file(linked.path("config.json")).unwrap();
+    symlink("/dev/zero", linked.path("config.json")).unwrap();
+    let error = linked.import(None).unwrap_err();
+    assert!(error.contains("config.json"), "{error}");
 }

@@ -43,7 +43,7 @@ pub(super) struct Cursor {
 }
 
 /// A name from a file, escaped and cut so that it does no harm in a message.
-pub(super) struct Quoted<'a>(pub &'a str);
+pub(in crate::model) struct Quoted<'a>(pub &'a str);
 
 // === impl Input ===
 

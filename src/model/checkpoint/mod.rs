@@ -44,7 +44,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use archive::Archive;
-use input::{Cursor, Input, Quoted};
+pub(super) use input::Quoted;
+use input::{Cursor, Input};
 use number::{ByteOrder, StreamFault};
 
 pub use head::{Head, parse_head, read_head};
