@@ -1,12 +1,13 @@
 //! `capvec check`: finds what would go wrong before the worker runs, one line a check.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -24,9 +25,6 @@ use crate::tokenize::Tokenizer;
 
 /// How long the brokers may take to answer a check.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a first message may take.
-const READ_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Returns how long the brokers may take to answer for a topic.
 fn patience(config: &Config) -> Duration {
@@ -120,7 +118,7 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
             shutdown: &Shutdown::default(),
         };
         let brokers = inquiry.ids_of_brokers()?;
-        Ok((format!("{} answer at {}", brokers.len(), config.kafka.brokers), brokers))
+        Ok((format!("{} in the cluster at {}", brokers.len(), config.kafka.brokers), brokers))
     });
     let Some(brokers) = brokers else {
         // Each of the others would wait in vain for the same.
@@ -182,8 +180,9 @@ fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())
 
 /// Reads one message, or finds that there is none, and asks for the group's offsets.
 fn readable(config: &Config) -> anyhow::Result<(String, ())> {
-    let consumer: BaseConsumer<Quiet> =
-        consumer_properties(config).create_with_context(Quiet::default())?;
+    let mut properties = consumer_properties(config);
+    properties.set("enable.partition.eof", "true");
+    let consumer: BaseConsumer<Quiet> = properties.create_with_context(Quiet::default())?;
     let topic = &config.input.topic;
     let inquiry = Inquiry {
         client: consumer.client(),
@@ -212,7 +211,7 @@ fn readable(config: &Config) -> anyhow::Result<(String, ())> {
     // Assigned by hand, this joins no group and takes nothing from a worker that runs.
     list.set_all_offsets(Offset::Beginning)?;
     consumer.assign(&list)?;
-    let read = first_message(&consumer);
+    let read = first_message(&consumer, partitions);
     consumer.unassign()?;
     let said = match read.with_context(|| format!("{topic:?} can't be read"))? {
         true => "a message was read",
@@ -221,21 +220,29 @@ fn readable(config: &Config) -> anyhow::Result<(String, ())> {
     Ok((format!("{topic}, {partitions} partitions, {said}"), ()))
 }
 
-/// Returns whether a message comes. Errors that pass, as of one of several brokers, are passed over, as
-/// the worker does.
-fn first_message(consumer: &BaseConsumer<Quiet>) -> KafkaResult<bool> {
-    let deadline = Instant::now() + READ_PATIENCE;
-    loop {
+/// Returns whether a message comes before the ends of all partitions. Errors that pass, as of one of
+/// several brokers, are passed over, as the worker does.
+fn first_message(consumer: &BaseConsumer<Quiet>, partitions: usize) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut ends = BTreeSet::new();
+    let mut trouble = None;
+    while ends.len() < partitions {
         match consumer.poll(deadline.saturating_duration_since(Instant::now())) {
             Some(Ok(_)) => return Ok(true),
-            Some(Err(error)) if is_final(&error) => return Err(error),
-            Some(Err(error)) => tracing::debug!(%error, "passed over"),
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ends.insert(partition)),
+            Some(Err(error)) if is_final(&error) => return Err(error.into()),
+            Some(Err(error)) => trouble = Some(error),
             None => {}
         }
         if Instant::now() >= deadline {
-            return Ok(false);
+            let reason = trouble.map_or("they say nothing".into(), |error| error.to_string());
+            let without = partitions - ends.len();
+            bail!(
+                "{without} of {partitions} partitions didn't answer within {PATIENCE:?}: {reason}"
+            );
         }
     }
+    Ok(false)
 }
 
 fn is_transient(error: &KafkaError) -> bool {

@@ -262,28 +262,25 @@ fn embed_all<W: Write>(
     limits: Limits,
     vectors: &mut Vectors<W>,
 ) -> anyhow::Result<u64> {
-    std::thread::scope(|scope| {
-        let (sender, receiver) = crossbeam_channel::bounded(AHEAD);
-        let reader = scope.spawn(move || -> anyhow::Result<()> {
-            for caption in captions {
-                let tokens = tokenizer.tokenize(&caption?)?;
-                // The other side has failed, and says why.
-                if sender.send(tokens).is_err() {
-                    return Ok(());
-                }
+    let (sender, receiver) = crossbeam_channel::bounded(AHEAD);
+    let tokenizer = tokenizer.clone();
+    let reader = std::thread::spawn(move || -> anyhow::Result<()> {
+        for caption in captions {
+            let tokens = tokenizer.tokenize(&caption?)?;
+            // The other side has failed, and says why.
+            if sender.send(tokens).is_err() {
+                return Ok(());
             }
-            Ok(())
-        });
-        let mut progress = Progress::start("embedding", Unit::Captions, None);
-        let embedded = embed_batches(&receiver, embedder, limits, vectors, &mut progress);
-        drop(receiver);
-        let read = reader.join().expect("the reader doesn't panic");
-        let number = embedded?;
-        read?;
-        vectors.out.flush()?;
-        progress.finish();
-        Ok(number)
-    })
+        }
+        Ok(())
+    });
+    let mut progress = Progress::start("embedding", Unit::Stream, None);
+    // On an error the reader isn't waited for: the next line may never come.
+    let number = embed_batches(&receiver, embedder, limits, vectors, &mut progress)?;
+    reader.join().expect("the reader doesn't panic")?;
+    vectors.out.flush()?;
+    progress.finish();
+    Ok(number)
 }
 
 fn embed_batches<W: Write>(
@@ -309,7 +306,7 @@ fn embed_batches<W: Write>(
                 make_finite(&mut rows, &batch, embedder, done)?;
                 vectors.write(&rows, embedder.dim())?;
                 done += captions as u64;
-                progress.update(done, done + pending.len() as u64 + tokenized.len() as u64, "");
+                progress.update(done, None, "");
             }
             Decision::Nothing if waited == Duration::MAX => return Ok(done),
             Decision::Nothing | Decision::Wait(_) => match tokenized.recv() {
@@ -418,7 +415,7 @@ mod tests {
         let limits = Limits { tokens_max: 7, captions_max: 9, wait_max: Duration::ZERO };
         let mut notes = Notes(Vec::new());
         let mut vectors = Vectors::new(Vec::new(), Format::F32);
-        let mut progress = Progress::start("embedding", Unit::Captions, None);
+        let mut progress = Progress::start("embedding", Unit::Stream, None);
         let done = embed_batches(&receiver, &mut notes, limits, &mut vectors, &mut progress);
         reader.join().unwrap();
         assert_eq!(done.unwrap(), 5);
@@ -435,7 +432,7 @@ mod tests {
         drop(sender);
         let limits = Limits { tokens_max: 15, captions_max: 9, wait_max: Duration::ZERO };
         let mut vectors = Vectors::new(Vec::new(), Format::Jsonl);
-        let mut progress = Progress::start("embedding", Unit::Captions, None);
+        let mut progress = Progress::start("embedding", Unit::Stream, None);
         let mut notes = Notes(Vec::new());
         let done = embed_batches(&receiver, &mut notes, limits, &mut vectors, &mut progress);
         assert!(done.unwrap_err().to_string().contains("caption 4 "));

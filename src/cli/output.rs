@@ -35,13 +35,15 @@ impl OutFile {
     /// When there is a folder, or nothing can be written there.
     pub fn create(path: &Path) -> anyhow::Result<OutFile> {
         let shown = || path.display().to_string();
+        let mut mode = readable();
         match fs::metadata(path) {
             Ok(there) if there.is_dir() => bail!("{} is a folder; a file is due", shown()),
             Ok(there) if !there.is_file() => {
                 let file = File::options().write(true).open(path).with_context(shown)?;
                 return Ok(OutFile::Straight(file));
             }
-            Ok(_) => {}
+            // What was for few stays for few.
+            Ok(there) => mode = there.permissions(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(shown),
         }
@@ -49,7 +51,7 @@ impl OutFile {
         let folder = place.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new()
             .prefix(".capvec-result-")
-            .permissions(readable())
+            .permissions(mode)
             .tempfile_in(folder)
             .with_context(|| folder.display().to_string())?;
         Ok(OutFile::Beside { file, place })

@@ -17,6 +17,8 @@ pub enum Unit {
     Bytes,
     /// Captions.
     Captions,
+    /// Captions of which nobody knows how many are still to come.
+    Stream,
     /// Measurements.
     Measurements,
     /// Records of a topic, passed over ones included.
@@ -40,10 +42,16 @@ impl Progress {
             let counts = match unit {
                 Unit::Bytes => "{bytes}/{total_bytes}  {bytes_per_sec}",
                 Unit::Captions => "{human_pos}/{human_len} captions  {per_sec}",
+                Unit::Stream => "{human_pos} captions  {per_sec}",
                 Unit::Measurements => "{pos}/{len}",
                 Unit::Records => "{human_pos}/{human_len} records  {per_sec}",
             };
-            let template = format!("{{prefix}} {{bar:30}} {counts}  {{eta}} {{msg:.dim}}");
+            let template = match unit {
+                Unit::Stream => {
+                    format!("{{prefix}} {{spinner}} {counts}  {{elapsed}} {{msg:.dim}}")
+                }
+                _ => format!("{{prefix}} {{bar:30}} {counts}  {{eta}} {{msg:.dim}}"),
+            };
             let bar = ProgressBar::new(total.unwrap_or(0));
             bar.set_style(ProgressStyle::with_template(&template).expect("the template is valid"));
             bar.set_prefix(what);
@@ -53,17 +61,21 @@ impl Progress {
         Progress { bar, what, unit, started: now, last_line: now, done: 0 }
     }
 
-    /// Shows how much is done, of how much, and what is being done.
-    pub fn update(&mut self, done: u64, total: u64, doing: &str) {
+    /// Shows how much is done, of how much where that is known, and what is being done.
+    pub fn update(&mut self, done: u64, total: impl Into<Option<u64>>, doing: &str) {
         self.done = done;
+        let total = total.into();
         if let Some(bar) = &self.bar {
-            bar.set_length(total);
+            if let Some(total) = total {
+                bar.set_length(total);
+            }
             bar.set_position(done);
             bar.set_message(doing.to_owned());
         } else if self.last_line.elapsed() >= LINE_INTERVAL {
             self.last_line = Instant::now();
-            let (done, total) = (self.show(done), self.show(total));
-            tell(format_args!("{}: {done} of {total}, {doing}", self.what));
+            let of = total.map_or(String::new(), |total| format!(" of {}", self.show(total)));
+            let doing = if doing.is_empty() { String::new() } else { format!(", {doing}") };
+            tell(format_args!("{}: {}{of}{doing}", self.what, self.show(done)));
         }
     }
 
@@ -75,7 +87,7 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64();
         let rate = match self.unit {
             Unit::Bytes | Unit::Measurements => String::new(),
-            Unit::Captions | Unit::Records => {
+            Unit::Captions | Unit::Stream | Unit::Records => {
                 format!(", {:.0} a second", self.done as f64 / seconds)
             }
         };
@@ -85,7 +97,7 @@ impl Progress {
     fn show(&self, number: u64) -> String {
         match self.unit {
             Unit::Bytes => format!("{:.1} MB", number as f64 / 1e6),
-            Unit::Captions => format!("{number} captions"),
+            Unit::Captions | Unit::Stream => format!("{number} captions"),
             Unit::Measurements => format!("{number} measurements"),
             Unit::Records => format!("{number} records"),
         }

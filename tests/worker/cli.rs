@@ -1,9 +1,10 @@
 //! The command line: what it prints, what it refuses, and how it says so.
 
+use std::io::Write;
 use std::path::Path;
 
 use crate::support::{
-    CAPVEC, Cluster, capvec, capvec_fails, capvec_ok, free_address, tiny_package,
+    CAPVEC, Cluster, capvec, capvec_fails, capvec_ok, eventually, free_address, tiny_package,
 };
 
 fn text(path: &Path) -> &str {
@@ -298,6 +299,22 @@ fn without_a_configuration_the_file_is_asked_for() {
         assert_eq!(code, 64);
         assert!(error.contains("--config FILE"), "{error}");
     }
+}
+
+#[test]
+fn embed_ends_with_its_reader_though_more_lines_may_come() {
+    let mut child = std::process::Command::new(CAPVEC)
+        .args(["embed", "--model", text(tiny_package()), "--batch-tokens", "64", "-", "--out", "-"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut lines = child.stdin.take().unwrap();
+    lines.write_all("a caption\n".repeat(1000).as_bytes()).unwrap();
+    let status = eventually("it ends", || child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+    drop(lines);
 }
 
 #[test]

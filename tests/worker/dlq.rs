@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
@@ -50,8 +51,10 @@ fn content(record: &Record) -> Record {
     Record { offset: 0, ..record.clone() }
 }
 
-/// A dead letter as a worker would write it.
+/// A dead letter as a worker would write it, each of a message of its own.
 fn letter(topic: &'static str, value: &str) -> Outgoing {
+    static OFFSET: AtomicU64 = AtomicU64::new(0);
+    let offset = OFFSET.fetch_add(1, Ordering::Relaxed).to_string().leak();
     Outgoing {
         key: Some("key".into()),
         value: Some(value.into()),
@@ -59,7 +62,7 @@ fn letter(topic: &'static str, value: &str) -> Outgoing {
             ("own", Some(b"kept")),
             ("__connect.errors.topic", Some(topic.as_bytes())),
             ("__connect.errors.partition", Some(b"0")),
-            ("__connect.errors.offset", Some(b"0")),
+            ("__connect.errors.offset", Some(offset.as_bytes())),
             ("__connect.errors.exception.class.name", Some(b"not_json")),
             ("__connect.errors.exception.message", Some(b"it isn't JSON")),
         ],
@@ -170,7 +173,8 @@ fn a_replay_goes_on_from_where_it_says_and_waits_for_no_open_transaction() {
     assert_eq!(values(), ["0", "1", "2"]);
     let report = replay(&cluster, "resumed", &["--from", "0:3"]);
     assert_eq!(report["replayed"], 2);
-    assert_eq!(report["left_out"], json!({ "other_topics": 1, "without_reason": 1 }));
+    let left_out = json!({ "other_topics": 1, "same_message": 0, "without_reason": 1 });
+    assert_eq!(report["left_out"], left_out);
     let next = report["next"]["0"].as_i64().unwrap();
     assert_eq!(next, 7, "not behind what isn't committed");
     assert_eq!(values(), ["0", "1", "2", "3", "4"], "nothing that is open or aborted");
@@ -184,6 +188,20 @@ fn a_replay_goes_on_from_where_it_says_and_waits_for_no_open_transaction() {
 
     let (code, _, error) = dlq(&cluster, "resumed", "replay", &["--from", "0:999"]);
     assert!(code == 1 && error.contains("--from: partition 0"), "{error}");
+}
+
+#[test]
+fn a_message_of_which_there_are_two_letters_goes_back_once() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("doubled", 1);
+    // Of two groups, or of one whose worker was killed in between.
+    let twice = letter("doubled", "twice");
+    cluster.send("doubled.dead", &[twice.clone(), letter("doubled", "once"), twice]);
+    let report = replay(&cluster, "doubled", &[]);
+    assert_eq!(report["replayed"], 2);
+    assert_eq!(report["left_out"]["same_message"], 1);
+    assert_eq!(report["next"], json!({ "0": 3 }));
+    assert_eq!(cluster.records("doubled").len(), 2);
 }
 
 #[test]

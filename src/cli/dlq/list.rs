@@ -42,7 +42,7 @@ pub(super) fn run(args: ListArgs) -> anyhow::Result<()> {
             }))?;
         } else {
             let (partition, offset) = (or_unknown(cause.partition), or_unknown(cause.offset));
-            say(format_args!(
+            let line = format!(
                 "{}/{}/{}  {}/{partition}/{offset}  {}: {}",
                 selected.topic,
                 letter.partition,
@@ -50,7 +50,9 @@ pub(super) fn run(args: ListArgs) -> anyhow::Result<()> {
                 cause.topic,
                 cause.reason,
                 cause.detail
-            ))?;
+            );
+            // Another program's sentences have line breaks, and anybody's may have a terminal's commands.
+            say(line.replace(char::is_control, " "))?;
         }
     }
     tell(selected.in_words());

@@ -5,6 +5,7 @@
 //! replayed: the command says from where to go on, which is never behind a letter that wasn't
 //! acknowledged.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -16,7 +17,7 @@ use super::letters::{Cause, Letter};
 use super::selection::{Selected, Selection};
 use super::sender::Sender;
 use crate::cli::progress::{Progress, Unit};
-use crate::cli::say;
+use crate::cli::{say, tell};
 use crate::clock::since_epoch;
 use crate::config::Config;
 use crate::kafka::topics::look_up;
@@ -112,6 +113,7 @@ fn report(
             "replayed": sender.map_or(0, |sender| sender.replayed),
             "left_out": {
                 "other_topics": selected.of_others,
+                "same_message": selected.repeated,
                 "without_reason": selected.without_reason,
             },
             "next": next,
@@ -149,7 +151,12 @@ impl Target {
         let partitions =
             look_up(client.client(), brokers, topic, "input.topic", patience, shutdown)?;
         // A client may be forbidden to ask; then it isn't known, as it isn't to any other producer.
-        let options = topic_options(config, topic, OPTIONS_PATIENCE).unwrap_or_default();
+        let options = topic_options(config, topic, OPTIONS_PATIENCE).unwrap_or_else(|reason| {
+            tell(format_args!(
+                "the options of {topic:?} can't be read, so its retention isn't looked at: {reason}"
+            ));
+            HashMap::new()
+        });
         let option = |name: &str| options.get(name).map_or("", String::as_str);
         let retention = match option("retention.ms").parse() {
             Ok(milliseconds)

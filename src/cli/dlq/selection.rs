@@ -1,6 +1,6 @@
 //! Which dead letters are meant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -56,6 +56,11 @@ pub(super) struct Selected {
     pub(super) by_reason: BTreeMap<String, u64>,
     /// How many came from other topics.
     pub(super) of_others: u64,
+    /// The messages that were selected, by partition and offset in the topic that they are from.
+    messages: HashSet<(i32, i64)>,
+    /// How many are of a message that another letter is of: of another group, or of a worker that was
+    /// stopped in between.
+    pub(super) repeated: u64,
     /// How many records have no reason in their headers.
     pub(super) without_reason: u64,
 }
@@ -81,6 +86,8 @@ impl Selection {
             left: self.max.unwrap_or(u64::MAX),
             by_reason: BTreeMap::new(),
             of_others: 0,
+            messages: HashSet::new(),
+            repeated: 0,
             without_reason: 0,
         })
     }
@@ -101,6 +108,11 @@ impl Selected {
             if self.of_topic.as_ref().is_some_and(|topic| *topic != cause.topic) {
                 self.of_others += 1;
             } else if self.reasons.is_empty() || self.reasons.contains(&cause.reason) {
+                let message = cause.partition.zip(cause.offset);
+                if self.of_topic.is_some() && message.is_some_and(|m| !self.messages.insert(m)) {
+                    self.repeated += 1;
+                    continue;
+                }
                 self.left -= 1;
                 *self.by_reason.entry(cause.reason.clone()).or_default() += 1;
                 return Ok(Some((letter, cause)));
@@ -119,6 +131,9 @@ impl Selected {
         }
         if self.of_others > 0 {
             words += &format!("; left out as from other topics: {}", self.of_others);
+        }
+        if self.repeated > 0 {
+            words += &format!("; left out as of the same message: {}", self.repeated);
         }
         if self.without_reason > 0 {
             words += &format!("; left out as without a readable reason: {}", self.without_reason);
