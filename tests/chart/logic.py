@@ -239,7 +239,12 @@ def strimzi(chart):
     """Strimzi's preset: brokers, CA and the KafkaUser's Secret by their names there"""
     nothing = {"config": {"kafka": {"brokers": ""}}}
     tls = chart.render({**nothing, "kafka": {"strimzi": {"cluster": "events", "user": "me"}}})
-    assert options(tls)["kafka"]["brokers"] == "events-kafka-bootstrap:9093"
+    # With the namespace, for KEDA's operator, which is in another, looks it up too; Strimzi's certificates have this name.
+    brokers = "events-kafka-bootstrap.somewhere.svc:9093"
+    assert options(tls)["kafka"]["brokers"] == brokers
+    scaled = chart.render({
+        **nothing, "kafka": {"strimzi": {"cluster": "events"}}, "autoscaling": {"kind": "keda", "partitions": 2}})
+    assert one(scaled, "ScaledObject")["spec"]["triggers"][0]["metadata"]["bootstrapServers"] == brokers
     sources = volumes(tls)["kafka"]["projected"]["sources"]
     got = [(s["secret"]["name"], s["secret"]["items"][0]["key"]) for s in sources]
     assert got == [("events-cluster-ca-cert", "ca.crt"), ("me", "user.crt"), ("me", "user.key")], got

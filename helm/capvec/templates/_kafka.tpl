@@ -3,6 +3,7 @@
 {{/*
 YAML of: brokers; protocol, mechanism, username; and where the secrets are: ca, certificate, privateKey, keyPassword,
 usernameFrom, password, each {name, key} or absent. Strimzi's names come first, then what the values say.
+The brokers' name has the namespace in it: KEDA's operator looks it up from another.
 */}}
 {{- define "capvec.kafka" -}}
 {{- $kafka := .Values.kafka -}}
@@ -11,7 +12,7 @@ usernameFrom, password, each {name, key} or absent. Strimzi's names come first, 
 {{- $view := dict "brokers" .Values.config.kafka.brokers "mechanism" $kafka.sasl.mechanism "username" $kafka.sasl.username -}}
 {{- if $strimzi.cluster -}}
 {{- $_ := set $view "ca" (dict "name" (printf "%s-cluster-ca-cert" $strimzi.cluster) "key" "ca.crt") -}}
-{{- if not $view.brokers }}{{ $_ := set $view "brokers" (printf "%s-kafka-bootstrap:9093" $strimzi.cluster) }}{{ end -}}
+{{- if not $view.brokers }}{{ $_ := set $view "brokers" (printf "%s-kafka-bootstrap.%s.svc:9093" $strimzi.cluster .Release.Namespace) }}{{ end -}}
 {{- if and $strimzi.user (eq $strimzi.authentication "tls") -}}
 {{- $_ := set $view "certificate" (dict "name" $strimzi.user "key" "user.crt") -}}
 {{- $_ := set $view "privateKey" (dict "name" $strimzi.user "key" "user.key") -}}
