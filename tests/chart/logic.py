@@ -90,6 +90,8 @@ def rollout(chart):
     assert strategy({"gpu": {"enabled": True}}) == (0, 1)
     assert strategy({"gpu": {"enabled": True}, "rollout": {"maxUnavailable": "50%"}}) == (0, "50%")
     assert strategy({"rollout": {"maxSurge": "25%"}}) == ("25%", 0)
+    # A StatefulSet uses neither, so there is nothing to refuse.
+    assert one(chart.render({"kafka": {"staticMembership": True}, "rollout": {"maxSurge": 0}}), "StatefulSet")
 
 
 def gpu(chart):

@@ -57,6 +57,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- ternary "StatefulSet" "Deployment" (eq (include "capvec.stateful" .) "true") -}}
 {{- end -}}
 
+{{/* Pods more and fewer than wanted during a rollout; with GPUs one goes before another comes. */}}
+{{- define "capvec.maxSurge" -}}
+{{- default (ternary "0" "1" .Values.gpu.enabled) (toString .Values.rollout.maxSurge) -}}
+{{- end -}}
+
+{{- define "capvec.maxUnavailable" -}}
+{{- default (ternary "1" "0" .Values.gpu.enabled) (toString .Values.rollout.maxUnavailable) -}}
+{{- end -}}
+
 {{/* Seconds of a duration such as "1m 30s" or "1500ms", rounded up. */}}
 {{- define "capvec.seconds" -}}
 {{- $ms := 0 -}}

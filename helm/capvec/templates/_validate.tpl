@@ -33,12 +33,13 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- $faults = append $faults "config.admin.listen has to be 0.0.0.0:PORT or [::]:PORT, or neither the kubelet nor Prometheus gets an answer" -}}
 {{- end -}}
 
-{{- $surge := toString .Values.rollout.maxSurge -}}
-{{- if and .Values.gpu.enabled (not (has $surge (list "" "0" "0%"))) -}}
+{{- $surge := include "capvec.maxSurge" . -}}
+{{- $unavailable := include "capvec.maxUnavailable" . -}}
+{{- if and .Values.gpu.enabled (not (regexMatch "^0+%?$" $surge)) -}}
 {{- $faults = append $faults (printf "rollout.maxSurge is %s with gpu.enabled: another pod would wait for ever for the GPU that the old one holds. Leave it empty" $surge) -}}
 {{- end -}}
-{{- if and (has $surge (list "0" "0%")) (has (toString .Values.rollout.maxUnavailable) (list "0" "0%")) -}}
-{{- $faults = append $faults "rollout.maxSurge and rollout.maxUnavailable are both 0, so that no rollout could begin" -}}
+{{- if and (not (include "capvec.stateful" .)) (regexMatch "^0+%?$" $surge) (regexMatch "^0+%?$" $unavailable) -}}
+{{- $faults = append $faults (printf "rollout.maxSurge is %s and rollout.maxUnavailable %s, their defaults counted in, so that no rollout could begin" $surge $unavailable) -}}
 {{- end -}}
 
 {{- range $key, $_ := .Values.config.kafka.librdkafka -}}
