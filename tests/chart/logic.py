@@ -495,6 +495,7 @@ def notes(chart):
     assert re.search(r"gets 45 s to stop", text), text
     assert "stops at the first bad message" in text
     assert "dead-letter" not in chart.render({"config": {"reject": {"topic": "r"}}}, notes=True)
+    assert "stops at the first bad message" in chart.render({"config": {"reject": None}}, notes=True)
 
 
 # Every function of this file that takes a chart; a list by hand forgets some.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -13,7 +14,7 @@ import jsonschema
 import yaml
 
 import restricted
-from chart import CHART, OPTIONS, ROOT, ci_files, config_map, kinds, options, version_of, worker
+from chart import CHART, LEAST, OPTIONS, ROOT, ci_files, config_map, kinds, options, version_of, worker
 from harness import Skip
 
 
@@ -42,8 +43,8 @@ def closed_schema(_):
     walk(schema, "")
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert not list(jsonschema.Draft7Validator(schema).iter_errors(values))
-    # What the schema knows and values.yaml doesn't is undocumented.
-    missing = set(schema["properties"]) - set(values) - {"global"}
+    # What the schema knows and values.yaml doesn't is undocumented, but for what belongs to a chart around this one.
+    missing = set(schema["properties"]) - set(values) - {"enabled", "global"}
     assert not missing, missing
 
 
@@ -81,6 +82,22 @@ def carried_files(chart):
     (text,) = [i["data"]["capvec.json"] for i in objects if i["kind"] == "ConfigMap" and "capvec.json" in i["data"]]
     assert json.loads(text) == json.loads((ROOT / "dashboards/capvec.json").read_text())
     assert len(text) < 1 << 20, "a ConfigMap holds 1 MiB"
+
+
+def inside_another(chart):
+    """a chart that has this one inside turns it on and off by `condition: capvec.enabled`"""
+    with tempfile.TemporaryDirectory() as folder:
+        around = Path(folder)
+        (around / "charts").mkdir()
+        shutil.copytree(chart.path, around / "charts/capvec")
+        (around / "Chart.yaml").write_text(yaml.safe_dump({
+            "apiVersion": "v2", "name": "around", "version": "1.0.0",
+            "dependencies": [{"name": "capvec", "version": "*", "condition": "capvec.enabled"}]}))
+        for enabled in [True, False]:
+            (around / "values.yaml").write_text(yaml.safe_dump({"capvec": {**LEAST, "enabled": enabled}}))
+            done = chart.helm("template", "x", around)
+            assert done.returncode == 0, done.stderr
+            assert ("kind: Deployment" in done.stdout) == enabled, done.stdout
 
 
 def program():
@@ -146,4 +163,6 @@ def documents(chart):
         assert container[probe]["httpGet"] == worker(objects)[probe]["httpGet"], probe
 
 
-ALL = [generated, closed_schema, version, defaults, carried_files, known_options, accepted_by_program, documents]
+ALL = [
+    generated, closed_schema, version, defaults, carried_files, inside_another, known_options, accepted_by_program, documents,
+]

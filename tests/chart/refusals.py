@@ -30,6 +30,10 @@ BAD = [
     ("an amount of memory that is none", {"resources": {"limits": {"memory": "lots"}}}, "at '/resources/limits/memory'"),
     ("a word that an option doesn't take", {"config": {"output": {"format": "avro"}}},
      "at '/config/output/format': value must be one of 'native', 'json'"),
+    ("no section for the brokers", {"config": {"kafka": None}}, "at '/config': missing property 'kafka'"),
+    ("no section for the input", {"config": {"input": None}}, "at '/config': missing property 'input'"),
+    ("no section for the output", {"config": {"output": None}}, "at '/config': missing property 'output'"),
+    ("no options at all", {"config": None}, "missing property 'config'"),
     ("text for a number", {"replicas": "two"}, "at '/replicas': got string, want integer"),
     ("a negative number", {"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
     ("a duration without a unit", {"config": {"delivery": {"drain_timeout": "30"}}}, "at '/config/delivery/drain_timeout'"),
@@ -46,6 +50,7 @@ BAD = [
     ("a digest that isn't one", {"image": {"digest": "latest"}}, "at '/image/digest'"),
     ("a GPU's name without its vendor", {"gpu": {"enabled": True, "resourceName": "gpu"}}, "at '/gpu/resourceName'"),
     # The chart's own.
+    ("a switch that nobody heeds", {"enabled": False}, "with `condition: capvec.enabled`"),
     ("static membership with KEDA", {"kafka": {"staticMembership": True}, **scaled()},
      "kafka.staticMembership and autoscaling exclude each other"),
     ("static membership with an HPA", {"kafka": {"staticMembership": True}, **scaled("hpa")},

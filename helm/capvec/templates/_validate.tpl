@@ -6,6 +6,9 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- $faults := list -}}
 {{- $kafka := include "capvec.kafka" . | fromYaml -}}
 
+{{- if and (hasKey .Values "enabled") (not .Values.enabled) -}}
+{{- $faults = append $faults "enabled is false, and the chart is installed all the same: only a chart around this one heeds it, with `condition: capvec.enabled` in its dependencies" -}}
+{{- end -}}
 {{- if not $kafka.brokers -}}
 {{- $faults = append $faults "config.kafka.brokers is required: the brokers' addresses, host:port (or kafka.strimzi.cluster)" -}}
 {{- end -}}
