@@ -40,13 +40,13 @@ def merged(base, over):
 
 
 class Chart:
-    """A copy of the chart without links, so that a release's chart can be rendered from an archive, too."""
+    """A copy of the chart alone, as one has it that is vendored: a link out of it would lead nowhere."""
 
     def __init__(self, source=CHART):
         self.folder = Path(tempfile.mkdtemp(prefix="capvec-chart-"))
         self.path = self.folder / "capvec"
         self.rendered = {}
-        shutil.copytree(source, self.path)
+        shutil.copytree(source, self.path, symlinks=True)
 
     def remove(self):
         shutil.rmtree(self.folder)
