@@ -39,6 +39,16 @@ def merged(base, over):
     return result
 
 
+class OneOfEachKey(yaml.SafeLoader):
+    """YAML in which a key that comes twice is a fault; which of the two counts is chance."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        assert not twice, f"keys come twice: {twice}, {node.start_mark}"
+        return super().construct_mapping(node, deep)
+
+
 class Chart:
     """A copy of the chart alone, as one has it that is vendored: a link out of it would lead nowhere."""
 
@@ -84,7 +94,7 @@ class Chart:
             raise Refused(done.stderr)
         if notes:
             return done.stdout.split("NOTES:", 1)[1]
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
+        return [document for document in yaml.load_all(done.stdout, OneOfEachKey) if document]
 
 
 def ci_files():

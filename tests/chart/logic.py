@@ -5,6 +5,7 @@ import re
 
 import yaml
 
+import schemas
 from chart import FILE, config_map, kinds, one, options, pod_specs, worker, workload
 from restricted import faults
 
@@ -166,6 +167,11 @@ def check_pod_is_no_worker(chart):
     selector = workload(objects)["spec"]["selector"]["matchLabels"]
     assert not selector.items() <= pod["metadata"]["labels"].items()
     assert pod["spec"]["restartPolicy"] == "Never"
+    # What a cluster wants of its pods, it wants of this one.
+    given = {"podLabels": {"sidecar": "no", **selector}, "podAnnotations": {"inject": "false", "helm.sh/hook": "none"}}
+    metadata = one(chart.render(given), "Pod")["metadata"]
+    assert metadata["labels"]["sidecar"] == "no" and metadata["labels"]["app.kubernetes.io/name"] == "capvec-check"
+    assert metadata["annotations"]["inject"] == "false" and metadata["annotations"]["helm.sh/hook"] == "test"
 
 
 # === Configuration and Kafka ===
@@ -446,6 +452,16 @@ def name_like_a_number(chart):
             assert all(isinstance(value, str) for value in labels.values()), (item["kind"], labels)
             selected = item["spec"].get("podSelector", {}).get("matchLabels", {}) if "spec" in item else {}
             assert all(isinstance(value, str) for value in selected.values()), (item["kind"], selected)
+    everything = {
+        "fullnameOverride": "1234", "nameOverride": "1234", "networkPolicy": {"enabled": True},
+        "autoscaling": {"kind": "keda", "partitions": 2}, "kafka": {"tls": {"enabled": True, "ca": {"existingSecret": "ca"}}},
+        "monitoring": {part: {"enabled": True} for part in ["podMonitor", "prometheusRule", "dashboard"]},
+    }
+    objects = chart.render(everything) + chart.render({**everything, "autoscaling": {"kind": "hpa", "partitions": 2}})
+    for item in objects:
+        wrong = list(schemas.faults(item, schemas.versions()[-1]))
+        assert not wrong, wrong
+        assert item["metadata"]["name"].startswith("1234"), item["metadata"]["name"]
 
 
 def monitoring(chart):
@@ -482,10 +498,36 @@ def names(chart):
     objects = chart.render({"commonLabels": {"team": "x"}}, release=long)
     for item in objects:
         assert len(item["metadata"]["name"]) <= 63, item["metadata"]["name"]
-        if item["kind"] != "Pod":
-            assert item["metadata"]["labels"]["team"] == "x", item["kind"]
+        assert item["metadata"]["labels"]["team"] == "x", item["kind"]
     assert workload(chart.render(release="capvec"))["metadata"]["name"] == "capvec"
     assert workload(chart.render({"fullnameOverride": "mine"}))["metadata"]["name"] == "mine"
+    # A Service's name has no dots.
+    assert workload(chart.render(release="capvec.v2"))["metadata"]["name"] == "capvec-v2"
+
+
+def labels_that_meet(chart):
+    """labels that are given twice come once: those that select win, then an object's own, then the common ones"""
+    taken = {"app.kubernetes.io/name": "mine", "app.kubernetes.io/instance": "mine"}
+    on = {"enabled": True, "labels": {"team": "theirs", "app.kubernetes.io/version": "9", **taken}}
+    objects = chart.render({
+        "commonLabels": {"team": "x", "tier": "x", "helm.sh/chart": "x", **taken},
+        "podLabels": {"team": "theirs", **taken},
+        "podAnnotations": {"kubectl.kubernetes.io/default-container": "other"},
+        "kafka": {"staticMembership": True},
+        "monitoring": {"podMonitor": on, "prometheusRule": on, "dashboard": on},
+    })
+    for item in objects:
+        labels = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "release" and labels["app.kubernetes.io/name"] != "mine", labels
+    template = workload(objects)["spec"]["template"]["metadata"]
+    selector = workload(objects)["spec"]["selector"]["matchLabels"]
+    assert template["labels"] == {**selector, "team": "theirs", "tier": "x", "helm.sh/chart": "x"}, template["labels"]
+    assert template["annotations"]["kubectl.kubernetes.io/default-container"] == "other"
+    assert workload(objects)["metadata"]["labels"]["helm.sh/chart"] == "x"
+    assert chart.render({"commonLabels": None, "podLabels": None, "podAnnotations": None})
+    for item in [one(objects, "PodMonitor"), one(objects, "PrometheusRule")]:
+        labels = item["metadata"]["labels"]
+        assert (labels["team"], labels["tier"], labels["app.kubernetes.io/version"]) == ("theirs", "x", "9"), labels
 
 
 def notes(chart):

@@ -80,6 +80,8 @@ BAD = [
     ("a rollout that can't begin, by the default of the other", {"rollout": {"maxSurge": 0}}, "no rollout could begin"),
     ("a rollout of GPUs that can't begin", {"gpu": {"enabled": True}, "rollout": {"maxUnavailable": "0%"}},
      "no rollout could begin"),
+    ("a Service that would begin with a digit", {"kafka": {"staticMembership": True}, "fullnameOverride": "1st"},
+     "begins with a digit"),
     ("a password in the ConfigMap", properties(sasl_password="x"), "a ConfigMap is no place for a secret"),
     ("a key in the ConfigMap", properties(ssl_key_pem="x"), "CAPVEC__KAFKA__LIBRDKAFKA__SSL_KEY_PEM"),
     ("one member's name for all", properties(group_instance_id="x"), "set kafka.staticMembership instead"),

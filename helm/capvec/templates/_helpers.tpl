@@ -4,27 +4,36 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 52 characters at most: a StatefulSet's pods carry it as a label with a revision of 11 characters behind it. */}}
+{{/* 52 characters at most: a StatefulSet's pods carry it as a label with a revision of 11 characters behind it. Without
+dots, which a release's name may have and a Service's may not. */}}
 {{- define "capvec.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- default $full .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- default $full .Values.fullnameOverride | replace "." "-" | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The name that the pod of `helm test` has among its labels. Not the workers': the workload and its disruption budget must
+not take this pod for one of them. */}}
+{{- define "capvec.checkName" -}}
+{{- include "capvec.name" . | trunc 57 -}}-check
 {{- end -}}
 
 {{/* What selects the pods. It can't be changed once a workload exists. */}}
 {{- define "capvec.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "capvec.name" . }}
+app.kubernetes.io/name: {{ include "capvec.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "capvec.labels" -}}
-{{ include "capvec.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- include "capvec.labelsWith" (dict "root" . "own" dict) -}}
+{{- end -}}
+
+{{/* The labels of an object that has some of its `own`. One map, so that no key comes twice: of two that meet, the one that
+selects counts, then the object's own. */}}
+{{- define "capvec.labelsWith" -}}
+{{- $selector := include "capvec.selectorLabels" .root | fromYaml -}}
+{{- $usual := dict "app.kubernetes.io/version" .root.Chart.AppVersion "app.kubernetes.io/managed-by" .root.Release.Service "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") -}}
+{{- toYaml (merge $selector (default dict .own) (default dict .root.Values.commonLabels) $usual) -}}
 {{- end -}}
 
 {{- define "capvec.serviceAccountName" -}}

@@ -12,20 +12,11 @@ capabilities: {drop: [ALL]}
 metadata:
   labels:
     {{- /* No version among them: a release that changes nothing of the pod replaces none. */}}
-    {{- include "capvec.selectorLabels" . | nindent 4 }}
-    {{- with .Values.commonLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-    {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- toYaml (merge (include "capvec.selectorLabels" . | fromYaml) (default dict .Values.podLabels) (default dict .Values.commonLabels)) | nindent 4 }}
   annotations:
-    # A changed configuration replaces the pods.
-    checksum/config: {{ include "capvec.configData" . | sha256sum }}
-    kubectl.kubernetes.io/default-container: capvec
-    {{- with .Values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- /* A changed configuration replaces the pods. */}}
+    {{- $checksum := dict "checksum/config" (include "capvec.configData" . | sha256sum) }}
+    {{- toYaml (merge $checksum (default dict .Values.podAnnotations) (dict "kubectl.kubernetes.io/default-container" "capvec")) | nindent 4 }}
 spec:
   {{- include "capvec.podSpec" (dict "root" . "command" "run") | nindent 2 }}
 {{- end -}}
@@ -36,7 +27,7 @@ spec:
 {{- $root := .root -}}
 {{- with .root -}}
 automountServiceAccountToken: false
-serviceAccountName: {{ include "capvec.serviceAccountName" . }}
+serviceAccountName: {{ include "capvec.serviceAccountName" . | quote }}
 # A Service called capvec would put its address into variables that look like the worker's own.
 enableServiceLinks: false
 {{- if eq $command "run" }}
@@ -150,7 +141,7 @@ containers:
       {{- end }}
 volumes:
   - name: config
-    configMap: {name: {{ include "capvec.fullname" . }}}
+    configMap: {name: {{ include "capvec.fullname" . | quote }}}
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}
   {{- with include "capvec.kafkaVolume" . | trim }}

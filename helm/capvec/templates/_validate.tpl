@@ -9,6 +9,9 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- if and (hasKey .Values "enabled") (not .Values.enabled) -}}
 {{- $faults = append $faults "enabled is false, and the chart is installed all the same: only a chart around this one heeds it, with `condition: capvec.enabled` in its dependencies" -}}
 {{- end -}}
+{{- if and (include "capvec.stateful" .) (regexMatch "^[0-9]" (include "capvec.fullname" .)) -}}
+{{- $faults = append $faults (printf "the objects' name %q begins with a digit, as a StatefulSet's Service may not: set fullnameOverride" (include "capvec.fullname" .)) -}}
+{{- end -}}
 {{- if not $kafka.brokers -}}
 {{- $faults = append $faults "config.kafka.brokers is required: the brokers' addresses, host:port (or kafka.strimzi.cluster)" -}}
 {{- end -}}
