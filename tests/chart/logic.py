@@ -384,6 +384,11 @@ def keda_authentication(chart):
     objects = chart.render(values)
     assert "TriggerAuthentication" not in kinds(objects)
     assert one(objects, "ScaledObject")["spec"]["triggers"][0]["authenticationRef"] == {"name": "mine"}
+    # A login that the chart doesn't know is the named one's to say, its mechanism included.
+    values["kafka"] = {}
+    values["config"] = {"kafka": {"librdkafka": {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}}}
+    (trigger,) = one(chart.render(values), "ScaledObject")["spec"]["triggers"]
+    assert trigger["authenticationRef"] == {"name": "mine"} and "sasl" not in trigger["metadata"]
 
 
 def hpa(chart):

@@ -34,6 +34,9 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- if has .name (list "CAPVEC__DELIVERY__DRAIN_TIMEOUT" "CAPVEC__ADMIN__LISTEN" "CAPVEC__MODEL__PACKAGE" "CAPVEC__DELIVERY__MODE") -}}
 {{- $faults = append $faults (printf "extraEnv has %s, on which other parts of the chart depend; set it in `config` or `model`" .name) -}}
 {{- end -}}
+{{- if has .name (list "CAPVEC__DELIVERY__TRANSACTIONAL_ID" "CAPVEC__KAFKA__LIBRDKAFKA__GROUP_INSTANCE_ID") -}}
+{{- $faults = append $faults (printf "extraEnv has %s, which the chart makes of each pod's name: leave it out, and set config.delivery.mode or kafka.staticMembership" .name) -}}
+{{- end -}}
 {{- end -}}
 {{- if not (regexMatch "^(0\\.0\\.0\\.0|\\[::\\]):[0-9]+$" (dig "admin" "listen" "0.0.0.0:9180" .Values.config)) -}}
 {{- $faults = append $faults "config.admin.listen has to be 0.0.0.0:PORT or [::]:PORT, or neither the kubelet nor Prometheus gets an answer" -}}
@@ -113,8 +116,10 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- if and (eq .kind "hpa") (not (int64 .minReplicas)) -}}
 {{- $faults = append $faults "autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler can't do; use kind \"keda\"" -}}
 {{- end -}}
-{{- if and (eq .kind "keda") $kafka.mechanism (not .keda.triggerAuthentication) (not (has $kafka.mechanism (list "PLAIN" "SCRAM-SHA-256" "SCRAM-SHA-512"))) -}}
-{{- $faults = append $faults (printf "the chart can't tell KEDA how to authenticate with %s; name a TriggerAuthentication of your own in autoscaling.keda.triggerAuthentication" $kafka.mechanism) -}}
+{{- range $key, $mechanism := include "capvec.librdkafka" $ | fromYaml -}}
+{{- if and (eq $.Values.autoscaling.kind "keda") (not $.Values.autoscaling.keda.triggerAuthentication) (regexMatch "^sasl[._]mechanisms?$" $key) (ne $mechanism $kafka.mechanism) -}}
+{{- $faults = append $faults (printf "the chart can't tell KEDA how to log in with %s, which config.kafka.librdkafka says: use kafka.sasl, or name a TriggerAuthentication of your own in autoscaling.keda.triggerAuthentication, with `sasl` and what belongs to it" $mechanism) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
