@@ -167,6 +167,13 @@ def check_pod_is_no_worker(chart):
     selector = workload(objects)["spec"]["selector"]["matchLabels"]
     assert not selector.items() <= pod["metadata"]["labels"].items()
     assert pod["spec"]["restartPolicy"] == "Never"
+    # The workers may hold every GPU.
+    gpu = chart.render({"gpu": {"enabled": True}, "config": {"embed": {"device_bytes_max": 9, "device": "cuda:0"}}})
+    (container,) = one(gpu, "Pod")["spec"]["containers"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"], container["resources"]
+    assert container["image"] == worker(gpu)["image"]
+    assert container["args"] == [
+        "check", "--config", "/etc/capvec/capvec.toml", "--set", "embed.device=cpu", "--set", "embed.device_bytes_max=0"]
     # What a cluster wants of its pods, it wants of this one.
     given = {"podLabels": {"sidecar": "no", **selector}, "podAnnotations": {"inject": "false", "helm.sh/hook": "none"}}
     metadata = one(chart.render(given), "Pod")["metadata"]

@@ -88,7 +88,12 @@ containers:
   - name: capvec
     image: {{ include "capvec.image" . | quote }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
+    {{- if and .Values.gpu.enabled (ne $command "run") }}
+    # Without a GPU: the workers may hold them all, and this pod would wait for one.
+    args: [{{ $command }}, --config, /etc/capvec/capvec.toml, --set, embed.device=cpu, --set, embed.device_bytes_max=0]
+    {{- else }}
     args: [{{ $command }}, --config, /etc/capvec/capvec.toml]
+    {{- end }}
     {{- $env := include "capvec.kafkaEnv" . | trim }}
     {{- if or $env .Values.extraEnv }}
     env:
@@ -119,7 +124,7 @@ containers:
     securityContext:
       {{- include "capvec.containerSecurity" . | nindent 6 }}
     resources:
-      {{- include "capvec.resources" . | nindent 6 }}
+      {{- eq $command "run" | ternary (include "capvec.resources" .) (toYaml .Values.resources) | nindent 6 }}
     volumeMounts:
       - {name: config, mountPath: /etc/capvec/capvec.toml, subPath: capvec.toml, readOnly: true}
       - {name: tmp, mountPath: /tmp}
@@ -178,7 +183,7 @@ volumes:
 {{- end -}}
 {{- end -}}
 
-{{/* The resources, with the GPUs in the limits: an extended resource's request is its limit. */}}
+{{/* The worker's resources, with the GPUs in the limits: an extended resource's request is its limit. */}}
 {{- define "capvec.resources" -}}
 {{- $resources := deepCopy .Values.resources -}}
 {{- if .Values.gpu.enabled -}}
