@@ -484,6 +484,12 @@ def monitoring(chart):
     pod = workload(objects)["spec"]["template"]["metadata"]["labels"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= pod.items()
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == worker(objects)["ports"][0]["name"]
+    # Prometheus' own timeout fits itself to a shorter interval; one that is written wouldn't, and nothing would be scraped.
+    assert "scrapeTimeout" not in monitor["spec"]["podMetricsEndpoints"][0]
+    for given in [{"interval": "5s"}, {"interval": "1m", "scrapeTimeout": "20s"}]:
+        (endpoint,) = one(
+            chart.render({"monitoring": {"podMonitor": {**on, **given}}}), "PodMonitor")["spec"]["podMetricsEndpoints"]
+        assert given.items() <= endpoint.items() and set(endpoint) == {"port", "path", *given}, endpoint
     # The operator then calls the job by the monitor's namespace and name, which no two releases have in common.
     assert "jobLabel" not in monitor["spec"]
     rules = yaml.safe_load((chart.path / "files/alerts.yaml").read_text())

@@ -75,8 +75,8 @@ selects counts, then the object's own. */}}
 {{- default (ternary "1" "0" .Values.gpu.enabled) (toString .Values.rollout.maxUnavailable) -}}
 {{- end -}}
 
-{{/* Seconds of a duration such as "1m 30s" or "1500ms", rounded up. */}}
-{{- define "capvec.seconds" -}}
+{{/* Milliseconds of a duration such as "1m 30s" or "1500ms". */}}
+{{- define "capvec.milliseconds" -}}
 {{- $ms := 0 -}}
 {{- range regexFindAll "[0-9]+[a-z]+" . -1 -}}
 {{- $number := regexFind "^[0-9]+" . | int64 -}}
@@ -84,13 +84,14 @@ selects counts, then the object's own. */}}
 {{- $factor := get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit -}}
 {{- $ms = add $ms (mul $number (default 0 $factor)) -}}
 {{- end -}}
-{{- div (add $ms 999) 1000 -}}
+{{- $ms -}}
 {{- end -}}
 
-{{/* The least that a pod needs to stop: the drain, 10 s at most to leave the group, and 5 s to spare. */}}
+{{/* The least that a pod needs to stop, in seconds: the drain, rounded up, 10 s at most to leave the group, and 5 s to spare. */}}
 {{- define "capvec.gracePeriodMin" -}}
 {{- $drain := dig "delivery" "drain_timeout" "30s" .Values.config -}}
-{{- add (include "capvec.seconds" $drain | int64) 15 -}}
+{{- $ms := include "capvec.milliseconds" $drain | int64 -}}
+{{- add (div (add $ms 999) 1000) 15 -}}
 {{- end -}}
 
 {{- define "capvec.gracePeriod" -}}

@@ -124,6 +124,12 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- end -}}
 {{- end -}}
 
+{{- with .Values.monitoring.podMonitor -}}
+{{- if and .enabled .interval .scrapeTimeout (gt (include "capvec.milliseconds" .scrapeTimeout | int64) (include "capvec.milliseconds" .interval | int64)) -}}
+{{- $faults = append $faults (printf "monitoring.podMonitor.scrapeTimeout is %s, longer than the interval of %s, so that the operator would leave the monitor out: make it shorter, or leave it empty" .scrapeTimeout .interval) -}}
+{{- end -}}
+{{- end -}}
+
 {{- if $faults -}}
 {{- fail (printf "\n\nthe values have %d fault%s:\n  - %s\n" (len $faults) (ternary "" "s" (eq (len $faults) 1)) (join "\n  - " $faults)) -}}
 {{- end -}}
