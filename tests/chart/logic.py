@@ -313,6 +313,9 @@ def fetch_urls(chart):
         ({"from": "http", "http": {"url": "https://models.example/m/"}}, "https://models.example/m"),
         ({"from": "s3", "s3": {"bucket": "b", "prefix": "/a/b/", "region": "eu-west-1"}},
          "https://b.s3.eu-west-1.amazonaws.com/a/b"),
+        # A certificate of *.s3.… holds for one label.
+        ({"from": "s3", "s3": {"bucket": "models.example", "prefix": "a", "region": "eu-west-1"}},
+         "https://s3.eu-west-1.amazonaws.com/models.example/a"),
         ({"from": "s3", "s3": {"bucket": "b", "endpoint": "http://minio:9000/"}}, "http://minio:9000/b"),
         ({"from": "huggingface", "huggingface": {"repository": "o/n", "revision": "abc", "path": "fp32"}},
          "https://huggingface.co/o/n/resolve/abc/fp32"),
@@ -322,6 +325,15 @@ def fetch_urls(chart):
         (init,) = workload(objects)["spec"]["template"]["spec"]["initContainers"]
         assert env(init)["FETCH_URL"]["value"] == url, env(init)["FETCH_URL"]
         assert config_map(objects)["SHA256SUMS"] == f"{'1' * 64}  manifest.json\n"
+
+
+def pull_policies(chart):
+    """the worker's pull policy is the worker's alone; the fetch's image has one of its own, or Kubernetes' by the tag"""
+    for given, policy in [({}, None), ({"pullPolicy": "Never"}, "Never")]:
+        objects = chart.render({
+            "image": {"pullPolicy": "Always"}, "model": {"source": "fetch", "fetch": {**FETCH["fetch"], **given}}})
+        (init,) = workload(objects)["spec"]["template"]["spec"]["initContainers"]
+        assert (worker(objects)["imagePullPolicy"], init.get("imagePullPolicy")) == ("Always", policy)
 
 
 def fetch_secrets(chart):
@@ -418,8 +430,26 @@ def network_policy(chart):
     assert sorted(spec["policyTypes"]) == ["Egress", "Ingress"]
     assert [port["port"] for rule in spec["ingress"] for port in rule["ports"]] == ["admin"]
     assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 9093, 9094, 9092]
-    spec = one(chart.render({**values, "model": FETCH}), "NetworkPolicy")["spec"]
-    assert [port["port"] for port in spec["egress"][-1]["ports"]] == [443]
+    for fetch, port in [
+        ({"from": "http", "http": {"url": "https://m.example/a:1/"}}, 443),
+        ({"from": "http", "http": {"url": "http://m.example"}}, 80),
+        ({"from": "http", "http": {"url": "https://user:7@m.example:8443/m"}}, 8443),
+        ({"from": "http", "http": {"url": "http://[2001:db8::1]/m"}}, 80),
+        ({"from": "s3", "s3": {"bucket": "b"}}, 443),
+        ({"from": "s3", "s3": {"bucket": "b", "endpoint": "http://minio:9000"}}, 9000),
+        ({"from": "huggingface", "huggingface": {"repository": "o/n"}}, 443),
+        ({"from": "oci", "oci": {"reference": "r.example/m:1@sha256:2"}}, 443),
+        ({"from": "oci", "oci": {"reference": "r.example:5000/m:1"}}, 5000),
+        ({"from": "oci", "oci": {"reference": "r.example/m:1", "plainHttp": True}}, 80),
+    ]:
+        model = {"source": "fetch", "fetch": {"files": FILE, **fetch}}
+        spec = one(chart.render({**values, "model": model}), "NetworkPolicy")["spec"]
+        assert [port["port"] for port in spec["egress"][-1]["ports"]] == [port], (fetch, spec["egress"][-1])
+    named = {"enabled": True, "fetch": {"ports": [3128]}, "dns": {"ports": [53, 5353]}}
+    spec = one(chart.render({"networkPolicy": named, "model": FETCH}), "NetworkPolicy")["spec"]
+    assert spec["egress"][-1]["ports"] == [{"port": 3128, "protocol": "TCP"}]
+    assert spec["egress"][0]["ports"] == [
+        {"port": port, "protocol": protocol} for port in [53, 5353] for protocol in ["UDP", "TCP"]]
     objects = chart.render(values)
     (expression,) = spec["podSelector"]["matchExpressions"]
     pods = [workload(objects)["spec"]["template"]["metadata"], one(objects, "Pod")["metadata"]]

@@ -35,6 +35,7 @@ BAD = [
     ("no section for the output", {"config": {"output": None}}, "at '/config': missing property 'output'"),
     ("no options at all", {"config": None}, "missing property 'config'"),
     ("a budget of nothing", {"podDisruptionBudget": {"maxUnavailable": ""}}, "at '/podDisruptionBudget/maxUnavailable'"),
+    ("no port for DNS, which would be every port", {"networkPolicy": {"dns": {"ports": []}}}, "at '/networkPolicy/dns/ports'"),
     ("an interval without a unit", {"monitoring": {"podMonitor": {"interval": "15"}}}, "at '/monitoring/podMonitor/interval'"),
     ("text for a number", {"replicas": "two"}, "at '/replicas': got string, want integer"),
     ("a negative number", {"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),

@@ -8,17 +8,31 @@
 {{- else if eq .from "huggingface" -}}
 {{- list .huggingface.endpoint .huggingface.repository "resolve" .huggingface.revision .huggingface.path | compact | join "/" | trimSuffix "/" -}}
 {{- else if eq .from "s3" -}}
-{{- $base := ternary (printf "%s/%s" (trimSuffix "/" .s3.endpoint) .s3.bucket) (printf "https://%s.s3.%s.amazonaws.com" .s3.bucket .s3.region) (ne .s3.endpoint "") -}}
+{{- /* Not https://<bucket>.s3… for a bucket with dots: the certificate's * stands for one label. */ -}}
+{{- $aws := ternary (printf "https://s3.%s.amazonaws.com/%s" .s3.region .s3.bucket) (printf "https://%s.s3.%s.amazonaws.com" .s3.bucket .s3.region) (contains "." .s3.bucket) -}}
+{{- $base := ternary (printf "%s/%s" (trimSuffix "/" .s3.endpoint) .s3.bucket) $aws (ne .s3.endpoint "") -}}
 {{- list $base (trimAll "/" .s3.prefix) | compact | join "/" -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The port of the address that is fetched from: the one that is written, or that of its scheme. */}}
+{{- define "capvec.fetchPort" -}}
+{{- $url := include "capvec.fetchUrl" . -}}
+{{- with .Values.model.fetch -}}
+{{- if eq .from "oci" }}{{ $url = printf "%s://%s" (ternary "http" "https" .oci.plainHttp) .oci.reference }}{{ end -}}
+{{- end -}}
+{{- $server := regexFind "^[a-z]+://[^/]+" $url -}}
+{{- regexFind ":[0-9]+$" $server | trimPrefix ":" | default (hasPrefix "https:" $server | ternary "443" "80") -}}
 {{- end -}}
 
 {{- define "capvec.fetchContainer" -}}
 {{- $fetch := .Values.model.fetch -}}
 {{- $image := ternary "ghcr.io/oras-project/oras:v1.2.0" "docker.io/curlimages/curl:8.10.1" (eq $fetch.from "oci") -}}
 image: {{ default $image $fetch.image | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with $fetch.pullPolicy }}
+imagePullPolicy: {{ . }}
+{{- end }}
 command: [sh, /etc/capvec-fetch/fetch-model.sh]
 env:
   - {name: FETCH_FROM, value: {{ $fetch.from | quote }}}
