@@ -486,6 +486,22 @@ def absence_where_none_is_due(chart):
     assert names[2] == [name for name in names[1] if name != "CapvecAbsent"], names[2]
 
 
+def absence_of_one_job(chart):
+    """the alert of absence watches the release's own job where the chart says what it is called"""
+
+    def rendered(monitor):
+        objects = chart.render({"monitoring": {"podMonitor": {"enabled": monitor}, "prometheusRule": {"enabled": True}}})
+        groups = one(objects, "PrometheusRule")["spec"]["groups"]
+        return {rule.get("alert", rule.get("record")): rule for group in groups for rule in group["rules"]}
+
+    alone, watched = rendered(False), rendered(True)
+    assert alone["CapvecAbsent"]["expr"] == "absent(capvec_build_info)"
+    # What the operator calls the job of a PodMonitor, namespace/name.
+    assert watched["CapvecAbsent"].pop("expr") == 'absent(capvec_build_info{job="somewhere/release-capvec"})'
+    alone["CapvecAbsent"].pop("expr")
+    assert watched == alone
+
+
 def name_like_a_number(chart):
     """a release may be called like a number or a truth value"""
     for name in ["2024", "on"]:
@@ -509,6 +525,7 @@ def name_like_a_number(chart):
 def monitoring(chart):
     """monitor, rules and dashboard: the monitor selects the pods, the others are the repository's files"""
     on = {"enabled": True, "labels": {"team": "x"}}
+    alone = chart.render({"monitoring": {"prometheusRule": on}})
     objects = chart.render({"monitoring": {"podMonitor": on, "prometheusRule": on, "dashboard": on}})
     monitor = one(objects, "PodMonitor")
     pod = workload(objects)["spec"]["template"]["metadata"]["labels"]
@@ -523,7 +540,7 @@ def monitoring(chart):
     # The operator then calls the job by the monitor's namespace and name, which no two releases have in common.
     assert "jobLabel" not in monitor["spec"]
     rules = yaml.safe_load((chart.path / "files/alerts.yaml").read_text())
-    assert one(objects, "PrometheusRule")["spec"] == rules
+    assert one(alone, "PrometheusRule")["spec"] == rules
     dashboard = next(i for i in objects if i["kind"] == "ConfigMap" and "capvec.json" in i["data"])
     assert dashboard["data"]["capvec.json"].strip() == (chart.path / "files/capvec.json").read_text().strip()
     for item in (monitor, one(objects, "PrometheusRule"), dashboard):
