@@ -177,7 +177,11 @@ fn ask_until_answered(
             let is_answered = match query.expected() {
                 None => values.iter().any(|value| *value != 0.0),
                 Some((Answer::Nothing, _)) => true,
-                Some((Answer::Zero | Answer::Any, _)) => !values.is_empty(),
+                // A rate over minutes takes a while to show that there is work.
+                Some((Answer::Zero, _)) => {
+                    !values.is_empty() && values.iter().all(|value| *value == 0.0)
+                }
+                Some((Answer::Any, _)) => !values.is_empty(),
             };
             if is_answered {
                 let why = query.expected().map_or(String::new(), |(_, why)| why.to_owned());
