@@ -205,13 +205,19 @@ impl Stages {
         run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
     ) -> anyhow::Result<()> {
         let shutdown = self.shutdown.clone();
+        let stage = name.to_owned();
         let handle =
             std::thread::Builder::new().name(format!("capvec-{name}")).spawn(move || {
                 // Also on a panic: the others must not wait for a stage that is no more.
                 let guard = AbortOnDrop(shutdown);
                 let result = run();
-                if result.is_ok() {
-                    std::mem::forget(guard);
+                match &result {
+                    Ok(()) => std::mem::forget(guard),
+                    Err(error) if is_consequence(error) => {}
+                    // Said again when all have ended, which a pass that hangs may put off.
+                    Err(error) => {
+                        tracing::error!(stage, "it failed, and the worker ends: {error:#}")
+                    }
                 }
                 result
             })?;
@@ -257,9 +263,8 @@ impl Worker {
                 Ok(Err(error)) => error,
                 Err(panic) => anyhow!("{}", panic_message(panic.as_ref())),
             };
-            let is_consequence = error.chain().any(|e| e.is::<queue::Closed>());
+            let slot = if is_consequence(&error) { &mut consequence } else { &mut cause };
             let error = error.context(format!("the {name} stage failed"));
-            let slot = if is_consequence { &mut consequence } else { &mut cause };
             slot.get_or_insert(error);
         }
         match cause.or(consequence) {
@@ -267,6 +272,11 @@ impl Worker {
             Some(error) => Err(error),
         }
     }
+}
+
+/// Returns whether a stage failed because its neighbour had ended.
+fn is_consequence(error: &anyhow::Error) -> bool {
+    error.chain().any(|error| error.is::<queue::Closed>())
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
