@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 /// Signals within this time are one stop: some tools send theirs to the process and to its group.
 const ONE_STOP: Duration = Duration::from_secs(1);
 
-/// What is asked of the source.
+/// What is asked of the source, and of the sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Wanted {
@@ -67,8 +67,13 @@ impl Shutdown {
                         let wanted = shutdown.wanted();
                         shutdown.drain();
                         // One that ends of a failure says why when it has ended.
-                        if wanted == Wanted::Run {
-                            tracing::info!(signal, "stopping: settling what is embedded");
+                        match wanted {
+                            Wanted::Run => {
+                                tracing::info!(signal, "stopping: settling what is embedded");
+                            }
+                            _ => {
+                                tracing::info!(signal, "stopping already; another ends it at once")
+                            }
                         }
                     }
                     Some(first) if first.elapsed() > ONE_STOP => {

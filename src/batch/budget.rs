@@ -28,8 +28,8 @@ const PROBE_GAIN: f64 = 0.3;
 /// How far a batch of the present size moves the speed of the device.
 const SPEED_GAIN: f64 = 0.3;
 
-/// A full batch says nothing of its size if it has fewer tokens by this factor, or more.
-const NEAR: f64 = 2.0;
+/// A try says nothing of its size if its batch has fewer tokens by this factor, or more.
+const NEAR: f64 = 1.5;
 
 /// Full batches that must have fitted before twice the tokens are tried.
 const LIFT_EVERY: u32 = 1024;
@@ -134,37 +134,25 @@ impl TokenBudget {
     /// Learns that a batch of `tokens`, which was filled up to this size, has taken `seconds`.
     pub fn observe(&mut self, size: usize, tokens: usize, seconds: f64) {
         let Some(step) = self.steps.iter().position(|step| step.tokens == size) else { return };
-        let away = (tokens as f64 / size as f64).ln().abs();
-        let ratio = self.seconds(tokens) / (self.speed * seconds);
-        if away > NEAR.ln() || !ratio.is_finite() || ratio <= 0.0 {
+        // By the step's own rate and no other's: what pulls a rate that has gone astray back is that its
+        // next try is measured by it.
+        let of_size = size as f64 / self.steps[step].tokens_per_second;
+        let expected = match Line::through(&self.steps) {
+            Some(line) => of_size * line.seconds(tokens as f64) / line.seconds(size as f64),
+            None => of_size * tokens as f64 / size as f64,
+        };
+        let ratio = expected / (self.speed * seconds);
+        if !ratio.is_finite() || ratio <= 0.0 {
             return;
         }
         // A machine that was stopped for a second says little.
         let ratio = ratio.clamp(0.5, 2.0);
+        let away = (tokens as f64 / size as f64).ln().abs();
         if step == self.present {
             self.speed *= ratio.powf(SPEED_GAIN);
-        } else {
+        } else if away <= NEAR.ln() {
             self.steps[step].tokens_per_second *= ratio.powf(PROBE_GAIN);
             self.present = enough(&self.steps);
-        }
-    }
-
-    /// Returns what a pass of so many tokens takes by what was measured: between two steps on the line
-    /// through both, outside of them at the rate of the last.
-    fn seconds(&self, tokens: usize) -> f64 {
-        let of = |step: &Step| (step.tokens as f64, step.tokens as f64 / step.tokens_per_second);
-        let tokens = tokens as f64;
-        let above = self.steps.iter().position(|step| step.tokens as f64 > tokens);
-        match above {
-            Some(above @ 1..) => {
-                let ((from, least), (to, most)) =
-                    (of(&self.steps[above - 1]), of(&self.steps[above]));
-                least + (most - least) * (tokens - from) / (to - from)
-            }
-            beside => {
-                let step = beside.map_or(self.steps.last(), |first| self.steps.get(first));
-                tokens / step.expect("there is a step").tokens_per_second
-            }
         }
     }
 }
@@ -190,6 +178,9 @@ fn enough(steps: &[Step]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     const SIZES: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, 512];
@@ -256,6 +247,31 @@ mod tests {
             run(&mut budget, 20_000, |tokens| factor * (0.005 + tokens * 0.001));
             assert_eq!(budget.tokens(), 96, "{factor}");
         }
+    }
+
+    #[test]
+    fn noise_does_not_add_up() {
+        // Captions of 8 to 40 tokens on a device for which 24 tokens would be the worst of batches.
+        let sizes = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072];
+        let cost = |tokens: f64| 0.002 + tokens * 2e-5;
+        let step =
+            |tokens: usize| Step { tokens, tokens_per_second: tokens as f64 / cost(tokens as f64) };
+        let mut budget = TokenBudget::new(sizes.map(step).to_vec());
+        let before = budget.tokens();
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut next = 20;
+        for _ in 0..200_000 {
+            let (limit, mut tokens) = (budget.next_limit(), 0);
+            while tokens == 0 || tokens + next <= limit {
+                tokens += next;
+                next = random.random_range(8..=40);
+            }
+            let noise = random.random_range(0.9..1.1);
+            let size = budget.cut(tokens, true).expect("it is full");
+            budget.observe(size, tokens, noise * cost(tokens as f64));
+        }
+        let after = budget.tokens();
+        assert!((before / 2..=before * 2).contains(&after), "{before} to {after}");
     }
 
     #[test]
@@ -332,8 +348,9 @@ mod tests {
         let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
         for _ in 0..1000 {
             assert_eq!(budget.cut(32, false), None, "it isn't full");
-            // Of captions so long that the next one didn't fit by far; of no size that was measured.
-            budget.observe(96, 40, 1e-3);
+            // A try whose captions were so long that the next one didn't fit by far; of no size that was
+            // measured; of nothing.
+            budget.observe(128, 70, 1e-3);
             budget.observe(97, 97, 1e-3);
             budget.observe(96, 0, 0.0);
         }

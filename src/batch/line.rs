@@ -48,8 +48,13 @@ impl Line {
         (line.each > 0.0 && steps.iter().all(is_near)).then_some(line)
     }
 
+    /// Returns what a pass of so many tokens takes.
+    pub(super) fn seconds(&self, tokens: f64) -> f64 {
+        self.fixed + self.each * tokens
+    }
+
     /// Returns the tokens a second of batches of so many.
     pub(super) fn tokens_per_second(&self, tokens: f64) -> f64 {
-        tokens / (self.fixed + self.each * tokens)
+        tokens / self.seconds(tokens)
     }
 }

@@ -8,11 +8,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
 use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{ConfigArgs, EXIT_USAGE, say};
-use crate::config::{Config, DeliveryMode, EmbedderKind};
+use crate::config::{Config, DeliveryMode, EmbedderKind, IdFrom, OutputFormat};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::consumer::is_final;
@@ -22,9 +23,16 @@ use crate::kafka::writable::{self, Answer, Quiet, broker_options, record_limit};
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
+use crate::wire::caption::key_as_id;
 
 /// How long the brokers may take to answer a check.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Messages that are looked at for one with a caption.
+const LOOKED_AT_MAX: usize = 100;
+
+/// So many bad messages without a good one are no chance.
+const BAD_MIN: usize = 10;
 
 /// Returns how long the brokers may take to answer for a topic.
 fn patience(config: &Config) -> Duration {
@@ -125,7 +133,20 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
         line(format_args!("skipped topics and group: no brokers"));
         return;
     };
-    checks.check("input topic", || readable(config));
+    let looked = checks.check("input topic", || readable(config));
+    match looked {
+        Some(Looked { bad, first_fault: Some(fault), .. }) if bad >= BAD_MIN => {
+            checks.check("captions", || -> anyhow::Result<(String, ())> {
+                bail!(
+                    "the {bad} messages that were read would all be rejected, the first at {fault}"
+                )
+            });
+        }
+        Some(Looked { bad, first_fault: Some(fault), .. }) => line(format_args!(
+            "WARNING captions: of {bad} that were read none has a caption; the first would be rejected, at {fault}"
+        )),
+        _ => {}
+    }
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
     match config.dead_letter_topic() {
         Some(topic) => {
@@ -178,8 +199,20 @@ fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())
     }
 }
 
-/// Reads one message, or finds that there is none, and asks for the group's offsets.
-fn readable(config: &Config) -> anyhow::Result<(String, ())> {
+/// What was found in the first messages of the input topic.
+#[derive(Debug, Default)]
+struct Looked {
+    has_message: bool,
+    has_caption: bool,
+    /// Messages that would be rejected.
+    bad: usize,
+    /// Which one was first and why, unless a caption was found.
+    first_fault: Option<String>,
+}
+
+/// Reads messages until one has a caption, or finds that there are none, and asks for the group's
+/// offsets.
+fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
     let mut properties = consumer_properties(config);
     properties.set("enable.partition.eof", "true");
     let consumer: BaseConsumer<Quiet> = properties.create_with_context(Quiet::default())?;
@@ -211,28 +244,58 @@ fn readable(config: &Config) -> anyhow::Result<(String, ())> {
     // Assigned by hand, this joins no group and takes nothing from a worker that runs.
     list.set_all_offsets(Offset::Beginning)?;
     consumer.assign(&list)?;
-    let read = first_message(&consumer, partitions);
+    let looked = look_into(&consumer, partitions, config);
     consumer.unassign()?;
-    let said = match read.with_context(|| format!("{topic:?} can't be read"))? {
-        true => "a message was read",
-        false => "nothing to read yet",
+    let looked = looked.with_context(|| format!("{topic:?} can't be read"))?;
+    let said = match (looked.has_message, looked.has_caption) {
+        (true, true) => "a message was read, and its caption",
+        (true, false) => "a message was read",
+        (false, _) => "nothing to read yet",
     };
-    Ok((format!("{topic}, {partitions} partitions, {said}"), ()))
+    Ok((format!("{topic}, {partitions} partitions, {said}"), looked))
 }
 
-/// Returns whether a message comes before the ends of all partitions. Errors that pass, as of one of
-/// several brokers, are passed over, as the worker does.
-fn first_message(consumer: &BaseConsumer<Quiet>, partitions: usize) -> anyhow::Result<bool> {
+/// Looks at messages up to one with a caption, or to the ends of all partitions. Errors that pass, as of
+/// one of several brokers, are passed over, as the worker does.
+fn look_into(
+    consumer: &BaseConsumer<Quiet>,
+    partitions: usize,
+    config: &Config,
+) -> anyhow::Result<Looked> {
     let deadline = Instant::now() + PATIENCE;
+    let decoder = config.decoder();
+    let needs_key = config.output.format == OutputFormat::Json && config.id_from() == IdFrom::Key;
+    let mut looked = Looked::default();
     let mut ends = BTreeSet::new();
     let mut trouble = None;
     while ends.len() < partitions {
         match consumer.poll(deadline.saturating_duration_since(Instant::now())) {
-            Some(Ok(_)) => return Ok(true),
+            Some(Ok(message)) => {
+                looked.has_message = true;
+                // A tombstone says nothing of captions.
+                let Some(value) = message.payload() else { continue };
+                let key = if needs_key { key_as_id(message.key()).map(drop) } else { Ok(()) };
+                let Err(rejection) = decoder.decode(value).map(drop).and(key) else {
+                    return Ok(Looked { has_caption: true, first_fault: None, ..looked });
+                };
+                looked.bad += 1;
+                looked.first_fault.get_or_insert_with(|| {
+                    let (topic, partition, offset) =
+                        (message.topic(), message.partition(), message.offset());
+                    let reason = rejection.reason.as_label();
+                    format!("{topic}/{partition}/{offset} as {reason}: {}", rejection.detail)
+                });
+                if looked.bad >= LOOKED_AT_MAX {
+                    return Ok(looked);
+                }
+            }
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(ends.insert(partition)),
             Some(Err(error)) if is_final(&error) => return Err(error.into()),
             Some(Err(error)) => trouble = Some(error),
             None => {}
+        }
+        if Instant::now() >= deadline && looked.has_message {
+            return Ok(looked);
         }
         if Instant::now() >= deadline {
             let reason = trouble.map_or("they say nothing".into(), |error| error.to_string());
@@ -242,7 +305,7 @@ fn first_message(consumer: &BaseConsumer<Quiet>, partitions: usize) -> anyhow::R
             );
         }
     }
-    Ok(false)
+    Ok(looked)
 }
 
 fn is_transient(error: &KafkaError) -> bool {

@@ -226,7 +226,9 @@ fn merge(
             None => {
                 let elsewhere =
                     (path.len() == 2 && path[0] == "kafka").then(|| goes_elsewhere(key));
-                let message = match (elsewhere.flatten(), closest(key, known)) {
+                let of_section = (path.len() == 1).then(|| in_a_section(key, known)).flatten();
+                let near = closest(key, known).map(str::to_owned).or(of_section);
+                let message = match (elsewhere.flatten(), near) {
                     (Some(place), _) => format!("no such option; {place}"),
                     (None, Some(near)) => format!("no such option; is it {near}?"),
                     (None, None) => "no such option".into(),
@@ -303,6 +305,13 @@ fn flatten_properties(given: &mut Value) {
             *properties = Value::Object(flat);
         }
     }
+}
+
+/// Returns the path of the option of this name that is in a section, if one is.
+fn in_a_section(key: &str, sections: &Map<String, Value>) -> Option<String> {
+    let has = |options: &Value| options.get(key).is_some();
+    let (section, _) = sections.iter().find(|(_, options)| has(options))?;
+    Some(format!("{section}.{key}"))
 }
 
 /// Returns the known key that differs least from `key`, if one is near enough to be meant.
@@ -408,6 +417,7 @@ mod tests {
             output = { topic = "x" }
             batch = { tokens_max = -2, wait_max = "soon" }
             colour = "red"
+            pointer = "/caption"
         "#;
         let faults = faults(load_text(text, &[("CAPVEC__TOKENIZE__THREADS", "many")]));
         for expected in [
@@ -421,10 +431,11 @@ mod tests {
             "batch.wait_max: ",
             "tokenize.threads: ",
             "colour: no such option",
+            "pointer: no such option; is it input.pointer?",
         ] {
             assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}\n{faults:#?}");
         }
-        assert_eq!(faults.len(), 10, "{faults:#?}");
+        assert_eq!(faults.len(), 11, "{faults:#?}");
     }
 
     #[test]

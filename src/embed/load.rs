@@ -245,8 +245,12 @@ impl Site<'_> {
         };
         let (calibration, embedders) =
             calibrate(wanted, cpus(), manifest.network.vocabulary, load)?;
-        let cache = Cache::beside(&self.package.path);
-        if let Err(error) = cache.put(self.key(wanted), calibration.clone()) {
+        let (cache, key) = (Cache::beside(&self.package.path), self.key(wanted));
+        if cache.get(&key).is_some() {
+            // Of more memory than there is now, and perhaps is again at the next start.
+            return Ok((calibration, embedders));
+        }
+        if let Err(error) = cache.put(key, calibration.clone()) {
             let path = cache.path().display();
             tracing::info!(%path, %error, "what was measured can't be kept; the next start measures again");
         }

@@ -13,10 +13,7 @@ use crate::config::Reject;
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 pub enum Tripped {
     /// Too many in a row.
-    #[error(
-        "{run} messages in a row were rejected (reject.breaker_run); look at the dead letters, \
-         correct the cause, and start again: what came after keeps its offset"
-    )]
+    #[error("{run} messages in a row were rejected (reject.breaker_run)")]
     Run {
         /// How many.
         run: usize,
@@ -24,8 +21,7 @@ pub enum Tripped {
     /// Too many of the last messages.
     #[error(
         "{rejected} of the last {window} messages were rejected, more than reject.breaker_share \
-         allows; look at the dead letters, correct the cause, and start again: what came after \
-         keeps its offset"
+         allows"
     )]
     Share {
         /// How many were rejected.

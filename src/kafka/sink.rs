@@ -7,13 +7,14 @@
 //! # Invariants
 //!
 //! - Every message that comes in ends in one settlement, or its partition is being given up, or the
-//!   sink fails; in the last two cases it comes again, here or elsewhere.
+//!   worker fails; in the last two cases it comes again, here or elsewhere.
 //! - A record that the broker refuses for what it is becomes a dead letter; any other refusal fails
 //!   the worker: the offset stays, and redelivery brings the message again.
 
 mod delivery;
 mod detached;
 mod parcel;
+mod rejections;
 mod transactions;
 mod writer;
 
@@ -92,8 +93,16 @@ pub enum SinkError {
         source_position: String,
     },
     /// Rejections aren't single bad messages any more.
-    #[error(transparent)]
-    Breaker(#[from] Tripped),
+    #[error(
+        "{tripped}, the last at {last}; `capvec dlq list` shows the dead letters: correct the cause, and \
+         start again; what came after keeps its offset"
+    )]
+    Breaker {
+        /// What there were too many of.
+        tripped: Tripped,
+        /// The last rejection, in words.
+        last: Box<str>,
+    },
     /// Another producer has this one's name.
     #[error(
         "another worker uses the transactional id {transactional_id:?}, and the brokers gave it \
@@ -231,7 +240,8 @@ impl Sink {
         })
     }
 
-    /// Runs until its queue is closed and every record is acknowledged, or committed.
+    /// Runs until its queue is closed and every record is acknowledged, or committed; or, where another
+    /// stage has failed, until it hears of that.
     ///
     /// # Errors
     ///
@@ -241,7 +251,11 @@ impl Sink {
         match &mut self.transactions {
             Some(transactions) => transactions.give_up(&self.writer),
             // The dead letters that tell what is wrong would go with the producer, and good captions with them.
-            None if matches!(result, Err(SinkError::Breaker(_) | SinkError::Rejected { .. })) => {
+            None if matches!(
+                result,
+                Err(SinkError::Breaker { .. } | SinkError::Rejected { .. })
+            ) =>
+            {
                 if let Err(error) = self.writer.producer().flush(LAST_WORDS) {
                     tracing::warn!(%error, "not all that was written is acknowledged");
                 }

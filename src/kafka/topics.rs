@@ -138,6 +138,11 @@ impl<C: WithLogin> Inquiry<'_, C> {
             }
             (self.serve)(SERVE);
             let is_over = started.elapsed() >= self.patience;
+            let reason = || {
+                let connection = self.client.context().login().connection();
+                let of_connection = connection.filter(|_| is_silence(&transient));
+                of_connection.unwrap_or_else(|| transient.to_string())
+            };
             match self.client.context().login().trouble() {
                 // A password doesn't get better; a certificate may be on its way to a broker.
                 Some(trouble) if is_over || matches!(trouble, LoginTrouble::Refused(_)) => {
@@ -146,14 +151,12 @@ impl<C: WithLogin> Inquiry<'_, C> {
                 }
                 _ if is_over => {
                     let (brokers, waited) = (brokers(), self.patience);
-                    let connection = self.client.context().login().connection();
-                    let reason = connection.filter(|_| is_silence(&transient));
-                    let reason = reason.unwrap_or_else(|| transient.to_string());
-                    return Err(TopicError::NoAnswer { brokers, waited, reason });
+                    return Err(TopicError::NoAnswer { brokers, waited, reason: reason() });
                 }
                 _ => {}
             }
-            tracing::info!(topic, error = %transient, "waiting for the brokers");
+            let seconds_left = left.as_secs();
+            tracing::info!(topic, seconds_left, error = reason(), "waiting for the brokers");
             // A refused connection is answered at once; don't ask again as fast.
             std::thread::sleep(Duration::from_millis(200).min(left));
         }

@@ -47,6 +47,17 @@ pub enum PackageError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is no such folder.
+    #[error(
+        "there is no folder {path}; a relative path goes by the one in which capvec was started, here \
+         {started_in}"
+    )]
+    NoFolder {
+        /// The package's folder.
+        path: PathBuf,
+        /// The process's own folder.
+        started_in: PathBuf,
+    },
     /// The folder has no manifest.
     #[error(
         "{0} is not a model package: it has no {MANIFEST}; make one with `capvec model import` or \
@@ -106,6 +117,10 @@ impl Package {
         let length = match fs::metadata(&manifest_path) {
             Ok(metadata) if metadata.is_file() => metadata.len(),
             Ok(_) => return Err(PackageError::NotAPackage(path.into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !path.exists() => {
+                let started_in = std::env::current_dir().unwrap_or_default();
+                return Err(PackageError::NoFolder { path: path.into(), started_in });
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(PackageError::NotAPackage(path.into()));
             }

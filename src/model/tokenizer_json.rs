@@ -159,25 +159,34 @@ pub fn agrees(
     if normalizer.get("type").and_then(Value::as_str) != Some("BertNormalizer") {
         return Ok(());
     }
+    let of_json = |key: &str| normalizer.get(key).and_then(Value::as_bool);
+    let lowercase = of_json("lowercase").unwrap_or(true);
     let compared = [
-        ("lowercase", "do_lower_case", Some(config.do_lower_case)),
-        ("strip_accents", "strip_accents", config.strip_accents),
-        ("handle_chinese_chars", "tokenize_chinese_chars", Some(config.tokenize_chinese_chars)),
+        ("lowercase", lowercase, "do_lower_case", config.do_lower_case),
+        // Where nobody says, accents go where capitals do.
+        (
+            "strip_accents",
+            of_json("strip_accents").unwrap_or(lowercase),
+            "strip_accents",
+            config.strip_accents.unwrap_or(config.do_lower_case),
+        ),
+        (
+            "handle_chinese_chars",
+            of_json("handle_chinese_chars").unwrap_or(true),
+            "tokenize_chinese_chars",
+            config.tokenize_chinese_chars,
+        ),
     ];
-    for (of_json, option, configured) in compared {
-        let found = normalizer.get(of_json).and_then(Value::as_bool);
-        if found != configured {
-            let show = |value: Option<bool>| value.map_or("null".into(), |value| value.to_string());
+    match compared.into_iter().find(|(_, found, _, configured)| found != configured) {
+        None => Ok(()),
+        Some((key, found, option, configured)) => {
             let default = if options.contains_key(option) { "" } else { " (the default)" };
-            return Err(format!(
-                "{option} is {}{default}, and tokenizer.json has {of_json} {}; Hugging Face goes by the \
-                 former, so their ids would differ: make them say the same",
-                show(configured),
-                show(found)
-            ));
+            Err(format!(
+                "{option} is {configured}{default}, and tokenizer.json has {key} {found}; Hugging Face goes \
+                 by the former, so their ids would differ: make them say the same"
+            ))
         }
     }
-    Ok(())
 }
 
 /// Checks that a network with so many embeddings has one for each id that a `tokenizer.json` gives, and
@@ -193,7 +202,8 @@ pub fn fits(tokenizer_json: &str, vocabulary: usize) -> Result<(), String> {
         return Err(format!("the tokenizer gives {ids} ids where the network knows {vocabulary}"));
     }
     let model = &tokenizer["model"];
-    let is_word_piece = model["type"].as_str() == Some("WordPiece");
+    // The oldest files have no type.
+    let is_word_piece = model["type"].as_str().unwrap_or("WordPiece") == "WordPiece";
     let unknown = model["unk_token"].as_str().unwrap_or("[UNK]");
     if is_word_piece && model["vocab"].get(unknown).is_none() {
         return Err(format!("the token {unknown:?}, for unknown words, isn't in the vocabulary"));

@@ -36,6 +36,17 @@ pub enum Id {
     Integer(i128),
 }
 
+/// Returns the id that a message's key is, for an output with ids from keys.
+///
+/// # Errors
+///
+/// When the message has none, or it is no text.
+pub fn key_as_id(key: Option<&[u8]>) -> Result<&str, Rejection> {
+    let missing = |detail: &str| Rejection::new(RejectReason::IdMissing, detail);
+    let key = key.ok_or_else(|| missing("the message has no key"))?;
+    std::str::from_utf8(key).map_err(|_| missing("the message's key isn't UTF-8"))
+}
+
 /// Decodes message values.
 #[derive(Clone, Debug)]
 pub struct CaptionDecoder {

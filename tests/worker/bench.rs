@@ -123,7 +123,7 @@ fn on_real_brokers_their_clock_counts_and_the_topics_go() {
 #[test]
 fn what_cannot_be_measured_is_said() {
     let (code, error) = capvec_fails(&["bench", "encoder", "--model", "/nowhere"]);
-    assert!(code == 1 && error.contains("not a model package"), "{error}");
+    assert!(code == 1 && error.contains("there is no folder"), "{error}");
     let plot = ["bench", "encoder", "--model", package(), "--plot", "/nowhere/plot.svg"];
     assert!(capvec_fails(&plot).1.contains("/nowhere is no folder"));
     let hash = ["bench", "worker", "--model", package(), "--set", "embed.embedder=hash"];

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::support::{
-    CAPVEC, Cluster, capvec, capvec_fails, capvec_ok, eventually, free_address, tiny_package,
+    CAPVEC, Cluster, Outgoing, capvec, capvec_fails, capvec_ok, eventually, free_address,
+    tiny_package,
 };
 
 fn text(path: &Path) -> &str {
@@ -221,6 +222,17 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
     assert_eq!(said.matches("may be written").count(), 2, "{said}");
     assert_eq!(cluster.records("check.out"), [], "no trace is left");
     assert_eq!(cluster.records("check.dead"), []);
+
+    let captions: Vec<_> = (0..20).map(|i| Outgoing::caption(&format!("k{i}"), "a fox")).collect();
+    cluster.send("check", &captions);
+    let (code, said) = check(&cluster.bootstrap, &sets);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("a message was read, and its caption"), "{said}");
+    let wrong = [&sets[..], &["input.pointer=/nope"]].concat();
+    let (code, said) = check(&cluster.bootstrap, &wrong);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("FAILED  captions: the 20 messages"), "{said}");
+    assert!(said.contains(" as caption_missing: nothing stands at /nope"), "{said}");
 
     let sets = ["input.topic=nowhere", "output.topic=check.out"];
     let (code, said) = check(&cluster.bootstrap, &sets);

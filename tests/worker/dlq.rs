@@ -196,12 +196,15 @@ fn a_message_of_which_there_are_two_letters_goes_back_once() {
     cluster.create_topics("doubled", 1);
     // Of two groups, or of one whose worker was killed in between.
     let twice = letter("doubled", "twice");
-    cluster.send("doubled.dead", &[twice.clone(), letter("doubled", "once"), twice]);
+    // At the same place of a topic that was made anew in between.
+    let another = Outgoing { value: Some("another".into()), ..twice.clone() };
+    let letters = [twice.clone(), letter("doubled", "once"), twice, another];
+    cluster.send("doubled.dead", &letters);
     let report = replay(&cluster, "doubled", &[]);
-    assert_eq!(report["replayed"], 2);
+    assert_eq!(report["replayed"], 3);
     assert_eq!(report["left_out"]["same_message"], 1);
-    assert_eq!(report["next"], json!({ "0": 3 }));
-    assert_eq!(cluster.records("doubled").len(), 2);
+    assert_eq!(report["next"], json!({ "0": 4 }));
+    assert_eq!(cluster.records("doubled").len(), 3);
 }
 
 #[test]

@@ -299,6 +299,7 @@ fn two_files_that_say_two_things_of_the_tokenizer_are_refused() {
     with_options(serde_json::json!({"do_lower_case": false, "tokenizer_class": other_class}))
         .unwrap();
     with_options(serde_json::json!({"do_lower_case": true})).unwrap();
+    with_options(serde_json::json!({"do_lower_case": true, "strip_accents": true})).unwrap();
     with_options(serde_json::json!({})).unwrap();
     let error = with_options(serde_json::json!({"tokenize_chinese_chars": false})).unwrap_err();
     assert!(error.contains("tokenize_chinese_chars"), "{error}");

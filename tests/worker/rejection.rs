@@ -145,6 +145,8 @@ fn the_breaker_stops_a_worker_that_rejects_everything_and_keeps_its_dead_letters
         assert_eq!(worker.wait().code(), Some(1), "{mode}");
         let log = worker.log();
         assert!(log.contains("50 messages in a row were rejected"), "{log}");
+        assert!(log.contains("a message was rejected"), "{log}");
+        assert!(log.contains(", the last at ") && log.contains("capvec dlq list"), "{log}");
 
         let dead = cluster.committed_records(&format!("{topic}.dead"));
         assert_eq!(dead.len(), 49, "{mode}: the fiftieth and what is after it stay");

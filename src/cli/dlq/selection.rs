@@ -1,6 +1,7 @@
 //! Which dead letters are meant.
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -56,8 +57,10 @@ pub(super) struct Selected {
     pub(super) by_reason: BTreeMap<String, u64>,
     /// How many came from other topics.
     pub(super) of_others: u64,
-    /// The messages that were selected, by partition and offset in the topic that they are from.
-    messages: HashSet<(i32, i64)>,
+    /// The messages that were selected, by partition and offset in the topic that they are from, and by
+    /// what they are: a topic that is made anew has its offsets again.
+    messages: HashSet<(i32, i64, u64)>,
+    digests: RandomState,
     /// How many are of a message that another letter is of: of another group, or of a worker that was
     /// stopped in between.
     pub(super) repeated: u64,
@@ -87,6 +90,7 @@ impl Selection {
             by_reason: BTreeMap::new(),
             of_others: 0,
             messages: HashSet::new(),
+            digests: RandomState::new(),
             repeated: 0,
             without_reason: 0,
         })
@@ -108,7 +112,9 @@ impl Selected {
             if self.of_topic.as_ref().is_some_and(|topic| *topic != cause.topic) {
                 self.of_others += 1;
             } else if self.reasons.is_empty() || self.reasons.contains(&cause.reason) {
-                let message = cause.partition.zip(cause.offset);
+                let place = cause.partition.zip(cause.offset);
+                let digest = || self.digests.hash_one((&letter.message.key, &letter.message.value));
+                let message = place.map(|(partition, offset)| (partition, offset, digest()));
                 if self.of_topic.is_some() && message.is_some_and(|m| !self.messages.insert(m)) {
                     self.repeated += 1;
                     continue;

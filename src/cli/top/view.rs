@@ -67,7 +67,9 @@ pub(super) fn panel(
     let cut = figures.batch_cut.iter().filter(|(_, share)| **share >= SHARE_MIN);
     let cut: Vec<_> = cut.map(|(why, share)| format!("{why} {:.0} %", share * 100.0)).collect();
     let full = match figures.batch_fill {
-        Some(fill) if fill > 1.0 => "full: a caption longer than that is a batch of its own",
+        Some(fill) if fill > 1.0 => {
+            "full: captions that are longer, or a limit that has just shrunk"
+        }
         _ => "full",
     };
     lines.extend([
@@ -196,7 +198,7 @@ mod tests {
             "capvec_batch_tokens_sum 120\ncapvec_batch_tokens_count 2\n\
              capvec_batch_tokens_limit 50\n",
         );
-        assert!(text.contains("120 % full: a caption longer than that"), "{text}");
+        assert!(text.contains("120 % full: captions that are longer"), "{text}");
     }
 
     #[test]

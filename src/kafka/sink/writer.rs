@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -11,6 +12,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use super::SinkError;
 use super::delivery::{Connector, SinkContext};
 use super::parcel::{Ordered, Parcel};
+use super::rejections::Rejections;
 use crate::clock::since_epoch;
 use crate::config::{Config, IdFrom, OnReject};
 use crate::kafka::breaker::{Breaker, Tripped};
@@ -21,7 +23,7 @@ use crate::metrics::SinkMetrics;
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tokenize::task::PreparedCaption;
 use crate::tracked::{Origin, RejectReason, Rejection, Tracked};
-use crate::wire::caption::Id;
+use crate::wire::caption::{Id, key_as_id};
 use crate::wire::vector::{
     DTYPE, HEADER_DIM, HEADER_DTYPE, HEADER_MODEL, HEADER_SOURCE, HEADER_TOKENS, HEADER_TRUNCATED,
     JsonVector, VectorFormat, native, write_json,
@@ -60,6 +62,7 @@ pub(super) struct Writer {
     text: String,
     shutdown: Shutdown,
     metrics: SinkMetrics,
+    rejections: Rejections,
     breaker: Breaker,
     /// Why the worker is to stop, since the breaker has found a reason.
     tripped: Option<Tripped>,
@@ -104,6 +107,7 @@ impl Writer {
             text: String::new(),
             shutdown,
             metrics,
+            rejections: Rejections::default(),
             breaker: Breaker::new(&config.reject),
             tripped: None,
             author: Author {
@@ -179,7 +183,8 @@ impl Writer {
 
     /// Returns why to stop, if the breaker has tripped.
     pub(super) fn check_breaker(&self) -> Result<(), SinkError> {
-        self.tripped.map_or(Ok(()), |tripped| Err(tripped.into()))
+        let Some(tripped) = self.tripped else { return Ok(()) };
+        Err(SinkError::Breaker { tripped, last: self.rejections.last().into() })
     }
 
     /// Returns why the output topic wouldn't take a parcel's record, as far as can be known before it is sent: the brokers
@@ -195,16 +200,15 @@ impl Writer {
         }
         let is_vector = matches!(parcel.item, Ordered::Vector { .. });
         if is_vector && self.format == VectorFormat::Json && self.id_from == IdFrom::Key {
-            return key_as_text(parcel.origin()).err();
+            return key_as_id(message.key.as_deref()).err();
         }
         None
     }
 
-    fn count_rejection(&self, origin: &Origin, rejection: &Rejection) {
-        let reason = rejection.reason.as_label();
-        self.metrics.rejected.with_label_values(&[reason]).inc();
-        let (partition, offset) = (origin.assignment.partition, origin.offset.0);
-        tracing::debug!(partition, offset, reason, detail = rejection.detail, "rejected");
+    fn count_rejection(&mut self, origin: &Origin, rejection: &Rejection) {
+        self.metrics.rejected.with_label_values(&[rejection.reason.as_label()]).inc();
+        let position = self.source(origin);
+        self.rejections.add(&position, rejection, Instant::now());
     }
 
     fn look_at_breaker(&mut self) {
@@ -308,7 +312,7 @@ impl Writer {
                 &of_message
             }
             (IdFrom::Key, _) => {
-                let Ok(key) = key_as_text(origin) else {
+                let Ok(key) = key_as_id(origin.message.key.as_deref()) else {
                     unreachable!("a message whose key is no id is rejected before it is written")
                 };
                 of_message = Id::Text(key.to_owned());
@@ -481,10 +485,4 @@ pub(super) fn is_refused_for_itself(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::InvalidTimestamp
         )
     )
-}
-
-fn key_as_text(origin: &Origin) -> Result<&str, Rejection> {
-    let missing = |detail: &str| Rejection::new(RejectReason::IdMissing, detail);
-    let key = origin.message.key.as_deref().ok_or_else(|| missing("the message has no key"))?;
-    std::str::from_utf8(key).map_err(|_| missing("the message's key isn't UTF-8"))
 }
