@@ -1,7 +1,7 @@
 //! A model package on disk: a folder with `model.onnx`, its weights in `model.onnx.data`,
 //! `tokenizer.json` and `manifest.json`.
 //!
-//! Here it is opened and looked at; [`write`] makes one.
+//! Here it is opened and looked at; [`write()`] makes one.
 
 mod weights_file;
 mod write;

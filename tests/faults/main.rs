@@ -10,6 +10,9 @@
 //! truth, [`check`] the checker, [`scene`] what every row has, [`misbehave`] workers that do wrong on purpose, [`rows`],
 //! [`table`].
 
+// Its report is what it prints.
+#![allow(clippy::disallowed_macros)]
+
 #[path = "../worker/support/mod.rs"]
 mod support;
 
