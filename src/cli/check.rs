@@ -134,18 +134,19 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
         return;
     };
     let looked = checks.check("input topic", || readable(config));
-    match looked {
-        Some(Looked { bad, first_fault: Some(fault), .. }) if bad >= BAD_MIN => {
+    if let Some(Looked { bad, first_fault: Some(fault), .. }) = looked {
+        if bad >= BAD_MIN {
             checks.check("captions", || -> anyhow::Result<(String, ())> {
                 bail!(
                     "the {bad} messages that were read would all be rejected, the first at {fault}"
                 )
             });
+        } else {
+            line(format_args!(
+                "WARNING captions: of {bad} that were read none has a caption; the first would be \
+                 rejected, at {fault}"
+            ));
         }
-        Some(Looked { bad, first_fault: Some(fault), .. }) => line(format_args!(
-            "WARNING captions: of {bad} that were read none has a caption; the first would be rejected, at {fault}"
-        )),
-        _ => {}
     }
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
     match config.dead_letter_topic() {
@@ -273,20 +274,18 @@ fn look_into(
             Some(Ok(message)) => {
                 looked.has_message = true;
                 // A tombstone says nothing of captions.
-                let Some(value) = message.payload() else { continue };
-                let key = if needs_key { key_as_id(message.key()).map(drop) } else { Ok(()) };
-                let Err(rejection) = decoder.decode(value).map(drop).and(key) else {
-                    return Ok(Looked { has_caption: true, first_fault: None, ..looked });
-                };
-                looked.bad += 1;
-                looked.first_fault.get_or_insert_with(|| {
-                    let (topic, partition, offset) =
-                        (message.topic(), message.partition(), message.offset());
-                    let reason = rejection.reason.as_label();
-                    format!("{topic}/{partition}/{offset} as {reason}: {}", rejection.detail)
-                });
-                if looked.bad >= LOOKED_AT_MAX {
-                    return Ok(looked);
+                if let Some(value) = message.payload() {
+                    let key = if needs_key { key_as_id(message.key()).map(drop) } else { Ok(()) };
+                    let Err(rejection) = decoder.decode(value).map(drop).and(key) else {
+                        return Ok(Looked { has_caption: true, first_fault: None, ..looked });
+                    };
+                    looked.bad += 1;
+                    looked.first_fault.get_or_insert_with(|| {
+                        let (topic, partition, offset) =
+                            (message.topic(), message.partition(), message.offset());
+                        let reason = rejection.reason.as_label();
+                        format!("{topic}/{partition}/{offset} as {reason}: {}", rejection.detail)
+                    });
                 }
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(ends.insert(partition)),
@@ -294,10 +293,11 @@ fn look_into(
             Some(Err(error)) => trouble = Some(error),
             None => {}
         }
-        if Instant::now() >= deadline && looked.has_message {
+        let is_over = Instant::now() >= deadline;
+        if looked.bad >= LOOKED_AT_MAX || is_over && looked.has_message {
             return Ok(looked);
         }
-        if Instant::now() >= deadline {
+        if is_over {
             let reason = trouble.map_or("they say nothing".into(), |error| error.to_string());
             let without = partitions - ends.len();
             bail!(

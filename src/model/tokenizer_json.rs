@@ -1,7 +1,7 @@
 //! The tokenizer of a package, as Hugging Face's `tokenizer.json`.
 //!
-//! A checkpoint has either that file, which is taken as it is where it can be used, or the older pair of `vocab.txt` and
-//! `tokenizer_config.json`, from which it is made: the BERT normaliser and pre-tokeniser, WordPiece,
+//! A checkpoint has either that file, which is taken as it is where it can be used, or the older pair of
+//! `vocab.txt` and `tokenizer_config.json`, from which it is made: the BERT normaliser and pre-tokeniser, WordPiece,
 //! and the `[CLS] caption [SEP]` template. Source of the form: the `tokenizers` project's file
 //! version 1.0, which every Hugging Face tool reads.
 

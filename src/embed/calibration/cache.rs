@@ -103,7 +103,9 @@ impl Cache {
         let contents = Contents { format: FORMAT, entries: entries.split_off(over) };
         let folder = self.path.parent().unwrap_or(Path::new("."));
         // Other workers may read it meanwhile: it is written beside its place and moved there.
-        let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(folder)?;
+        // A worker of another user may come next.
+        let readable = Permissions::from_mode(0o644);
+        let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(folder)?;
         serde_json::to_writer_pretty(&mut file, &contents)?;
         file.write_all(b"\n")?;
         file.persist(&self.path)?;
@@ -121,11 +123,6 @@ impl Cache {
             _ => Vec::new(),
         }
     }
-}
-
-/// A worker of another user may come next.
-fn readable() -> Permissions {
-    Permissions::from_mode(0o644)
 }
 
 #[cfg(test)]
