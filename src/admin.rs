@@ -1,9 +1,9 @@
 //! `/metrics`, `/livez`, `/readyz` and a page that draws the metrics, on a thread and a runtime of their
 //! own: they answer under full load, and they never ask a broker.
 //!
-//! `/livez` fails when the source's thread hasn't polled for a while, or a caption has been in the
-//! worker, or a forward pass under way, for too long: then only a restart helps. `/readyz` fails until
-//! the model has run once and the group has answered, and again from the moment a stop begins.
+//! `/livez` fails when the source's thread hasn't polled for a while, or nothing has come of the oldest
+//! caption in the worker, or of a forward pass, for too long: then only a restart helps. `/readyz` fails until
+//! the brokers know the topics, the model has run once and the group has answered, and again from the moment a stop begins.
 //!
 //! # Invariants
 //!
@@ -41,6 +41,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 #[derive(Debug)]
 pub struct Health {
     started: Instant,
+    brokers_answered: AtomicBool,
     model_loaded: AtomicBool,
     assigned: AtomicBool,
     stopping: AtomicBool,
@@ -75,6 +76,7 @@ impl Health {
     pub fn new(stall_timeout: Duration) -> Arc<Health> {
         Arc::new(Health {
             started: Instant::now(),
+            brokers_answered: AtomicBool::new(false),
             model_loaded: AtomicBool::new(false),
             assigned: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -83,6 +85,11 @@ impl Health {
             passes: Mutex::default(),
             stall_timeout,
         })
+    }
+
+    /// The brokers have answered for the topics.
+    pub fn brokers_answered(&self) {
+        self.brokers_answered.store(true, Ordering::Release);
     }
 
     /// The model has been loaded and has run once.
@@ -110,9 +117,9 @@ impl Health {
         self.last_poll.store(self.stamp(Instant::now()), Ordering::Release);
     }
 
-    /// The oldest unsettled message was received then.
-    pub fn oldest_unsettled(&self, received: Option<Instant>) {
-        let stamp = received.map_or(0, |received| self.stamp(received));
+    /// The oldest unsettled message has been the oldest since then.
+    pub fn oldest_unsettled(&self, since: Option<Instant>) {
+        let stamp = since.map_or(0, |since| self.stamp(since));
         self.oldest_unsettled.store(stamp, Ordering::Release);
     }
 
@@ -144,13 +151,16 @@ impl Health {
             return Some(format!("a forward pass has been under way for {age:.1?}"));
         }
         let age = self.age(&self.oldest_unsettled).filter(is_long)?;
-        Some(format!("a caption has been in the worker for {age:.1?}"))
+        Some(format!("nothing has come of the oldest caption in the worker for {age:.1?}"))
     }
 
     /// Returns what the worker still waits for, if anything.
     pub fn not_ready(&self) -> Option<&'static str> {
         if self.stopping.load(Ordering::Acquire) {
             return Some("stopping");
+        }
+        if !self.brokers_answered.load(Ordering::Acquire) {
+            return Some("the brokers haven't answered for the topics yet");
         }
         if !self.model_loaded.load(Ordering::Acquire) {
             return Some("the model is being loaded");
@@ -243,6 +253,8 @@ mod tests {
     #[test]
     fn ready_from_the_first_assignment_to_the_stop() {
         let health = Health::new(Duration::from_secs(1));
+        assert!(health.not_ready().is_some_and(|why| why.contains("brokers")));
+        health.brokers_answered();
         assert!(health.not_ready().is_some_and(|why| why.contains("model")));
         health.model_loaded();
         assert!(health.not_ready().is_some_and(|why| why.contains("group")));

@@ -73,10 +73,14 @@ const CHARTS = [
   { id: "lag", title: "Messages that wait", show: showCount, lines: [["lag", ""]] },
 ];
 
-// Whether a client is connected to no broker. Before the model is loaded there are no clients.
+// Whether a client is connected to no broker.
 function isAway(series, client) {
   const up = all(series, "capvec_brokers_up", { client });
-  return all(series, "capvec_model_info").length > 0 && up.length > 0 && up[0].value === 0;
+  return up.length > 0 && up[0].value === 0;
+}
+
+function hasModel(series) {
+  return all(series, "capvec_model_info").length > 0;
 }
 
 // Mean seconds of each part of a caption's way, by its name. Before the worker is what the end to end has beyond the
@@ -199,13 +203,16 @@ function describe(series) {
 
 // Returns what is wrong with the connection to the brokers, if anything is. A producer that has nothing to write needs none.
 function cutOff(series) {
+  if (!hasModel(series)) return "";
   if (isAway(series, "consumer")) return "no broker answers: nothing comes in, and how much waits isn't known";
   const isWriting = sum(series, "capvec_outstanding_records") > 0;
   return isWriting && isAway(series, "producer") ? "no broker answers the producer: nothing goes out" : "";
 }
 
 function stateOf(series) {
-  if (!all(series, "capvec_model_info").length) return "the model is being loaded";
+  if (!hasModel(series)) {
+    return isAway(series, "consumer") ? "waiting for the brokers" : "the model is being loaded";
+  }
   const seconds = sum(series, "capvec_lag_seconds");
   if (seconds > 1) return `the oldest message that waits is ${showSeconds(seconds)} old`;
   return sum(series, "capvec_assigned_partitions") ? "keeping up" : "no partitions: others have them all, or the group hasn't answered";

@@ -30,6 +30,12 @@ impl EmbeddedBroker {
         Ok(EmbeddedBroker(cluster))
     }
 
+    /// Returns the cluster, for what can be made to go wrong in it.
+    #[cfg(test)]
+    pub(crate) fn cluster(&self) -> &MockCluster<'static, DefaultProducerContext> {
+        &self.0
+    }
+
     /// Returns the address, as `bootstrap.servers` takes it.
     pub fn bootstrap(&self) -> String {
         self.0.bootstrap_servers()

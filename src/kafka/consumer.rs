@@ -62,8 +62,6 @@ pub struct SourceContext {
 pub struct PartitionEnd {
     /// The offset after the last message that can be read.
     pub end: i64,
-    /// The group's committed offset; negative where there is none.
-    pub committed: i64,
     /// The offset of the first message.
     pub beginning: i64,
     /// Whether librdkafka has handed over all messages before `end`. The last offsets may be of
@@ -165,9 +163,8 @@ impl ClientContext for SourceContext {
             // Of a transactional topic, the last stable offset is the end that can be read.
             let end = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
             if end >= 0 {
-                let (committed, beginning) = (p.committed_offset, p.lo_offset);
                 let is_read = p.fetchq_cnt == 0 && p.next_offset >= end;
-                ends.insert(partition, PartitionEnd { end, committed, beginning, is_read });
+                ends.insert(partition, PartitionEnd { end, beginning: p.lo_offset, is_read });
             }
         }
     }
@@ -269,14 +266,24 @@ pub fn is_final(error: &KafkaError) -> bool {
         )
 }
 
-/// Gives up the partitions that the group asks back.
+/// Gives up those of the partitions that the group asks back which have been taken.
 ///
 /// # Errors
 ///
 /// When librdkafka refuses, which it does once it has been closed.
 pub fn give_up(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> KafkaResult<()> {
     match consumer.rebalance_protocol() {
-        RebalanceProtocol::Cooperative => consumer.incremental_unassign(partitions),
+        RebalanceProtocol::Cooperative => {
+            // It refuses the whole for one that it doesn't have.
+            let taken = consumer.assignment()?;
+            let mut held = TopicPartitionList::with_capacity(partitions.count());
+            for element in partitions.elements() {
+                if taken.find_partition(element.topic(), element.partition()).is_some() {
+                    held.add_partition(element.topic(), element.partition());
+                }
+            }
+            consumer.incremental_unassign(&held)
+        }
         RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
     }
 }

@@ -55,20 +55,22 @@ pub fn headers(author: &Author, origin: &Origin, rejection: &Rejection) -> Owned
     let (stage, class) = stage_of(rejection.reason);
     let partition = origin.assignment.partition.to_string();
     let offset = origin.offset.0.to_string();
-    let reasons = [
-        (HEADER_TOPIC, author.topic.as_str()),
-        (HEADER_PARTITION, &partition),
-        (HEADER_OFFSET, &offset),
-        (HEADER_CONNECTOR, &author.group),
-        (HEADER_TASK, &author.client_id),
-        (HEADER_STAGE, stage),
-        (HEADER_CLASS, class),
-        (HEADER_EXCEPTION, rejection.reason.as_label()),
-        (HEADER_MESSAGE, &rejection.detail),
+    // In the order of the names.
+    let values = [
+        author.topic.as_str(),
+        &partition,
+        &offset,
+        &author.group,
+        &author.client_id,
+        stage,
+        class,
+        rejection.reason.as_label(),
+        &rejection.detail,
     ];
     let own = origin.message.headers.clone().unwrap_or_default();
-    reasons
+    HEADERS
         .into_iter()
+        .zip(values)
         .fold(own, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
 }
 

@@ -115,7 +115,11 @@ fn common_properties(client: &mut ClientConfig, config: &Config) {
     client
         .set("bootstrap.servers", &config.kafka.brokers)
         .set("client.id", &config.kafka.client_id)
-        .set_log_level(RDKafkaLogLevel::Info);
+        // Above the level nothing is heard of what librdkafka was told to tell.
+        .set_log_level(match config.kafka.property("debug") {
+            Some(_) => RDKafkaLogLevel::Debug,
+            None => RDKafkaLogLevel::Info,
+        });
 }
 
 /// Writes a line of librdkafka into the log.

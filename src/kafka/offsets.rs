@@ -40,16 +40,19 @@ struct Books {
     window: VecDeque<Entry>,
     next_sequence: u64,
     last: Option<Offset>,
+    /// The group's offset when the assignment began, if it had one.
+    begins: Option<NextOffset>,
     committable: Option<NextOffset>,
     /// The timestamp of the message before `committable`.
     passed_timestamp_ms: Option<i64>,
-    committed: Option<NextOffset>,
+    /// What was last sent to be committed, unless that has failed.
+    sent: Option<NextOffset>,
 }
 
 /// How far a partition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The offset from which the partition would go on; `None` before the first has been settled.
+    /// The offset from which the partition would go on; `None` of a group without one, before the first has been settled.
     pub position: Option<NextOffset>,
     /// Whether a message is received and not committable.
     pub is_open: bool,
@@ -64,6 +67,17 @@ struct Entry {
     timestamp_ms: Option<i64>,
     received: Instant,
     settled: bool,
+}
+
+/// The message that has been in the worker for longest; of several that came together the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Oldest {
+    /// When it was received.
+    pub received: Instant,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: Offset,
 }
 
 /// The offset lies at or before the last one received.
@@ -86,9 +100,10 @@ impl OffsetLedger {
             window: VecDeque::new(),
             next_sequence: 0,
             last: None,
+            begins: None,
             committable: None,
             passed_timestamp_ms: None,
-            committed: None,
+            sent: None,
         };
         self.revoke(assignment.partition);
         self.partitions.insert(assignment.partition, books);
@@ -157,12 +172,19 @@ impl OffsetLedger {
         true
     }
 
+    /// Notes the group's offset at which the partition's assignment begins.
+    pub fn begin_at(&mut self, partition: i32, offset: NextOffset) {
+        if let Some(books) = self.partitions.get_mut(&partition) {
+            books.begins = Some(offset);
+        }
+    }
+
     /// Returns the offsets that may be committed and haven't been, by partition.
     pub fn committable(&self) -> Vec<(i32, NextOffset)> {
         let mut offsets: Vec<_> = self
             .partitions
             .iter()
-            .filter(|(_, books)| books.committable != books.committed)
+            .filter(|(_, books)| books.committable != books.sent)
             .filter_map(|(&partition, books)| Some((partition, books.committable?)))
             .collect();
         offsets.sort_unstable();
@@ -171,16 +193,16 @@ impl OffsetLedger {
 
     /// Notes that an offset was sent to be committed. A commit that fails is made good by
     /// [`OffsetLedger::commit_failed`].
-    pub fn committed(&mut self, partition: i32, offset: NextOffset) {
+    pub fn commit_sent(&mut self, partition: i32, offset: NextOffset) {
         if let Some(books) = self.partitions.get_mut(&partition) {
-            books.committed = Some(offset);
+            books.sent = Some(offset);
         }
     }
 
     /// Makes the partition's offset committable again.
     pub fn commit_failed(&mut self, partition: i32) {
         if let Some(books) = self.partitions.get_mut(&partition) {
-            books.committed = None;
+            books.sent = None;
         }
     }
 
@@ -189,7 +211,7 @@ impl OffsetLedger {
         let books = self.partitions.get(&partition)?;
         let first = books.window.front();
         Some(Progress {
-            position: books.committable,
+            position: books.committable.or(books.begins),
             is_open: first.is_some(),
             timestamp_ms: first.map_or(books.passed_timestamp_ms, |entry| entry.timestamp_ms),
         })
@@ -223,9 +245,13 @@ impl OffsetLedger {
         self.in_flight
     }
 
-    /// Returns when the oldest unsettled message was received.
-    pub fn oldest(&self) -> Option<Instant> {
-        self.partitions.values().filter_map(|books| Some(books.window.front()?.received)).min()
+    /// Returns the oldest unsettled message.
+    pub fn oldest(&self) -> Option<Oldest> {
+        let first = |(&partition, books): (&i32, &Books)| {
+            let Entry { offset, received, .. } = *books.window.front()?;
+            Some(Oldest { received, partition, offset })
+        };
+        self.partitions.iter().filter_map(first).min()
     }
 
     /// Returns the partitions that are assigned, in order.
@@ -279,7 +305,7 @@ mod tests {
         assert_eq!(ledger.committable(), []);
         assert!(ledger.settle(&assignment, Offset(3)));
         assert_eq!(ledger.committable(), [(0, NextOffset(6))]);
-        ledger.committed(0, NextOffset(6));
+        ledger.commit_sent(0, NextOffset(6));
         assert_eq!(ledger.committable(), []);
         ledger.commit_failed(0);
         assert_eq!(ledger.committable(), [(0, NextOffset(6))]);
@@ -421,7 +447,7 @@ mod tests {
                     Step::Settle { .. } => {}
                     Step::Commit => {
                         for (partition, next) in ledger.committable() {
-                            ledger.committed(partition, next);
+                            ledger.commit_sent(partition, next);
                             naive.assignments.get_mut(&partition).unwrap().2 = Some(next.0);
                         }
                     }

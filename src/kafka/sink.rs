@@ -35,7 +35,7 @@ use super::breaker::Tripped;
 use super::consumer::SourceConsumer;
 use super::sequencer::Sequencer;
 use super::topics::TopicError;
-use super::writable::{asking, limit_batches, try_topics};
+use super::writable::{Takes, limit_batches};
 use crate::config::{Config, DeliveryMode};
 use crate::embed::task::EmbeddedBatch;
 use crate::metrics::{Metrics, SinkMetrics, Stage};
@@ -165,16 +165,17 @@ pub struct Ends<'a> {
 }
 
 impl Sink {
-    /// Makes the producer and looks up the topics that it writes; for exactly-once delivery, ends what
-    /// the worker before this one left open.
+    /// Makes the producer of topics that take so much; for exactly-once delivery, ends what the worker
+    /// before this one left open.
     ///
     /// # Errors
     ///
-    /// When librdkafka refuses the configuration, a topic can't be used, or transactions can't.
+    /// When librdkafka refuses the configuration, or transactions can't be used.
     pub fn new(
         config: &Config,
         model_id: &str,
         dim: usize,
+        takes: &[Takes],
         ends: Ends<'_>,
         shutdown: Shutdown,
         metrics: &Metrics,
@@ -192,14 +193,9 @@ impl Sink {
             true => super::transactional_properties(config),
             false => super::producer_properties(config),
         };
-        let client = asking(config).map_err(SinkError::Client)?;
-        let takes = try_topics(config, &client, &shutdown)?;
-        for topic in &takes {
+        for topic in takes {
             limit_batches(&mut properties, topic.bytes_max);
         }
-        drop(client);
-        // They have answered; from the first statistics on these tell.
-        metrics.sink.brokers_up.set(1);
         let connector = Connector {
             properties,
             settler: (!is_exact).then(|| settler.clone()),
@@ -211,7 +207,7 @@ impl Sink {
             config,
             model_id,
             dim,
-            &takes,
+            takes,
             connector,
             shutdown.clone(),
             sink_metrics.clone(),
@@ -350,6 +346,10 @@ impl Sink {
     }
 
     fn publish(&mut self, parcel: Arc<Parcel>) -> Result<(), SinkError> {
+        if parcel.origin().assignment.is_revoked() {
+            // It comes again, and is judged and counted where it is written.
+            return Ok(());
+        }
         self.writer.count(&parcel);
         self.or_stop(self.writer.check(&parcel))?;
         match &mut self.transactions {

@@ -19,6 +19,8 @@
 
 mod lag;
 mod membership;
+mod placing;
+mod stall;
 mod turns;
 mod waiting;
 
@@ -35,19 +37,20 @@ use thiserror::Error;
 
 use lag::Lag;
 use membership::Leaving;
+use placing::{Placed, Placing};
+use stall::Stall;
 use turns::Turns;
 use waiting::Waiting;
 
 use super::committer::{Committed, Committer};
 use super::consumer::{Connection, SourceConsumer, is_final};
 use super::offsets::{OffsetLedger, WentBack};
-use super::topics::Inquiry;
 use crate::admin::Health;
 use crate::config::{Config, DeliveryMode};
-use crate::metrics::SourceMetrics;
+use crate::metrics::{CommitResult, SourceMetrics};
 use crate::queue::{Closed, QueueSender};
 use crate::shutdown::{Shutdown, Wanted};
-use crate::tracked::{Offset, Origin, Outcome, RawMessage, Settlement, Tracked};
+use crate::tracked::{NextOffset, Offset, Origin, Outcome, RawMessage, Settlement, Tracked};
 
 /// The longest that the thread sleeps: how late it may notice a stop or a deadline.
 const TICK: Duration = Duration::from_millis(20);
@@ -78,6 +81,9 @@ pub enum SourceError {
         "what was embedded was not acknowledged within delivery.drain_timeout; it is embedded again"
     )]
     DrainMissed,
+    /// At a stop, the last commit wasn't answered in time.
+    #[error("the last commit was not acknowledged; what it was for is embedded again")]
+    CommitMissed,
     /// The group went on in the middle of a drain, and librdkafka is left in a state in which it hears of nothing more.
     #[error(
         "the group went on before partitions that it asked back were given up: their captions come again, here or \
@@ -101,6 +107,7 @@ pub struct Source {
     consumer: Arc<SourceConsumer>,
     /// `None` where the sink's transactions commit.
     committer: Option<Committer>,
+    placing: Placing,
     wake: Receiver<()>,
     ledger: OffsetLedger,
     out: Option<QueueSender<Vec<Tracked<()>>>>,
@@ -109,6 +116,7 @@ pub struct Source {
     health: Arc<Health>,
     metrics: SourceMetrics,
     lag: Lag,
+    stall: Stall,
     /// By outcome, looked up once: every message has one.
     settled: [IntCounter; Outcome::ALL.len()],
     topic: String,
@@ -129,11 +137,11 @@ pub struct Source {
 }
 
 impl Source {
-    /// Looks up the topic and joins the group.
+    /// Joins the group.
     ///
     /// # Errors
     ///
-    /// When the topic can't be used, or the system has no thread to give.
+    /// When librdkafka refuses the subscription, or the system has no thread to give.
     pub fn new(
         config: &Config,
         connection: Connection,
@@ -144,22 +152,13 @@ impl Source {
         metrics: SourceMetrics,
     ) -> anyhow::Result<Source> {
         let Connection { consumer, wake } = connection;
-        let (brokers, topic) = (&config.kafka.brokers, &config.input.topic);
-        let inquiry = Inquiry {
-            client: consumer.client(),
-            serve: &|patience| drop(consumer.poll(patience)),
-            brokers,
-            patience: config.kafka.startup_timeout,
-            shutdown: &shutdown,
-        };
-        inquiry.partitions_of(topic, "input.topic")?;
-        // They have answered; from the first statistics on these tell.
-        metrics.brokers_up.set(1);
+        let topic = &config.input.topic;
         consumer.subscribe(&[topic])?;
         let committer = match config.delivery.mode {
             DeliveryMode::AtLeastOnce => Some(Committer::start(Arc::clone(&consumer), topic)?),
             DeliveryMode::ExactlyOnce => None,
         };
+        let placing = Placing::start(&consumer, config)?;
 
         let messages_max = config.delivery.in_flight_captions_max.get();
         let bytes_max = config.delivery.in_flight_bytes_max.get();
@@ -168,6 +167,7 @@ impl Source {
         Ok(Source {
             consumer,
             committer,
+            placing,
             wake,
             ledger: OffsetLedger::default(),
             out: Some(out),
@@ -176,6 +176,7 @@ impl Source {
             health,
             settled: Outcome::ALL.map(|o| metrics.settled.with_label_values(&[o.as_label()])),
             lag: Lag::new(metrics.lag.clone(), config.metrics.per_partition),
+            stall: Stall::default(),
             metrics,
             topic: config.input.topic.clone(),
             messages_max,
@@ -215,6 +216,7 @@ impl Source {
             let settled = self.settle();
             let received = if self.is_holding() { false } else { self.poll()? };
             self.handle_events()?;
+            self.place()?;
             self.note_commits();
             match self.shutdown.wanted() {
                 Wanted::Run => {}
@@ -231,7 +233,8 @@ impl Source {
             }
             self.report();
             if !settled && !received {
-                let is_settling = self.full.is_some() || self.leaving.is_some();
+                let is_settling =
+                    self.full.is_some() || self.leaving.is_some() || self.placing.is_busy();
                 let tick = if is_settling { SETTLING_TICK } else { TICK };
                 // Woken or not, everything is looked at.
                 let _ = self.wake.recv_timeout(tick);
@@ -305,6 +308,10 @@ impl Source {
             // On its way out: the partition's next owner gets the message.
             return Ok(None);
         }
+        if self.placing.is_unplaced(partition) {
+            // Of an assignment before.
+            return Ok(None);
+        }
         let (bytes, timestamp_ms) = (message.bytes(), message.timestamp_ms);
         let opened = match self.ledger.open(partition, offset, bytes, timestamp_ms, now) {
             Ok(opened) => opened,
@@ -313,6 +320,7 @@ impl Source {
                 tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
                 self.end_assignment(partition);
                 self.begin_assignment(partition);
+                self.ledger.begin_at(partition, NextOffset(skipped.unwrap_or(offset).0));
                 if let Some(skipped) = skipped {
                     // What is unsettled before the cut is still there, and has just been dropped.
                     self.go_back(partition, skipped)?;
@@ -403,13 +411,36 @@ impl Source {
             return Ok(());
         }
         for &(partition, next) in &committable {
-            self.ledger.committed(partition, next);
+            self.ledger.commit_sent(partition, next);
         }
         match &mut self.committer {
             Some(committer) => committer.commit(committable).map_err(SourceError::Consumer),
             // What is settled has been committed, or it wouldn't be settled.
             None => Ok(()),
         }
+    }
+
+    /// Takes partitions that the group has given, as far as it is known where they begin.
+    fn place(&mut self) -> Result<(), SourceError> {
+        if self.stopping {
+            return Ok(());
+        }
+        let placed = self.placing.progress(&self.consumer, Instant::now());
+        let placed = placed.map_err(SourceError::Consumer)?;
+        if placed.is_empty() {
+            return Ok(());
+        }
+        if self.full.as_ref().is_some_and(|full| full.is_paused) {
+            let list = self.list(placed.iter().map(|placed| placed.partition));
+            self.consumer.pause(&list).map_err(SourceError::Consumer)?;
+        }
+        tracing::debug!(?placed, "partitions taken");
+        for Placed { partition, begins } in placed {
+            if let Some(begins) = begins {
+                self.ledger.begin_at(partition, begins);
+            }
+        }
+        Ok(())
     }
 
     fn is_committing(&self) -> bool {
@@ -419,8 +450,8 @@ impl Source {
     fn note_commits(&mut self) {
         let ended = self.committer.as_mut().and_then(Committer::ended);
         let Some(Committed { result, offsets }) = ended else { return };
-        let label = if result.is_ok() { "ok" } else { "failed" };
-        self.metrics.commits.with_label_values(&[label]).inc();
+        let counted = if result.is_ok() { CommitResult::Ok } else { CommitResult::Failed };
+        self.metrics.commits.with_label_values(&[counted.as_label()]).inc();
         if let Err(error) = result {
             tracing::warn!(%error, ?offsets, "a commit failed; it is made again");
             for (partition, _) in offsets {
@@ -448,9 +479,11 @@ impl Source {
         let oldest = self.ledger.oldest();
         self.metrics
             .oldest_unsettled_seconds
-            .set(oldest.map_or(0.0, |o| o.elapsed().as_secs_f64()));
-        self.health.oldest_unsettled(oldest);
-        self.lag.report(self.consumer.context().take_ends(), &self.ledger);
+            .set(oldest.map_or(0.0, |o| o.received.elapsed().as_secs_f64()));
+        self.health.oldest_unsettled(self.stall.since(oldest, Instant::now()));
+        let mut ends = self.consumer.context().take_ends();
+        ends.retain(|&partition, _| !self.placing.is_unplaced(partition));
+        self.lag.report(ends, &self.ledger);
         let is_first_wait = self.waiting.is_some() && !self.health.is_assigned();
         if is_first_wait && self.consumer.context().is_member() {
             self.waiting = None;

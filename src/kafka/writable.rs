@@ -358,4 +358,10 @@ mod tests {
         assert_eq!(size(Some("5000"), 12_000).as_deref(), Some("5000"));
         assert_eq!(size(Some("50000"), 12_000).as_deref(), Some("12000"));
     }
+
+    #[test]
+    fn a_batch_size_that_is_not_set_is_librdkafkas() {
+        let default = ClientConfig::new().create_native_config().unwrap();
+        assert_eq!(default.get("batch.size").unwrap(), BATCH_SIZE.to_string());
+    }
 }

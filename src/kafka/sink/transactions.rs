@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::kafka::consumer::SourceConsumer;
 use crate::kafka::topics::TopicError;
 use crate::kafka::transaction::{Pending, Said, Verdict, is_refusal};
-use crate::metrics::SinkMetrics;
+use crate::metrics::{SinkMetrics, TransactionEnd};
 use crate::queue::Closed;
 use crate::shutdown::{Shutdown, Wanted};
 
@@ -288,7 +288,7 @@ impl Transactions {
         self.call(writer, "commit_transaction", |producer, step| {
             flush_and_commit(producer, undelivered, step)
         })?;
-        self.metrics.transactions.with_label_values(&["committed"]).inc();
+        self.metrics.transactions.with_label_values(&[TransactionEnd::Committed.as_label()]).inc();
         self.metrics.transaction_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
     }

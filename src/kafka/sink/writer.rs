@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 
 use super::SinkError;
 use super::delivery::{Connector, SinkContext};
@@ -34,9 +34,6 @@ const QUEUE_FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(5
 
 /// Why writing into a string doesn't fail.
 const WRITES: &str = "a string takes all";
-
-/// Headers of the worker's own.
-const HEADERS: usize = 6;
 
 /// A record isn't on its way.
 pub(super) enum WriteError {
@@ -121,7 +118,7 @@ impl Writer {
             dead_letter_topic: config.dead_letter_topic().map(Arc::from),
             dead_letter_timestamps: dead_letters.map(|takes| takes.timestamps).unwrap_or_default(),
             on_reject: config.reject.on_reject,
-            format: config.vector_format(),
+            format: config.output.format,
             id_from: config.id_from(),
             include_caption: config.output.include_caption,
             model_id: model_id.into(),
@@ -143,6 +140,8 @@ impl Writer {
     pub(super) fn reconnect(&mut self) -> Result<(), SinkError> {
         let (producer, outstanding) = self.connector.connect().map_err(SinkError::Client)?;
         self.producer.client().context().leave();
+        // Each record holds on to its partition's assignment, and a drain would wait for it.
+        self.producer.purge(PurgeConfig::default().queue().inflight());
         self.producer = producer;
         self.outstanding = outstanding;
         Ok(())
@@ -331,18 +330,17 @@ impl Writer {
         write!(text, "{}", caption.tokens.ids.len()).expect(WRITES);
         let (source, tokens) = text.split_at(source_bytes);
         let truncated = if caption.tokens.truncated { "true" } else { "false" };
-        let own = origin.message.headers.clone();
-        let headers = [
+        let of_worker = [
             (HEADER_MODEL, self.model_id.as_str()),
             (HEADER_DIM, &self.dim_text),
             (HEADER_DTYPE, DTYPE),
             (HEADER_SOURCE, source),
             (HEADER_TOKENS, tokens),
             (HEADER_TRUNCATED, truncated),
-        ]
-        .into_iter()
-        .fold(
-            own.unwrap_or_else(|| OwnedHeaders::new_with_capacity(HEADERS)),
+        ];
+        let of_message = origin.message.headers.clone();
+        let headers = of_worker.into_iter().fold(
+            of_message.unwrap_or_else(|| OwnedHeaders::new_with_capacity(of_worker.len())),
             |headers, (key, value)| headers.insert(Header { key, value: Some(value) }),
         );
         self.text = text;

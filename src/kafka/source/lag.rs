@@ -74,10 +74,8 @@ impl Lag {
 
 impl Behind {
     fn of(end: &PartitionEnd, progress: &Progress, now_ms: i64) -> Behind {
-        let committed = Some(end.committed).filter(|committed| *committed >= 0);
-        let settled = progress.position.map(|next| next.0);
-        // A group that has never committed begins at the beginning.
-        let from = settled.or(committed).unwrap_or(end.beginning.max(0));
+        // A group without an offset begins at the beginning, and what has been deleted is no work any more.
+        let from = progress.position.map_or(0, |next| next.0).max(end.beginning);
         let messages = (end.end - from).max(0);
         if messages == 0 || (end.is_read && !progress.is_open) {
             return Behind { messages: 0, seconds: 0.0 };
@@ -96,8 +94,7 @@ mod tests {
     use crate::tracked::{Assignment, NextOffset, Offset};
     use std::time::Instant;
 
-    const END: PartitionEnd =
-        PartitionEnd { end: 100, committed: 40, beginning: 10, is_read: false };
+    const END: PartitionEnd = PartitionEnd { end: 100, beginning: 10, is_read: false };
 
     #[test]
     fn the_age_is_that_of_the_oldest_message_that_is_not_settled() {
@@ -106,10 +103,12 @@ mod tests {
             Progress { position: Some(NextOffset(60)), is_open: true, timestamp_ms: Some(2_000) };
         assert_eq!(at(open), Behind { messages: 40, seconds: 3.0 });
         assert_eq!(at(Progress { is_open: false, ..open }), Behind { messages: 40, seconds: 3.0 });
-        let nothing_received = Progress::default();
+        let nothing_received =
+            Progress { position: Some(NextOffset(40)), is_open: false, timestamp_ms: None };
         assert_eq!(at(nothing_received), Behind { messages: 60, seconds: 0.0 });
-        let never_committed = PartitionEnd { committed: -1001, ..END };
-        assert_eq!(Behind::of(&never_committed, &nothing_received, 0).messages, 90);
+        assert_eq!(at(Progress::default()).messages, 90, "the group has no offset");
+        let deleted = PartitionEnd { beginning: 95, ..END };
+        assert_eq!(Behind::of(&deleted, &nothing_received, 0).messages, 5);
         let in_the_future = Progress { timestamp_ms: Some(9_000), ..open };
         assert_eq!(at(in_the_future).seconds, 0.0);
     }
@@ -134,6 +133,7 @@ mod tests {
             let mut ledger = OffsetLedger::default();
             for (partition, timestamp_ms) in [(3, 1_000), (4, 2_000)] {
                 ledger.assign(Assignment::new(partition, 1));
+                ledger.begin_at(partition, NextOffset(40));
                 ledger.open(partition, Offset(50), 1, Some(timestamp_ms), Instant::now()).unwrap();
             }
             // Partition 5 isn't assigned.

@@ -58,20 +58,27 @@ impl Source {
         let ids = ids(partitions);
         self.waiting = None;
         tracing::info!(partitions = ?ids, "partitions assigned");
-        self.metrics.rebalances.with_label_values(&[Rebalance::Assigned.as_label()]).inc();
+        self.count(Rebalance::Assigned, &ids);
         for partition in ids {
             self.begin_assignment(partition);
+            self.placing.begin(partition, self.assignments);
         }
         // librdkafka pauses a partition beyond the assignment: one that was given up while it was paused
         // would come back so, and stand still for ever. Before the assignment nothing is fetched that
         // a resumption could interfere with.
         self.consumer.resume(partitions).map_err(SourceError::Consumer)?;
-        take(&self.consumer, partitions).map_err(SourceError::Consumer)?;
-        if self.full.as_ref().is_some_and(|full| full.is_paused) || self.stopping {
-            self.consumer.pause(partitions).map_err(SourceError::Consumer)?;
-        }
+        // The group waits for no offsets; see `placing`.
+        let none_yet = TopicPartitionList::new();
+        take(&self.consumer, &none_yet).map_err(SourceError::Consumer)?;
         self.health.assigned();
         self.or_join_anew(is_overtaken)
+    }
+
+    /// The cooperative protocol has an event for every rebalance of the group, which mostly changes nothing here.
+    fn count(&self, kind: Rebalance, partitions: &[i32]) {
+        if !partitions.is_empty() {
+            self.metrics.rebalances.with_label_values(&[kind.as_label()]).inc();
+        }
     }
 
     fn revoked(
@@ -83,7 +90,7 @@ impl Source {
         let ids = ids(&partitions);
         let kind = if lost { Rebalance::Lost } else { Rebalance::Revoked };
         tracing::info!(partitions = ?ids, event = kind.as_label(), "partitions asked back");
-        self.metrics.rebalances.with_label_values(&[kind.as_label()]).inc();
+        self.count(kind, &ids);
         if lost && self.leaving.is_some() {
             // What is committed from here on must not have them in it, whatever is answered below.
             ids.iter().for_each(|&partition| self.end_assignment(partition));
@@ -102,6 +109,7 @@ impl Source {
             self.unanswered.push(partitions);
             return self.or_join_anew(true);
         }
+        ids.iter().for_each(|&partition| self.placing.end(partition));
         self.ledger.leave(&ids);
         self.consumer.context().pin_generation(generation);
         let now = Instant::now();
@@ -164,11 +172,17 @@ impl Source {
         self.waiting = None;
         self.health.stopping();
         self.out = None;
+        if let Some(leaving) = self.leaving.take() {
+            if leaving.lost {
+                // They are another's, and no drain can save what is in flight of them.
+                leaving.ids.iter().for_each(|&partition| self.end_assignment(partition));
+            }
+            self.unanswered.push(leaving.partitions);
+        }
         let partitions = self.owned();
         if let Err(error) = self.consumer.pause(&partitions) {
             tracing::warn!(%error, "failed to pause before the drain");
         }
-        self.unanswered.extend(self.leaving.take().map(|leaving| leaving.partitions));
         let drain_until = Instant::now() + self.drain_timeout;
         let ids = self.ledger.partitions();
         self.ledger.leave(&ids);
@@ -224,6 +238,9 @@ impl Source {
             // after the next owner's would be out of order.
             return Err(SourceError::DrainMissed);
         }
+        if self.stopping && !leaving.lost && (uncommitted || is_committing) {
+            return Err(SourceError::CommitMissed);
+        }
         Ok(true)
     }
 
@@ -239,6 +256,7 @@ impl Source {
         if let Some(assignment) = self.ledger.revoke(partition) {
             assignment.revoke();
         }
+        self.placing.end(partition);
         self.metrics.partitions.set(self.ledger.partitions().len() as i64);
         self.lag.forget(partition);
     }
@@ -287,6 +305,7 @@ impl Source {
         // librdkafka waits for ever in its destructor for a list of partitions that is still alive
         // (confluentinc/librdkafka#3796).
         drop(unanswered);
+        self.placing.stop();
         if !self.committer.is_none_or(Committer::stop) {
             // Its thread holds the consumer until librdkafka answers; the process ends before.
             tracing::warn!("left without a word to the group: a commit is unanswered");

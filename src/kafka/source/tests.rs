@@ -3,9 +3,12 @@
 use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::CommitMode;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::Offset as Position;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::cli::embedded::EmbeddedBroker;
@@ -25,12 +28,17 @@ struct Rig {
     settlements: Sender<Settlement>,
     shutdown: Shutdown,
     /// Dropped last: no client outlives its broker.
-    _broker: EmbeddedBroker,
+    broker: EmbeddedBroker,
 }
 
 impl Rig {
     /// Starts the source of a topic with one partition of ten messages.
     fn start(properties: &[(&str, &str)]) -> Rig {
+        Rig::start_after(properties, |_| ())
+    }
+
+    /// The same, after something is done with the broker.
+    fn start_after(properties: &[(&str, &str)], prepare: impl FnOnce(&EmbeddedBroker)) -> Rig {
         let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
         let producer: BaseProducer = broker.client().create().unwrap();
         for number in 0..10 {
@@ -38,6 +46,7 @@ impl Rig {
             producer.send(BaseRecord::to(TOPIC).key(&text).payload(&text)).unwrap();
         }
         producer.flush(PATIENCE).unwrap();
+        prepare(&broker);
 
         let mut options: Vec<(String, String)> = [
             ("kafka.brokers", broker.bootstrap().as_str()),
@@ -70,7 +79,7 @@ impl Rig {
         )
         .unwrap();
         let source = std::thread::spawn(move || source.run());
-        Rig { source, consumer, received, settlements, shutdown, _broker: broker }
+        Rig { source, consumer, received, settlements, shutdown, broker }
     }
 
     /// Returns the messages from the next one to that of an offset.
@@ -147,6 +156,60 @@ fn a_drain_that_the_group_does_not_wait_for_ends() {
         drop(first);
         rig.finish(again);
     }
+}
+
+/// librdkafka itself would never ask again, and the partition would stand still (confluentinc/librdkafka#5586).
+#[test]
+fn the_groups_offsets_are_asked_for_until_they_are_told() {
+    let moves = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNSTABLE_OFFSET_COMMIT,
+    ];
+    let rig = Rig::start_after(&[], |broker| {
+        broker.cluster().request_errors(RDKafkaApiKey::OffsetFetch, &moves);
+        // The group is in the middle of the topic.
+        let consumer: BaseConsumer = broker.client().set("group.id", "group").create().unwrap();
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(TOPIC, 0, Position::Offset(4)).unwrap();
+        consumer.commit(&offsets, CommitMode::Sync).unwrap();
+    });
+    let messages = rig.receive_until(9);
+    assert_eq!(offsets(&messages), (4..10).collect::<Vec<_>>());
+    rig.finish(messages);
+}
+
+#[test]
+fn a_group_without_offsets_begins_where_it_is_told_to() {
+    let rig = Rig::start(&[("auto.offset.reset", "earliest")]);
+    let messages = rig.receive_until(9);
+    assert_eq!(offsets(&messages), (0..10).collect::<Vec<_>>());
+    rig.finish(messages);
+}
+
+#[test]
+fn a_stop_whose_last_commit_is_not_answered_is_no_success() {
+    let rig = Rig::start(&[]);
+    let messages = rig.receive_until(9);
+    rig.broker.cluster().broker_down(1).unwrap();
+    messages.iter().for_each(|message| rig.settle(message));
+    drop(messages);
+    rig.shutdown.drain();
+    let error = rig.source.join().unwrap().unwrap_err();
+    assert!(matches!(error, SourceError::CommitMissed), "{error}");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_partitions_that_are_lost() {
+    let rig = Rig::start(&[]);
+    let messages = rig.receive_until(9);
+    let partitions = rig.consumer.assignment().unwrap();
+    rig.consumer.context().note(Event::Revoked { partitions, lost: true, generation: None });
+    rig.shutdown.drain();
+    let started = Instant::now();
+    rig.source.join().unwrap().unwrap();
+    assert!(started.elapsed() < PATIENCE / 3, "{:?}", started.elapsed());
+    assert!(messages.iter().all(|message| message.origin.assignment.is_revoked()));
 }
 
 #[test]

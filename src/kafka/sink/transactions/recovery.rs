@@ -12,6 +12,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use super::{PAUSE, Problem, STEP, SinkError, Transactions, Trouble, Writer, is_purged};
 use crate::kafka::topics::{TopicError, look_up};
 use crate::kafka::transaction::Verdict;
+use crate::metrics::TransactionEnd;
 use crate::queue::Closed;
 use crate::shutdown::Wanted;
 use crate::tracked::NextOffset;
@@ -76,7 +77,8 @@ impl Transactions {
                 producer.abort_transaction(step)
             })?;
             self.opened = None;
-            self.metrics.transactions.with_label_values(&["aborted"]).inc();
+            let end = TransactionEnd::Aborted;
+            self.metrics.transactions.with_label_values(&[end.as_label()]).inc();
         }
         self.note_refusals(writer)
     }
@@ -92,8 +94,11 @@ impl Transactions {
         let committed = self.committed(writer)?;
         let settled = self.pending.resolve(&committed);
         if was_open {
-            let result = if settled.is_empty() { "aborted" } else { "committed" };
-            self.metrics.transactions.with_label_values(&[result]).inc();
+            let end = match settled.is_empty() {
+                true => TransactionEnd::Aborted,
+                false => TransactionEnd::Committed,
+            };
+            self.metrics.transactions.with_label_values(&[end.as_label()]).inc();
         }
         tracing::info!(
             settled = settled.len(),

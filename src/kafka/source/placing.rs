@@ -1,0 +1,232 @@
+//! Where the partitions begin that the group gives.
+//!
+//! librdkafka would ask for the group's offsets by itself, and goes wrong in two ways. An offset that
+//! another's open transaction holds it takes for none where a rebalance ends meanwhile, and begins at
+//! the beginning. And where the group's coordinator moves while it is asked, it never asks again
+//! (confluentinc/librdkafka#5586). So the group is answered at once, with no partitions, a thread of its
+//! own asks until it has been told, and only then are the partitions taken, each at its offset.
+//!
+//! (To take them at once and to seek them later is no way: a lookup of a logical offset that a seek
+//! overtakes is made again by librdkafka half a second later, and moves the partition.)
+//!
+//! # Invariants
+//!
+//! - A partition is fetched from an offset that the group had after it had given the partition to this
+//!   worker: what was asked before is no answer, for another may have gone on meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use rdkafka::consumer::{Consumer, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as Position, TopicPartitionList};
+
+use super::waiting::Waiting;
+use crate::config::Config;
+use crate::kafka::consumer::{SourceConsumer, take};
+use crate::tracked::NextOffset;
+
+/// How long one question may take.
+const QUESTION: Duration = Duration::from_secs(1);
+
+/// Before the next question.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Partitions by the numbers of their assignments.
+type Assignments = BTreeMap<i32, u64>;
+
+/// The partitions whose beginnings aren't known yet.
+pub(super) struct Placing {
+    topic: String,
+    /// Where a group without an offset begins; `None` where that is an error.
+    reset: Option<Position>,
+    requests: Sender<TopicPartitionList>,
+    answers: Receiver<KafkaResult<TopicPartitionList>>,
+    thread: JoinHandle<()>,
+    unplaced: Assignments,
+    /// Those that a question is under way for.
+    asked: Option<Assignments>,
+    ask_at: Instant,
+    waiting: Option<Waiting>,
+}
+
+/// A partition that has its beginning.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) partition: i32,
+    /// The group's offset; `None` where it has none, and `auto.offset.reset` decides.
+    pub(super) begins: Option<NextOffset>,
+}
+
+impl Placing {
+    /// Starts the thread that asks.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread to give.
+    pub(super) fn start(
+        consumer: &Arc<SourceConsumer>,
+        config: &Config,
+    ) -> std::io::Result<Placing> {
+        let (requests, requested) = crossbeam_channel::bounded::<TopicPartitionList>(1);
+        let (answers, answered) = crossbeam_channel::bounded(1);
+        // The last one to let go of the consumer leaves the group, and that isn't for this thread.
+        let consumer: Weak<SourceConsumer> = Arc::downgrade(consumer);
+        let thread =
+            std::thread::Builder::new().name("capvec-placing".into()).spawn(move || {
+                for partitions in requested {
+                    let Some(consumer) = consumer.upgrade() else { return };
+                    let answer = consumer.committed_offsets(partitions, QUESTION);
+                    drop(consumer);
+                    // One question is under way at a time, so there is room for its answer.
+                    if answers.send(answer).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Placing {
+            topic: config.input.topic.clone(),
+            reset: reset_of(config),
+            requests,
+            answers: answered,
+            thread,
+            unplaced: Assignments::new(),
+            asked: None,
+            ask_at: Instant::now(),
+            waiting: None,
+        })
+    }
+
+    /// The group has given a partition.
+    pub(super) fn begin(&mut self, partition: i32, assignment: u64) {
+        self.unplaced.insert(partition, assignment);
+        self.waiting.get_or_insert_with(|| Waiting::since(Instant::now()));
+    }
+
+    /// A partition is no more this worker's.
+    pub(super) fn end(&mut self, partition: i32) {
+        self.unplaced.remove(&partition);
+    }
+
+    /// Returns whether the partition isn't taken yet.
+    pub(super) fn is_unplaced(&self, partition: i32) -> bool {
+        self.unplaced.contains_key(&partition)
+    }
+
+    /// Returns whether there is any such partition.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.unplaced.is_empty()
+    }
+
+    /// Asks, and takes the partitions that there is an answer for; returns these.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses them, and where the group has no offset and `auto.offset.reset` makes that
+    /// an error.
+    pub(super) fn progress(
+        &mut self,
+        consumer: &SourceConsumer,
+        now: Instant,
+    ) -> KafkaResult<Vec<Placed>> {
+        let mut placed = Vec::new();
+        if self.asked.is_some()
+            && let Ok(answer) = self.answers.try_recv()
+        {
+            self.ask_at = now + PAUSE;
+            match answer {
+                Ok(offsets) => placed = self.take_known(consumer, offsets)?,
+                Err(error) => tracing::debug!(%error, "the group's offsets are asked for again"),
+            }
+            self.asked = None;
+            placed.iter().for_each(|placed| self.end(placed.partition));
+        }
+        if self.unplaced.is_empty() {
+            (self.waiting, self.ask_at) = (None, now);
+        } else if self.asked.is_none() && now >= self.ask_at {
+            let mut partitions = TopicPartitionList::with_capacity(self.unplaced.len());
+            for &partition in self.unplaced.keys() {
+                partitions.add_partition(&self.topic, partition);
+            }
+            self.requests.send(partitions).expect("the thread lives as long as this handle");
+            self.asked = Some(self.unplaced.clone());
+        }
+        if let Some(waited) = self.waiting.as_mut().and_then(|waiting| waiting.line_due(now)) {
+            let partitions: Vec<i32> = self.unplaced.keys().copied().collect();
+            tracing::info!(
+                ?partitions,
+                waited_s = waited.as_secs(),
+                "waiting for the group's offsets: no broker tells them while the group's coordinator is away, or \
+                 while the open transaction of a worker that is gone holds them (delivery.transaction_timeout)"
+            );
+        }
+        Ok(placed)
+    }
+
+    /// Takes the partitions whose offsets the answer has, of those that are still to be taken as when it was asked.
+    fn take_known(
+        &self,
+        consumer: &SourceConsumer,
+        mut answer: TopicPartitionList,
+    ) -> KafkaResult<Vec<Placed>> {
+        let asked = self.asked.as_ref().expect("an answer is to a question");
+        let mut known = Vec::new();
+        for element in answer.elements() {
+            let partition = element.partition();
+            let is_same =
+                self.unplaced.get(&partition).is_some_and(|n| asked.get(&partition) == Some(n));
+            match element.error() {
+                Ok(()) if is_same => known.push((partition, element.offset())),
+                Ok(()) => {}
+                Err(error) => tracing::debug!(partition, %error, "its offset isn't known yet"),
+            }
+        }
+        let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
+        // An eager group's partitions are taken all at once; of those that are lost nothing is taken, which would be
+        // to say that they aren't.
+        let is_all = known.len() == self.unplaced.len();
+        if known.is_empty() || (is_eager && !is_all) || consumer.assignment_lost() {
+            return Ok(Vec::new());
+        }
+        if known.len() != answer.count() {
+            // This loses the leader's epochs, by which the answer's own entries tell of a log that was cut.
+            answer = TopicPartitionList::with_capacity(known.len());
+            for (partition, offset) in &known {
+                answer.add_partition_offset(&self.topic, *partition, *offset)?;
+            }
+        }
+        let mut placed = Vec::new();
+        for (partition, offset) in known {
+            let begins = match offset {
+                Position::Offset(offset) => Some(NextOffset(offset)),
+                _ => None,
+            };
+            if begins.is_none() {
+                let none = KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset);
+                answer.set_partition_offset(&self.topic, partition, self.reset.ok_or(none)?)?;
+            }
+            placed.push(Placed { partition, begins });
+        }
+        take(consumer, &answer)?;
+        Ok(placed)
+    }
+
+    /// Ends the thread, once the question that is under way has its answer.
+    pub(super) fn stop(self) {
+        drop((self.requests, self.answers));
+        // It only asks: what it panicked with has been told.
+        drop(self.thread.join());
+    }
+}
+
+/// Returns where a group without an offset begins. The names are librdkafka's.
+fn reset_of(config: &Config) -> Option<Position> {
+    match config.kafka.property("auto.offset.reset").map(str::to_lowercase).as_deref() {
+        None | Some("earliest" | "smallest" | "beginning") => Some(Position::Beginning),
+        Some("latest" | "largest" | "end") => Some(Position::End),
+        Some(_) => None,
+    }
+}
