@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::Config;
-use super::load::{Fault, closest};
+use super::fault::Fault;
+use super::merge::closest;
 use super::properties::{is_visible_secret, property_name};
 
 /// Finds the variables that nobody would read: an option's name with one underscore where two are due.
@@ -56,4 +57,58 @@ pub(super) fn secrets_on_the_command_line(
             Fault::new(format!("kafka.librdkafka.{property}"), message)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixtures::{MINIMAL, faults, load_layers, load_text};
+
+    #[test]
+    fn a_variable_with_single_underscores_is_a_fault_with_the_right_spelling() {
+        let variables = [
+            ("CAPVEC_KAFKA_BROKERS", "b"),
+            ("CAPVEC_KAFKA__GROUP", "g"),
+            ("CAPVEC_BATCH_TOKENS_MAX", "1"),
+            ("CAPVEC_INPUT_TOPIK", "in"),
+            ("CAPVEC_KAFKA_LIBRDKAFKA_SASL_PASSWORD", "hunter2"),
+            ("CAPVEC_KAFKA_LIBRDKAFKA_FILES_SASL_PASSWORD", "f"),
+        ];
+        let faults = faults(load_text(MINIMAL, &variables));
+        for due in [
+            "CAPVEC__KAFKA__BROKERS",
+            "CAPVEC__KAFKA__GROUP",
+            "CAPVEC__BATCH__TOKENS_MAX",
+            "CAPVEC__INPUT__TOPIC",
+            "CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD",
+            "CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD",
+        ] {
+            assert!(faults.iter().any(|f| f.contains(&format!("{due}, "))), "{due}\n{faults:#?}");
+        }
+        assert_eq!(faults.len(), variables.len(), "{faults:#?}");
+        // Those of scripts, and those that Kubernetes makes of services.
+        let others = [
+            ("CAPVEC_CACHE", "c"),
+            ("CAPVEC_KAFKA_LIBS", "l"),
+            ("CAPVEC_PORT", "tcp://10.0.0.1:9180"),
+            ("CAPVEC_METRICS_SERVICE_HOST", "10.0.0.1"),
+            ("CAPVEC_KAFKA_BOOTSTRAP_PORT_9092_TCP_ADDR", "10.0.0.1"),
+        ];
+        load_text(MINIMAL, &others).unwrap();
+    }
+
+    #[test]
+    fn a_secret_on_the_command_line_is_refused_without_its_value() {
+        let set = |path: &str| load_layers(MINIMAL, &[], &[(path, "hunter2")]);
+        for path in ["sasl.password", "sasl_password", "SASL.password", "ssl.key.pem"] {
+            let faults = faults(set(&format!("kafka.librdkafka.{path}")));
+            let fault = faults.iter().find(|f| f.contains("kafka.librdkafka_files.s")).unwrap();
+            assert!(fault.contains("CAPVEC__KAFKA__LIBRDKAFKA__S"), "{fault}");
+            assert!(!faults.concat().contains("hunter2"), "{faults:?}");
+        }
+        for path in ["sasl.username", "sasl.oauthbearer.token.endpoint.url"] {
+            let flag = (format!("kafka.librdkafka.{path}"), "https://login.example".to_string());
+            assert_eq!(secrets_on_the_command_line(&[flag]).count(), 0, "{path}");
+        }
+    }
 }

@@ -148,6 +148,11 @@ pub(super) fn goes_elsewhere(key: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::config::fixtures::{BROKERS, faults, load_text, without_kafka};
+    use crate::kafka::{
+        admin_properties, consumer_properties, producer_properties, transactional_properties,
+    };
 
     fn properties(pairs: &[(&str, &str)]) -> Properties {
         Properties(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
@@ -174,5 +179,55 @@ mod tests {
         let properties = properties(&[("sasl.password", "hunter2")]);
         assert!(!format!("{properties:?}").contains("hunter2"));
         assert!(properties.faults().is_empty());
+    }
+
+    #[test]
+    fn owned_properties_are_refused_by_name() {
+        let text = format!("{}\n[kafka.librdkafka]\n\"acks\" = 1\n", without_kafka());
+        let faults = faults(load_text(&text, &BROKERS));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with("kafka.librdkafka.acks: "), "{faults:?}");
+    }
+
+    #[test]
+    fn a_login_in_the_wrong_table_is_told_where_it_goes() {
+        for (text, expected) in [
+            (
+                "password = \"hunter2\"",
+                "kafka.password: no such option; kafka.librdkafka_files.sasl.password",
+            ),
+            ("sasl.password = \"hunter2\"", "kafka.sasl: no such option; properties"),
+            (
+                "username = \"me\"",
+                "kafka.username: no such option; set kafka.librdkafka.sasl.username",
+            ),
+            (
+                "security_protocol = \"ssl\"",
+                "kafka.security_protocol: no such option; set kafka.librdkafka.security.protocol",
+            ),
+            ("groop = \"g\"", "kafka.groop: no such option; is it group?"),
+        ] {
+            let faults = faults(load_text(&format!("[kafka]\n{text}\n"), &[]));
+            assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}\n{faults:#?}");
+            assert!(!faults.concat().contains("hunter2"), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn what_capvec_sets_leaves_the_users_value_or_refuses_it() {
+        let mut config = Config::default();
+        config.delivery.transactional_id = "one".into();
+        config.kafka.bearer_token_file = "token".into();
+        let clients: [fn(&Config) -> ClientConfig; 4] =
+            [consumer_properties, producer_properties, transactional_properties, admin_properties];
+        for properties_of in clients {
+            for name in properties_of(&config).config_map().keys() {
+                let mut theirs = config.clone();
+                theirs.kafka.librdkafka.0.insert(name.to_string(), "theirs".into());
+                let comes_through = properties_of(&theirs).get(name) == Some("theirs");
+                let is_refused = OWNED.iter().any(|(owned, _)| owned == name);
+                assert!(comes_through || is_refused, "{name} is dropped in silence");
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::load::Fault;
+use super::fault::Fault;
 use super::{Config, Kafka};
 use crate::kafka::bearer;
 
@@ -104,6 +104,7 @@ fn check_token(kafka: &Kafka) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::fixtures::{MINIMAL, faults, load_text};
 
     /// A configuration whose properties of these names have these files.
     fn config(files: &[(&str, &Path)]) -> Config {
@@ -132,6 +133,23 @@ mod tests {
             assert_eq!(config.kafka.property("sasl.password"), Some(value));
             assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
         }
+    }
+
+    #[test]
+    fn a_property_may_be_in_a_file_that_a_variable_names() {
+        let secret = file("hunter2\n");
+        let path = secret.path().to_str().unwrap();
+        let variables = [
+            ("CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD", path),
+            ("CAPVEC__KAFKA__LIBRDKAFKA__SECURITY_PROTOCOL", "sasl_ssl"),
+            ("CAPVEC__KAFKA__LIBRDKAFKA__SASL_MECHANISM", "PLAIN"),
+        ];
+        let config = load_text(MINIMAL, &variables).unwrap();
+        assert_eq!(config.kafka.property("sasl.password"), Some("hunter2"));
+        let variable = [("CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD", "/no/such/file")];
+        let faults = faults(load_text(MINIMAL, &variable));
+        let expected = "kafka.librdkafka_files.sasl.password: /no/such/file: No such file";
+        assert!(faults.len() == 1 && faults[0].starts_with(expected), "{faults:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 
-use super::load::Fault;
+use super::fault::Fault;
 use super::{Config, DeliveryMode};
 use crate::kafka::{consumer_properties, producer_properties, transactional_properties};
 
@@ -45,4 +45,40 @@ fn without_brokers(mut client: ClientConfig) -> ClientConfig {
         }
     }
     client
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::fixtures::{BROKERS, faults, load_text, without_kafka};
+
+    #[test]
+    fn what_librdkafka_refuses_together_is_a_fault() {
+        for (properties, named) in [
+            ("\"max.poll.interval.ms\" = 1000", "max.poll.interval.ms"),
+            ("\"fetch.max.bytes\" = 500000", "fetch.max.bytes"),
+            ("\"reconnect.backoff.ms\" = 20000", "reconnect.backoff.max.ms"),
+            ("\"queuing.strategy\" = \"lifo\"", "queuing.strategy"),
+        ] {
+            let text = format!("{}\n[kafka.librdkafka]\n{properties}\n", without_kafka());
+            let faults = faults(load_text(&text, &BROKERS));
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            assert!(
+                faults[0].starts_with("kafka.librdkafka: ") && faults[0].contains(named),
+                "{faults:?}"
+            );
+        }
+        let text =
+            format!("{}\n[kafka.librdkafka]\n\"socket.timeout.ms\" = 60000\n", without_kafka());
+        assert!(load_text(&text, &BROKERS).is_ok());
+        let exactly_once = [
+            &BROKERS[..],
+            &[
+                ("CAPVEC__DELIVERY__MODE", "exactly-once"),
+                ("CAPVEC__DELIVERY__TRANSACTIONAL_ID", "one"),
+            ],
+        ]
+        .concat();
+        let faults = faults(load_text(&text, &exactly_once));
+        assert!(faults.concat().contains("socket.timeout.ms"), "{faults:?}");
+    }
 }

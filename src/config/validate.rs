@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
-use super::load::Fault;
-use super::{Config, DeliveryMode, IdFrom, InputFormat, OnReject, OutputFormat};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::fault::Fault;
+use super::{Config, DeliveryMode, IdFrom, InputFormat, OnReject};
 use crate::embed::device::{Device, DeviceChoice};
 use crate::wire::pointer::Pointer;
+use crate::wire::vector::VectorFormat;
+
+/// More threads of one kind than any machine has use for.
+const THREADS_MAX: usize = 1024;
 
 /// librdkafka's default of `session.timeout.ms`.
 const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
@@ -63,13 +70,13 @@ impl Config {
             Err(message) => fault("output.id", message),
             Ok(IdFrom::Pointer(_))
                 if self.input.format == InputFormat::Text
-                    && self.output.format == OutputFormat::Json =>
+                    && self.output.format == VectorFormat::Json =>
             {
                 fault("output.id", "is a JSON Pointer though input.format is \"text\"".into());
             }
             Ok(_) => {}
         }
-        if self.output.include_caption && self.output.format == OutputFormat::Native {
+        if self.output.include_caption && self.output.format == VectorFormat::Native {
             fault(
                 "output.include_caption",
                 "has no place in raw numbers; set output.format = \"json\"".into(),
@@ -165,6 +172,22 @@ impl Config {
                 ),
             );
         }
+        let (oldest, interval) = (self.batch.wait_max, self.delivery.commit_interval);
+        for (path, waits, is_so) in [
+            ("batch.wait_max", oldest, true),
+            // Until then nothing is settled.
+            ("delivery.commit_interval", interval, self.delivery.mode == DeliveryMode::ExactlyOnce),
+        ] {
+            if is_so && waits >= stall {
+                fault(
+                    path,
+                    format!(
+                        "is {waits:?}, not shorter than the {stall:?} of admin.stall_timeout: captions \
+                         that wait would make /livez fail"
+                    ),
+                );
+            }
+        }
         let on_cpu = DeviceChoice::Named(vec![Device::CPU]);
         if self.embed.device_bytes_max > 0 && self.embed.device == on_cpu {
             fault(
@@ -172,14 +195,50 @@ impl Config {
                 "bounds the memory of GPUs, though embed.device is \"cpu\"".into(),
             );
         }
-        if let Err(e) = self.log.filter.parse::<tracing_subscriber::EnvFilter>() {
-            fault("log.filter", e.to_string());
+        let numbers = i64::MAX as usize;
+        for (path, number, most) in [
+            ("tokenize.threads", self.tokenize.threads.get(), THREADS_MAX),
+            ("embed.sessions", self.embed.sessions, THREADS_MAX),
+            ("embed.threads", self.embed.threads, THREADS_MAX),
+            ("embed.device_bytes_max", self.embed.device_bytes_max, numbers),
+            ("batch.tokens_max", self.batch.tokens_max, numbers),
+            ("delivery.in_flight_bytes_max", self.delivery.in_flight_bytes_max.get(), numbers),
+        ] {
+            if number > most {
+                fault(path, format!("is {number}; it may be {most} at most"));
+            }
+        }
+        if let Some(message) = fault_of_filter(&self.log.filter) {
+            fault("log.filter", message);
         }
         for (property, message) in self.kafka.librdkafka.faults() {
             fault(&format!("kafka.librdkafka.{property}"), message);
         }
         faults
     }
+}
+
+/// Returns what is wrong with the log's filter. A word alone that isn't a level would be the name of a target, of
+/// which there is none, and the log would be empty.
+fn fault_of_filter(filter: &str) -> Option<String> {
+    if filter.trim().is_empty() {
+        return Some("names no level; info is usual".into());
+    }
+    if let Err(error) = filter.parse::<EnvFilter>() {
+        return Some(error.to_string());
+    }
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let is_target = |word: &str| {
+        let crate_name = word.split("::").next().unwrap_or_default();
+        ["capvec", "librdkafka"].contains(&crate_name)
+    };
+    let wrong = filter.split(',').map(str::trim).find(|directive| {
+        !directive.contains(['=', '[']) && !is_level(directive) && !is_target(directive)
+    })?;
+    Some(format!(
+        "{wrong:?} is no level; those are error, warn, info, debug, trace and off, and of a target it \
+         is such as capvec::kafka=debug"
+    ))
 }
 
 /// Returns what is wrong with the list of addresses, if it isn't empty. A port may be left out: librdkafka takes 9092.
@@ -204,6 +263,7 @@ fn fault_of_brokers(brokers: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZeroUsize;
 
     #[test]
     fn addresses_that_no_broker_has_are_refused() {
@@ -219,6 +279,45 @@ mod tests {
             let said = fault_of_brokers(wrong).unwrap();
             assert!(said.starts_with(expected) && said.contains(":9092\""), "{wrong}: {said}");
         }
+    }
+
+    #[test]
+    fn a_filter_that_would_silence_the_log_is_refused() {
+        for good in [
+            "info",
+            "INFO",
+            "off",
+            "info,capvec::kafka=debug",
+            "capvec::kafka",
+            "warn,librdkafka=debug",
+        ] {
+            assert_eq!(fault_of_filter(good), None, "{good}");
+        }
+        for wrong in ["", " ", "warning", "inof", "info,verbose", "capvec=warning"] {
+            assert!(fault_of_filter(wrong).is_some(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_nothing_can_hold_are_faults() {
+        let mut config = Config::default();
+        config.tokenize.threads = NonZeroUsize::new(1_000_000).unwrap();
+        config.batch.tokens_max = usize::MAX;
+        let paths = paths(&config);
+        for path in ["tokenize.threads", "batch.tokens_max"] {
+            assert!(paths.contains(&path.to_owned()), "{path}");
+        }
+    }
+
+    #[test]
+    fn captions_that_wait_do_not_make_the_worker_look_stalled() {
+        let mut config = Config::default();
+        config.batch.wait_max = config.admin.stall_timeout;
+        assert!(paths(&config).contains(&"batch.wait_max".into()));
+        config.delivery.commit_interval = config.admin.stall_timeout;
+        assert!(!paths(&config).contains(&"delivery.commit_interval".into()));
+        config.delivery.mode = DeliveryMode::ExactlyOnce;
+        assert!(paths(&config).contains(&"delivery.commit_interval".into()));
     }
 
     fn paths(config: &Config) -> Vec<String> {
@@ -239,5 +338,12 @@ mod tests {
         assert!(paths(&config).contains(&"delivery.transactional_id".into()));
         config.delivery.mode = DeliveryMode::ExactlyOnce;
         assert!(!paths(&config).contains(&"delivery.transactional_id".into()));
+    }
+
+    #[test]
+    fn a_session_that_is_not_set_is_librdkafkas() {
+        let default = rdkafka::ClientConfig::new().create_native_config().unwrap();
+        let timeout_ms = SESSION_TIMEOUT_DEFAULT.as_millis().to_string();
+        assert_eq!(default.get("session.timeout.ms").unwrap(), timeout_ms);
     }
 }

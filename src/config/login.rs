@@ -1,0 +1,124 @@
+//! What the properties of TLS and SASL need of each other. librdkafka ignores those that the protocol has
+//! no use for, so that a worker would talk in the clear; and it finds the rest out at the first connection.
+
+use std::fs;
+use std::path::Path;
+
+use super::Kafka;
+use super::fault::Fault;
+use crate::kafka::bearer;
+
+/// Properties whose values are paths.
+const FILES: [&str; 5] = [
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.crl.location",
+    "ssl.keystore.location",
+];
+
+/// Returns what is missing for the logins that the properties ask for.
+pub(super) fn faults(kafka: &Kafka) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |property: &str, message: String| {
+        faults.push(Fault::new(format!("kafka.librdkafka.{property}"), message));
+    };
+    let protocol = kafka.property("security.protocol").map(str::to_lowercase);
+    let (is_sasl, is_tls) = match protocol.as_deref() {
+        None | Some("plaintext") => (false, false),
+        Some("ssl") => (false, true),
+        Some("sasl_plaintext") => (true, false),
+        Some("sasl_ssl") => (true, true),
+        // It has a fault already.
+        Some(_) => return faults,
+    };
+    let first =
+        |prefix: &str| kafka.properties().map(|(name, _)| name).find(|n| n.starts_with(prefix));
+    let is = protocol.as_deref().map_or("is not set".into(), |protocol| format!("is {protocol}"));
+    if let Some(name) = first("sasl.").filter(|_| !is_sasl) {
+        fault(
+            "security.protocol",
+            format!("{is}, and {name} has no effect; set SASL_SSL, or SASL_PLAINTEXT without TLS"),
+        );
+    } else if let Some(name) = first("ssl.").filter(|_| !is_tls) {
+        let due = if is_sasl { "SASL_SSL" } else { "SSL, or SASL_SSL with a login" };
+        fault("security.protocol", format!("{is}, and {name} has no effect; set {due}"));
+    }
+    let advice = "such as SCRAM-SHA-512, PLAIN or OAUTHBEARER";
+    match kafka.property("sasl.mechanism") {
+        None if is_sasl => {
+            fault("sasl.mechanism", format!("is required with security.protocol SASL_*, {advice}"));
+        }
+        Some(mechanism) if mechanism.eq_ignore_ascii_case("GSSAPI") => {
+            fault(
+                "sasl.mechanism",
+                format!("is GSSAPI, which isn't built in; set another, {advice}"),
+            );
+        }
+        _ => {}
+    }
+    for name in FILES {
+        // librdkafka looks for the system's certificates where it is told to probe.
+        let path = kafka.property(name).filter(|path| !["probe", ""].contains(path));
+        if let Some(path) = path.map(Path::new)
+            && let Err(error) = fs::metadata(path).and_then(|_| fs::File::open(path))
+        {
+            fault(name, format!("{}: {error}", bearer::shown(path)));
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(properties: &[(&str, &str)], due: &[&str]) {
+        let mut kafka = Kafka::default();
+        for (name, value) in properties {
+            kafka.librdkafka.0.insert((*name).into(), (*value).into());
+        }
+        let said: Vec<_> = faults(&kafka).iter().map(Fault::to_string).collect();
+        assert_eq!(said.len(), due.len(), "{said:#?}");
+        for (said, due) in said.iter().zip(due) {
+            let said = said.strip_prefix("kafka.librdkafka.").unwrap();
+            assert!(said.starts_with(due), "{said}\n{due}");
+        }
+    }
+
+    #[test]
+    fn a_login_without_its_protocol_is_refused() {
+        let of_protocol = "security.protocol: is not set, and ";
+        refused(&[("sasl.password", "hunter2")], &[&format!("{of_protocol}sasl.password has")]);
+        refused(&[("ssl.ca.location", "probe")], &[&format!("{of_protocol}ssl.ca.location has")]);
+        let plain = [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "PLAIN")];
+        refused(&plain, &[]);
+        let with_tls = [&plain[..], &[("ssl.ca.pem", "x")]].concat();
+        refused(
+            &with_tls,
+            &["security.protocol: is sasl_plaintext, and ssl.ca.pem has no effect; set SASL_SSL"],
+        );
+        refused(&[("security.protocol", "ssl"), ("ssl.ca.pem", "x")], &[]);
+        refused(&[("linger.ms", "1")], &[]);
+    }
+
+    #[test]
+    fn a_protocol_without_its_login_is_refused() {
+        let protocol = ("security.protocol", "sasl_ssl");
+        refused(&[protocol], &["sasl.mechanism: is required"]);
+        refused(&[protocol, ("sasl.mechanism", "GSSAPI")], &["sasl.mechanism: is GSSAPI, which"]);
+        refused(&[protocol, ("sasl.mechanism", "PLAIN")], &[]);
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let protocol = ("security.protocol", "SSL");
+        let there = folder.path().to_str().unwrap();
+        refused(&[protocol, ("ssl.ca.location", there)], &[]);
+        let nowhere = format!("{there}/nowhere.pem");
+        let due = format!("ssl.ca.location: {nowhere}: No such file");
+        refused(&[protocol, ("ssl.ca.location", &nowhere)], &[&due]);
+    }
+}

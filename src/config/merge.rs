@@ -1,0 +1,155 @@
+//! Holds what the layers give against the defaults, key by key.
+//!
+//! Deserializing the whole would stop at the first fault. So each option is tried by itself: all faults are found, and
+//! each is named by its path. Whatever passes is looked at together: files, relations, and what librdkafka says.
+
+use serde_json::{Map, Value};
+
+use super::Config;
+use super::fault::{ConfigError, Fault};
+use super::login;
+use super::properties::goes_elsewhere;
+use super::together::refused_together;
+use super::words::due;
+
+/// Returns the configuration that the layers come to, where `faults`, found so far, are none and no others are found.
+pub(super) fn from_tree(given: Value, mut faults: Vec<Fault>) -> Result<Config, ConfigError> {
+    let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
+    let mut config = defaults.clone();
+    merge(&mut Vec::new(), &given, &defaults, &mut config, &mut faults);
+
+    let mut config: Config =
+        serde_json::from_value(config).expect("each option has been tried by itself");
+    faults.extend(config.read_files());
+    faults.extend(config.faults(&faults));
+    let is_new = |fault: &Fault| faults.iter().all(|known| known.path != fault.path);
+    faults.extend(login::faults(&config.kafka).into_iter().filter(is_new).collect::<Vec<_>>());
+    if faults.is_empty() {
+        faults.extend(refused_together(&config));
+    }
+    match faults.is_empty() {
+        true => Ok(config),
+        false => Err(ConfigError::Faults(faults)),
+    }
+}
+
+/// Takes over each given option into `config` where it can be read, and notes a fault where not.
+fn merge(
+    path: &mut Vec<String>,
+    given: &Value,
+    defaults: &Value,
+    config: &mut Value,
+    faults: &mut Vec<Fault>,
+) {
+    let (Value::Object(given), Value::Object(known)) = (given, defaults) else {
+        faults.push(Fault::new(path.join("."), "a section is due, with options in it"));
+        return;
+    };
+    for (key, value) in given {
+        path.push(key.clone());
+        match known.get(key) {
+            None => {
+                let elsewhere =
+                    (path.len() == 2 && path[0] == "kafka").then(|| goes_elsewhere(key));
+                let of_section = (path.len() == 1).then(|| in_a_section(key, known)).flatten();
+                let near = closest(key, known).map(str::to_owned).or(of_section);
+                let message = match (elsewhere.flatten(), near) {
+                    (Some(place), _) => format!("no such option; {place}"),
+                    (None, Some(near)) => format!("no such option; is it {near}?"),
+                    (None, None) => "no such option".into(),
+                };
+                faults.push(Fault::new(path.join("."), message));
+            }
+            // A value that is no table may hold a secret, and isn't quoted.
+            Some(_) if is_properties(path) && !value.is_object() => {
+                faults.push(Fault::new(path.join("."), "a table of properties is due"));
+            }
+            Some(default @ Value::Object(_)) if !is_properties(path) => {
+                merge(path, value, default, &mut config[key.as_str()], faults);
+            }
+            Some(default) => match try_option(path, as_kind_of(value, default)) {
+                Ok(value) => config[key.as_str()] = value,
+                Err(message) => faults.push(Fault::new(path.join("."), message)),
+            },
+        }
+        path.pop();
+    }
+}
+
+/// Returns whether an option is a free map of librdkafka's properties.
+fn is_properties(path: &[String]) -> bool {
+    path == ["kafka", "librdkafka"] || path == ["kafka", "librdkafka_files"]
+}
+
+/// Returns the value if a configuration with it and nothing else can be read.
+fn try_option(path: &[String], value: Value) -> Result<Value, String> {
+    let tree = path
+        .iter()
+        .rev()
+        .fold(value.clone(), |inner, key| Value::Object(Map::from_iter([(key.clone(), inner)])));
+    match serde_json::from_value::<Config>(tree) {
+        Ok(_) => Ok(value),
+        Err(error) => Err(due(&value, &error.to_string())),
+    }
+}
+
+/// Variables and flags are text; returns it as the number or the boolean that the option is.
+fn as_kind_of(value: &Value, default: &Value) -> Value {
+    match (value, default) {
+        (Value::String(text), Value::Number(_) | Value::Bool(_)) => {
+            serde_json::from_str(text.trim()).unwrap_or_else(|_| value.clone())
+        }
+        _ => value.clone(),
+    }
+}
+
+/// Returns the path of the option of this name that is in a section, if one is.
+fn in_a_section(key: &str, sections: &Map<String, Value>) -> Option<String> {
+    let has = |options: &Value| options.get(key).is_some();
+    let (section, _) = sections.iter().find(|(_, options)| has(options))?;
+    Some(format!("{section}.{key}"))
+}
+
+/// Returns the known key that differs least from `key`, if one is near enough to be meant.
+pub(super) fn closest<'a>(key: &str, known: &'a Map<String, Value>) -> Option<&'a str> {
+    known
+        .keys()
+        .map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate.as_str()))
+        .min()
+        .filter(|(distance, _)| *distance <= key.len().div_ceil(3))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::fixtures::{faults, load_text};
+
+    #[test]
+    fn every_fault_is_told_at_once_by_its_path() {
+        let text = r#"
+            kafka = { brokers = "b:9092", gruop = "g" }
+            input = { topic = "x", format = "xml", pointer = "caption" }
+            output = { topic = "x" }
+            batch = { tokens_max = -2, wait_max = "soon" }
+            colour = "red"
+            pointer = "/caption"
+        "#;
+        let faults = faults(load_text(text, &[("CAPVEC__TOKENIZE__THREADS", "many")]));
+        for expected in [
+            "kafka.gruop: no such option; is it group?",
+            "kafka.group: is required",
+            "input.format: ",
+            "input.pointer: ",
+            "output.topic: ",
+            "model.package: is required",
+            "batch.tokens_max: ",
+            "batch.wait_max: ",
+            "tokenize.threads: ",
+            "colour: no such option",
+            "pointer: no such option; is it input.pointer?",
+        ] {
+            assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}\n{faults:#?}");
+        }
+        assert_eq!(faults.len(), 11, "{faults:#?}");
+    }
+}
