@@ -13,17 +13,19 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::embed::{Captions, NetworkArgs};
+use super::captions::Captions;
+use super::network::NetworkArgs;
 use super::progress::{Progress, Unit};
 use super::say;
-use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
+use crate::embed::Embedder;
+use crate::embed::alone::{FiniteError, embed_finite};
 use crate::embed::onnx::OnnxEmbedder;
-use crate::embed::{EmbedError, Embedder};
 use crate::model::compare::{
-    Cosine, Likeness, Neighbours, RelativeError, Vectors, comparable, quantile, sample,
+    Cosine, Likeness, Neighbours, RelativeError, Vectors, comparable, sample,
 };
 use crate::model::package::{Package, TOKENIZER};
+use crate::stats::Sorted;
 use crate::tokenize::Tokenizer;
 use crate::wire::pointer::Pointer;
 
@@ -84,6 +86,8 @@ struct Side {
     package: PathBuf,
     model_id: String,
     precision: &'static str,
+    /// What ran it.
+    device: String,
 }
 
 /// The captions.
@@ -122,6 +126,17 @@ struct Rate {
     max: f64,
 }
 
+impl Rate {
+    fn of(rates: Vec<f64>) -> Rate {
+        let (sorted, measured) = (Sorted::of(rates), "there are passes");
+        Rate {
+            median: sorted.median().expect(measured),
+            min: sorted.quantile(0.0).expect(measured),
+            max: sorted.quantile(1.0).expect(measured),
+        }
+    }
+}
+
 /// A caption that is compared.
 struct Caption {
     line: usize,
@@ -141,10 +156,18 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let tokenizer = Tokenizer::from_file(&a.path.join(TOKENIZER), a.manifest.max_tokens)?;
     let (captions, read) = read_captions(args, &tokenizer)?;
     let (mut network_a, mut network_b) = (args.network.load(&a)?, args.network.load(&b)?);
+    if network_a.device() != network_b.device() {
+        bail!(
+            "A runs on {} and B on {}, and their speeds can't be compared; --device names one for both",
+            network_a.device(),
+            network_b.device()
+        );
+    }
     let limits = args.network.limits();
 
-    let vectors_a = vectors(&a, &mut network_a, "embedding with A", &captions, limits)?;
-    let vectors_b = vectors(&b, &mut network_b, "embedding with B", &captions, limits)?;
+    let (name_a, name_b) = (&a.manifest.model_id, &b.manifest.model_id);
+    let vectors_a = vectors(name_a, &mut network_a, "embedding with A", &captions, limits)?;
+    let vectors_b = vectors(name_b, &mut network_b, "embedding with B", &captions, limits)?;
     let likeness = Likeness::of(&vectors_a, &vectors_b);
     let worst = &captions[likeness.worst];
     let neighbours = neighbours(&vectors_a, &vectors_b, args.queries.get());
@@ -157,8 +180,8 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
         }
     };
     let report = Report {
-        a: side(&a),
-        b: side(&b),
+        a: side(&a, &network_a),
+        b: side(&b, &network_b),
         captions: Counts { read, distinct: captions.len(), tokens: tokens(&captions) },
         cosine: likeness.cosine,
         worst: Worst { line: worst.line, caption: worst.text.clone() },
@@ -208,8 +231,8 @@ fn tokens<'a>(captions: impl IntoIterator<Item = &'a Caption>) -> usize {
 }
 
 fn vectors(
-    package: &Package,
-    network: &mut OnnxEmbedder,
+    name: &str,
+    network: &mut dyn Embedder,
     what: &'static str,
     captions: &[Caption],
     limits: Limits,
@@ -217,26 +240,28 @@ fn vectors(
     let total = captions.len() as u64;
     let mut progress = Progress::start(what, Unit::Captions, Some(total));
     let captions: Vec<&Caption> = captions.iter().collect();
-    let name = &package.manifest.model_id;
     let numbers = embed(network, &captions, limits, |done| {
         progress.update(done as u64, total, name);
     });
-    let numbers = numbers.with_context(|| name.clone())?;
+    let numbers = numbers.with_context(|| name.to_owned())?;
     progress.finish();
     Vectors::new(numbers, network.dim()).map_err(|fault| {
         let line = captions[fault.row].line;
-        anyhow::anyhow!("{name}: the vector of line {line} is zero, or not of finite numbers")
+        anyhow::anyhow!(
+            "{name}: the vector of line {line} is zero, or its numbers are too small or too large to \
+             be compared"
+        )
     })
 }
 
 /// Returns the vectors of the captions, in batches as the worker cuts them; `done` is told how many
 /// there are.
 fn embed(
-    network: &mut OnnxEmbedder,
+    network: &mut dyn Embedder,
     captions: &[&Caption],
     limits: Limits,
     mut done: impl FnMut(usize),
-) -> Result<Vec<f32>, EmbedError> {
+) -> Result<Vec<f32>, FiniteError> {
     let mut vectors = Vec::with_capacity(captions.len() * network.dim());
     let mut rest = captions;
     loop {
@@ -246,8 +271,9 @@ fn embed(
             return Ok(vectors);
         };
         let (batch, later) = rest.split_at(cut);
-        let batch = TokenBatch::pack(batch.iter().map(|caption| caption.ids.as_slice()));
-        vectors.extend(network.embed(&batch)?);
+        let ids: Vec<_> = batch.iter().map(|caption| caption.ids.as_slice()).collect();
+        let named = |row: usize| format!("line {}", batch[row].line);
+        vectors.extend(embed_finite(network, &ids, named)?);
         rest = later;
         done(captions.len() - rest.len());
     }
@@ -282,7 +308,7 @@ fn speed(
     for _ in 0..repeats {
         for (network, rates) in networks.iter_mut().zip(&mut rates) {
             let started = Instant::now();
-            embed(network, captions, limits, |of_pass| {
+            embed(&mut **network, captions, limits, |of_pass| {
                 progress.update(done + of_pass as u64, total, "");
             })?;
             rates.push(tokens as f64 / started.elapsed().as_secs_f64());
@@ -290,27 +316,26 @@ fn speed(
         }
     }
     progress.finish();
-    let [a, b] = rates.map(|rates| Rate {
-        median: quantile(rates.clone(), 0.5),
-        min: quantile(rates.clone(), 0.0),
-        max: quantile(rates, 1.0),
-    });
+    let [a, b] = rates.map(Rate::of);
     let ratio = b.median / a.median;
     Ok(Speed { captions: captions.len(), tokens, repeats, a, b, ratio })
 }
 
-fn side(package: &Package) -> Side {
+fn side(package: &Package, network: &OnnxEmbedder) -> Side {
     Side {
         package: package.path.clone(),
         model_id: package.manifest.model_id.clone(),
         precision: package.manifest.precision.as_str(),
+        device: network.device().to_string(),
     }
 }
 
 fn describe(report: &Report) -> String {
     let Report { captions, cosine, relative_error, neighbours, worst, .. } = report;
-    let side =
-        |side: &Side| format!("{}, {}, {}", side.model_id, side.precision, side.package.display());
+    let side = |side: &Side| {
+        let Side { package, model_id, precision, device } = side;
+        format!("{model_id}, {precision}, on {device}, {}", package.display())
+    };
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut lines = vec![
         format!("A               {}", side(&report.a)),
@@ -348,4 +373,58 @@ fn describe(report: &Report) -> String {
         ));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::packing::TokenBatch;
+    use crate::embed::EmbedError;
+
+    /// The token 9 spoils a batch with others, the token 8 every batch, and 0 has a vector of zeros.
+    struct Spoils;
+
+    impl Embedder for Spoils {
+        fn dim(&self) -> usize {
+            2
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            let has = |id| batch.token_ids.contains(&id);
+            let number = match has(8) || (has(9) && batch.captions() > 1) {
+                true => f32::NAN,
+                false if has(0) => 0.0,
+                false => 1.0,
+            };
+            Ok(vec![number; 2 * batch.captions()])
+        }
+    }
+
+    /// Vectors of captions of three tokens each, on every second line.
+    fn vectors_of(ids: &[u32]) -> anyhow::Result<Vectors> {
+        let captions = ids.iter().enumerate().map(|(number, &id)| Caption {
+            line: 2 * number + 1,
+            text: String::new(),
+            ids: vec![id; 3],
+        });
+        let captions: Vec<_> = captions.collect();
+        let limits = Limits { tokens_max: 12, captions_max: 9, wait_max: Duration::ZERO };
+        vectors("model@1", &mut Spoils, "embedding", &captions, limits)
+    }
+
+    #[test]
+    fn a_caption_that_spoils_its_batch_is_the_one_that_is_named() {
+        let error = vectors_of(&[7, 7, 7, 7, 7, 7, 8, 7]).unwrap_err();
+        let said = format!("{error:#}");
+        assert!(said.starts_with("model@1: the vector of line 13 has"), "{said}");
+        let said = vectors_of(&[7, 7, 7, 7, 0]).unwrap_err().to_string();
+        assert!(said.starts_with("model@1: the vector of line 9 is zero"), "{said}");
+    }
+
+    #[test]
+    fn captions_that_are_spoilt_by_their_company_have_the_vectors_that_they_have_alone() {
+        let vectors = vectors_of(&[7, 7, 7, 7, 7, 9, 7]).unwrap();
+        assert_eq!(vectors.rows(), 7);
+        assert!((0..7).all(|row| vectors.row(row) == [1.0, 1.0]));
+    }
 }

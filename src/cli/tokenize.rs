@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::embed::InputArgs;
+use super::captions::InputArgs;
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::Tokenizer;
 

@@ -4,8 +4,10 @@
 //! makes a vector out of the token ids by arithmetic, for tests and dry runs. [`load`] makes as many of
 //! them on each [`device`] as [`calibration`] finds best, and [`task`] is the worker's thread around
 //! each. [`library`] finds ONNX Runtime, [`cuda`] what it needs for a GPU, [`placement`] the nodes that
-//! it left on the CPU, and [`duty`] counts how long a device works.
+//! it left on the CPU, and [`duty`] counts how long a device works. [`alone`] is for what embeds
+//! without a worker.
 
+pub mod alone;
 pub mod calibration;
 pub mod cuda;
 pub mod device;

@@ -7,22 +7,21 @@
 //! # Invariants
 //!
 //! - Every row of [`Vectors`] has a length, so no quotient in here is undefined.
-//! - Beside the vectors, memory is taken for the neighbours that are kept and for no matrix of
-//!   similarities.
+//! - Beside the vectors, memory is taken for the figures of each caption and the neighbours that are
+//!   kept, and for no matrix of similarities.
+
+mod likeness;
+mod neighbours;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
 use thiserror::Error;
 
 use super::manifest::Manifest;
 use super::package::TOKENIZER;
 
-/// Rows that all queries pass over before the next ones: few enough to stay in a core's cache.
-const BLOCK: usize = 128;
-
-/// Running sums of a dot product, so that the compiler may add them at once.
-const LANES: usize = 16;
+pub use likeness::{Cosine, Likeness, RelativeError};
+pub use neighbours::Neighbours;
 
 /// The seed of [`sample`].
 const SEED: u64 = 0;
@@ -154,135 +153,6 @@ impl Vectors {
     pub fn row(&self, row: usize) -> &[f32] {
         &self.numbers[row * self.dim..(row + 1) * self.dim]
     }
-
-    /// Returns the rows of the `k` nearest others of each row in `queries`, by cosine, the nearest
-    /// first, equals in their order; fewer where there are no `k` others. `progress` is told how many
-    /// rows have been looked at.
-    ///
-    /// # Panics
-    ///
-    /// When a query is no row.
-    pub fn nearest(
-        &self,
-        queries: &[usize],
-        k: usize,
-        mut progress: impl FnMut(usize),
-    ) -> Vec<Vec<usize>> {
-        // The query's own length changes nothing of the order.
-        let mut nearest: Vec<Vec<(f64, usize)>> = vec![Vec::with_capacity(k + 1); queries.len()];
-        for start in (0..self.rows()).step_by(BLOCK) {
-            let block = start..self.rows().min(start + BLOCK);
-            for (&query, nearest) in queries.iter().zip(&mut nearest) {
-                for row in block.clone().filter(|&row| row != query) {
-                    let near = f64::from(dot(self.row(query), self.row(row))) / self.lengths[row];
-                    if nearest.len() < k || nearest.last().is_some_and(|(last, _)| near > *last) {
-                        let place = nearest.partition_point(|(other, _)| *other >= near);
-                        nearest.insert(place, (near, row));
-                        nearest.truncate(k);
-                    }
-                }
-            }
-            progress(block.end);
-        }
-        let rows = |nearest: Vec<(f64, usize)>| nearest.into_iter().map(|(_, row)| row).collect();
-        nearest.into_iter().map(rows).collect()
-    }
-}
-
-/// How near the vectors of two packages are, caption by caption.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Likeness {
-    /// The cosine of the two vectors of a caption.
-    pub cosine: Cosine,
-    /// The row with the lowest cosine, the first of equals.
-    pub worst: usize,
-    /// `|a - b| / |a|` of a caption.
-    pub relative_error: RelativeError,
-}
-
-/// Cosines over all captions, 1 where the direction is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Cosine {
-    /// The mean.
-    pub mean: f64,
-    /// The first percentile: of a hundred captions, one is as low.
-    pub p1: f64,
-    /// The lowest.
-    pub min: f64,
-}
-
-/// Relative errors over all captions, 0 where the vectors are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct RelativeError {
-    /// The median.
-    pub median: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Likeness {
-    /// Compares row by row.
-    ///
-    /// # Panics
-    ///
-    /// When the two aren't of the same shape, or have no rows.
-    pub fn of(a: &Vectors, b: &Vectors) -> Likeness {
-        assert_eq!((a.rows(), a.dim), (b.rows(), b.dim), "a vector of each for every caption");
-        assert!(a.rows() > 0, "there are captions");
-        let mut cosines = Vec::with_capacity(a.rows());
-        let mut errors = Vec::with_capacity(a.rows());
-        for row in 0..a.rows() {
-            let (x, y) = (a.row(row), b.row(row));
-            let cosine = product(x, y) / (a.lengths[row] * b.lengths[row]);
-            // Rounding may carry it past the ends.
-            cosines.push(cosine.clamp(-1.0, 1.0));
-            let apart: f64 =
-                x.iter().zip(y).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum();
-            errors.push(apart.sqrt() / a.lengths[row]);
-        }
-        let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
-        let lowest = cosines.iter().enumerate().min_by(|(_, x), (_, y)| x.total_cmp(y));
-        let (worst, &min) = lowest.expect("there are captions");
-        let max = errors.iter().copied().fold(0.0, f64::max);
-        Likeness {
-            cosine: Cosine { mean, p1: quantile(cosines, 0.01), min },
-            worst,
-            relative_error: RelativeError { median: quantile(errors, 0.5), max },
-        }
-    }
-}
-
-/// How many of the nearest neighbours are the same.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Neighbours {
-    /// How many captions were asked for their neighbours.
-    pub queries: usize,
-    /// How many neighbours of each were looked at.
-    pub k: usize,
-    /// The share of a caption's `k` neighbours that it has in both, as a mean: 1 where all are.
-    pub overlap: f64,
-    /// The share of captions whose nearest neighbour is the same in both.
-    pub first: f64,
-}
-
-impl Neighbours {
-    /// Compares what [`Vectors::nearest`] found for the same queries in two sets of vectors.
-    ///
-    /// # Panics
-    ///
-    /// When the two aren't of the same queries and the same number of neighbours, at least one.
-    pub fn of(a: &[Vec<usize>], b: &[Vec<usize>]) -> Neighbours {
-        let (queries, k) = (a.len(), a.first().map_or(0, Vec::len));
-        assert!(k > 0 && b.len() == queries, "there are captions, each with a neighbour");
-        let (mut shared, mut first) = (0, 0);
-        for (a, b) in a.iter().zip(b) {
-            assert_eq!((a.len(), b.len()), (k, k), "every caption has as many");
-            shared += a.iter().filter(|row| b.contains(row)).count();
-            first += usize::from(a[0] == b[0]);
-        }
-        let share = |count: usize, of: usize| count as f64 / of as f64;
-        Neighbours { queries, k, overlap: share(shared, queries * k), first: share(first, queries) }
-    }
 }
 
 /// Returns at most `amount` of the rows `0..rows`, in order: all of them, or a sample that is the
@@ -297,35 +167,9 @@ pub fn sample(rows: usize, amount: usize) -> Vec<usize> {
     sampled
 }
 
-/// Returns the smallest number that at least the share `p` of the numbers doesn't exceed; the
-/// median for 0.5.
-///
-/// # Panics
-///
-/// When there are no numbers.
-pub fn quantile(mut numbers: Vec<f64>, p: f64) -> f64 {
-    let rank = (p * numbers.len() as f64).ceil() as usize;
-    let index = rank.clamp(1, numbers.len()) - 1;
-    *numbers.select_nth_unstable_by(index, f64::total_cmp).1
-}
-
 /// The dot product in float64, for what is reported.
 fn product(x: &[f32], y: &[f32]) -> f64 {
     x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
-}
-
-/// The dot product in float32, for what is only ordered: millions of them are due.
-fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let (x_chunks, x_rest) = x.as_chunks::<LANES>();
-    let (y_chunks, y_rest) = y.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
-    for (x, y) in x_chunks.iter().zip(y_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
@@ -339,7 +183,7 @@ mod tests {
         Vectors::new(rows.concat(), rows[0].len()).unwrap()
     }
 
-    fn random(rows: usize, dim: usize, seed: u64) -> Vec<f32> {
+    pub(super) fn random(rows: usize, dim: usize, seed: u64) -> Vec<f32> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         StandardNormal.sample_iter(&mut random).take(rows * dim).collect()
     }
@@ -401,16 +245,6 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_one_of_the_numbers() {
-        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!(quantile(hundred.clone(), 0.01), 1.0);
-        assert_eq!(quantile(hundred.clone(), 0.5), 50.0);
-        assert_eq!(quantile(hundred, 1.0), 100.0);
-        assert_eq!(quantile(vec![7.0], 0.01), 7.0);
-        assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.5), 2.0);
-    }
-
-    #[test]
     fn a_sample_is_the_same_every_time() {
         assert_eq!(sample(3, 5), [0, 1, 2]);
         let sampled = sample(1000, 100);
@@ -448,7 +282,7 @@ mod tests {
         assert!(Likeness::of(&a, &b).cosine.mean.abs() < 0.05);
     }
 
-    fn set() -> impl Strategy<Value = Vectors> {
+    pub(super) fn set() -> impl Strategy<Value = Vectors> {
         (2usize..300, 1usize..40, any::<u64>())
             .prop_map(|(rows, dim, seed)| Vectors::new(random(rows, dim, seed), dim).unwrap())
     }
@@ -465,26 +299,6 @@ mod tests {
             let found = Neighbours::of(&nearest, &nearest);
             prop_assert_eq!((found.overlap, found.first), (1.0, 1.0));
             prop_assert_eq!((found.queries, found.k), (set.rows(), k.min(set.rows() - 1)));
-        }
-
-        #[test]
-        fn the_nearest_are_the_nearest(set in set(), k in 1usize..12) {
-            let cosine = |x: usize, y: usize| {
-                product(set.row(x), set.row(y)) / (set.lengths[x] * set.lengths[y])
-            };
-            let queries = sample(set.rows(), 5);
-            for (&query, nearest) in queries.iter().zip(set.nearest(&queries, k, |_| ())) {
-                prop_assert_eq!(nearest.len(), k.min(set.rows() - 1));
-                prop_assert!(!nearest.contains(&query), "a caption is no neighbour of itself");
-                let mut left: Vec<usize> = (0..set.rows()).filter(|&row| row != query).collect();
-                for row in nearest {
-                    let found = cosine(query, row);
-                    prop_assert!(left.iter().all(|&other| cosine(query, other) < found + 1e-5));
-                    let before = left.len();
-                    left.retain(|&other| other != row);
-                    prop_assert_eq!(left.len(), before - 1, "each once");
-                }
-            }
         }
 
         /// In another order of the captions, and with vectors scaled, the figures are the same.
@@ -515,14 +329,6 @@ mod tests {
             let (one, other) = (found(&a, &b), found(&a_reversed, &b_reversed));
             prop_assert!((one.overlap - other.overlap).abs() < 1e-12);
             prop_assert!((one.first - other.first).abs() < 1e-12);
-        }
-
-        #[test]
-        fn both_dot_products_are_one(seed in any::<u64>(), dim in 1usize..100) {
-            let numbers = random(2, dim, seed);
-            let (x, y) = numbers.split_at(dim);
-            let scale = (product(x, x) * product(y, y)).sqrt();
-            prop_assert!((f64::from(dot(x, y)) - product(x, y)).abs() <= 1e-5 * scale);
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::network::Network;
+use super::quantize;
 
 /// The layout of packages that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -163,6 +164,9 @@ pub fn model_id(
         hash.update(format!("{} {}\n", source.name, source.sha256));
     }
     hash.update(format!("max_tokens {max_tokens}\npooling {pooling:?}\nprecision {precision:?}\n"));
+    if precision == Precision::Int8 {
+        hash.update(format!("scheme {}\n", quantize::SCHEME));
+    }
     format!("{name}@{}", &hex(&hash.finalize())[..12])
 }
 
@@ -196,6 +200,8 @@ mod tests {
         let id = |source: FileDigest, max_tokens| {
             model_id("m", &[source], max_tokens, Pooling::Mean, Precision::Fp32)
         };
+        let int8 = model_id("m", &[source("aa")], 128, Pooling::Mean, Precision::Int8);
+        assert_ne!(id(source("aa"), 128), int8);
         assert_eq!(id(source("aa"), 128), id(source("aa"), 128));
         assert_ne!(id(source("aa"), 128), id(source("ab"), 128));
         assert_ne!(id(source("aa"), 128), id(source("aa"), 64));

@@ -99,10 +99,10 @@ pub struct Weight {
 }
 
 /// Far above any encoder's sizes, and low enough that no product of two of them overflows.
-pub const SIZE_MAX: usize = 1 << 24;
+const SIZE_MAX: usize = 1 << 24;
 
 /// Far above any encoder's number of layers.
-pub const LAYERS_MAX: usize = 1 << 10;
+const LAYERS_MAX: usize = 1 << 10;
 
 impl Weight {
     /// Returns the number of its elements.
@@ -118,6 +118,35 @@ impl Weight {
 }
 
 impl Network {
+    /// Checks that there can be an encoder of these sizes, and that no product of two of them overflows.
+    /// `named` says what the reader of a message calls a size.
+    ///
+    /// # Errors
+    ///
+    /// With the first size that can't be.
+    pub fn check(&self, named: fn(&'static str) -> &'static str) -> Result<(), String> {
+        let sizes = [
+            ("vocabulary", self.vocabulary, SIZE_MAX),
+            ("positions", self.positions, SIZE_MAX),
+            ("hidden", self.hidden, SIZE_MAX),
+            ("layers", self.layers, LAYERS_MAX),
+            ("heads", self.heads, SIZE_MAX),
+            ("feed_forward", self.feed_forward, SIZE_MAX),
+            ("dim", self.dim, SIZE_MAX),
+        ];
+        for (name, size, most) in sizes {
+            if !(1..=most).contains(&size) {
+                return Err(format!("{} is {size}, and not 1 to {most}", named(name)));
+            }
+        }
+        let Network { hidden, heads, .. } = self;
+        if !hidden.is_multiple_of(*heads) {
+            let (of_hidden, of_heads) = (named("hidden"), named("heads"));
+            return Err(format!("{of_hidden} {hidden} is no multiple of {of_heads} {heads}"));
+        }
+        Ok(())
+    }
+
     /// Returns every weight, in the order of the data file.
     pub fn weights(&self) -> Vec<Weight> {
         let names = Names { family: self.family };
@@ -246,6 +275,19 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_encoder_has_are_told_under_the_readers_names() {
+        let tiny = crate::model::synth::Preset::Tiny.network();
+        assert_eq!(tiny.check(|name| name), Ok(()));
+        let told = |network: Network| network.check(|name| &name[..2]).unwrap_err();
+        let said = told(Network { heads: 3, ..tiny.clone() });
+        assert_eq!(said, "hi 64 is no multiple of he 3");
+        assert_eq!(told(Network { heads: 0, ..tiny.clone() }), "he is 0, and not 1 to 16777216");
+        assert_eq!(told(Network { layers: 1025, ..tiny }), "la is 1025, and not 1 to 1024");
+    }
+
     #[test]
     fn m_bert_base_69_has_178_million_parameters() {
         let network = crate::model::synth::Preset::MBertBase69.network();

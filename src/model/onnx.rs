@@ -248,3 +248,54 @@ pub enum Dimension {
     #[prost(string, tag = "2")]
     Param(String),
 }
+
+/// Returns a node whose one output has the node's own name.
+pub fn node(
+    op_type: &str,
+    name: &str,
+    inputs: &[&str],
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
+    NodeProto {
+        input: inputs.iter().map(|input| (*input).to_owned()).collect(),
+        output: vec![name.into()],
+        name: name.into(),
+        op_type: op_type.into(),
+        attribute,
+        domain: String::new(),
+    }
+}
+
+/// Returns a parameter that is an integer.
+pub fn int_attribute(name: &str, i: i64) -> AttributeProto {
+    AttributeProto { name: name.into(), f: 0.0, i, r#type: AttributeType::Int as i32 }
+}
+
+/// Returns a parameter that is a float.
+pub fn float_attribute(name: &str, f: f32) -> AttributeProto {
+    AttributeProto { name: name.into(), f, i: 0, r#type: AttributeType::Float as i32 }
+}
+
+/// Returns a constant of these numbers, little-endian and row-major.
+pub fn raw_tensor(name: &str, shape: &[usize], dtype: DataType, raw_data: Vec<u8>) -> TensorProto {
+    TensorProto {
+        dims: shape.iter().map(|&size| size as i64).collect(),
+        data_type: dtype as i32,
+        name: name.into(),
+        raw_data,
+        external_data: Vec::new(),
+        data_location: DataLocation::Default as i32,
+    }
+}
+
+/// Returns an input or an output of a graph.
+pub fn value(
+    name: &str,
+    dtype: DataType,
+    shape: impl IntoIterator<Item = Dimension>,
+) -> ValueInfoProto {
+    let dim = shape.into_iter().map(|size| DimensionProto { value: Some(size) }).collect();
+    let shape = Some(TensorShapeProto { dim });
+    let tensor_type = Some(TensorTypeProto { elem_type: dtype as i32, shape });
+    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type }) }
+}

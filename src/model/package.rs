@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::graph;
 use super::manifest::{FORMAT, FileDigest, GraphForm, Manifest};
-use super::network::{LAYERS_MAX, SIZE_MAX};
+use crate::tokenize::TOKENS_MIN;
 
 pub use write::{Draft, Existing, write};
 
@@ -29,9 +29,6 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// The files that a manifest names, by name.
 const FILES: [&str; 3] = [MODEL, WEIGHTS, TOKENIZER];
-
-/// `[CLS]`, a token, `[SEP]`.
-const TOKENS_MIN: usize = 3;
 
 /// A manifest larger than this isn't one.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
@@ -190,20 +187,8 @@ fn impossible(manifest: &Manifest) -> Option<String> {
     if max_tokens < TOKENS_MIN || max_tokens > positions {
         return Some(format!("max_tokens is {max_tokens}, and not {TOKENS_MIN} to {positions}"));
     }
-    let network = &manifest.network;
-    let sizes = [
-        ("vocabulary", network.vocabulary, SIZE_MAX),
-        ("positions", network.positions, SIZE_MAX),
-        ("hidden", network.hidden, SIZE_MAX),
-        ("layers", network.layers, LAYERS_MAX),
-        ("heads", network.heads, SIZE_MAX),
-        ("feed_forward", network.feed_forward, SIZE_MAX),
-        ("dim", network.dim, SIZE_MAX),
-    ];
-    for (name, size, most) in sizes {
-        if !(1..=most).contains(&size) {
-            return Some(format!("{name} is {size}, and not 1 to {most}"));
-        }
+    if let Err(reason) = manifest.network.check(|name| name) {
+        return Some(reason);
     }
     let mut names: Vec<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
     names.sort_unstable();
@@ -253,12 +238,13 @@ mod tests {
         let text = fs::read_to_string(&manifest).unwrap();
         let positions = Package::open(&path).unwrap().manifest.network.positions;
         type Change = fn(&mut serde_json::Value);
-        let changes: [(&str, Change); 7] = [
+        let changes: [(&str, Change); 8] = [
             ("max_tokens", |m| m["max_tokens"] = 2.into()),
             ("max_tokens", |m| m["max_tokens"] = 1_000_000.into()),
             ("dim", |m| m["network"]["dim"] = 0.into()),
             ("layers", |m| m["network"]["layers"] = 1_000_000_000_000u64.into()),
             ("hidden", |m| m["network"]["hidden"] = u64::MAX.into()),
+            ("hidden 64 is no multiple of heads 3", |m| m["network"]["heads"] = 3.into()),
             ("files", |m| drop(m["files"].as_array_mut().unwrap().pop())),
             ("sha256", |m| m["files"][0]["sha256"] = "abc".into()),
         ];

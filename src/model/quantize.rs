@@ -11,6 +11,9 @@
 //!   that saturate. Without saturation an integer product is exact, and the same on every CPU. That
 //!   costs less than one bit of the weights, for the largest of an output seldom lie side by side.
 
+/// Which way matrices are quantized, for the model's id: another one makes other vectors.
+pub const SCHEME: u32 = 1;
+
 /// The largest number that a weight becomes. With -128 the range wouldn't be symmetric.
 const LARGEST: f32 = 127.0;
 

@@ -9,8 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, LogNormal, Uniform};
 use serde::Deserialize;
 
+use crate::cli::captions::Captions;
 use crate::cli::demo::CAPTION_LINES;
-use crate::cli::embed::Captions;
 use crate::tokenize::Tokenizer;
 use crate::wire::pointer::Pointer;
 
@@ -30,7 +30,8 @@ const LONG_TOKENS: (usize, usize) = (100, 128);
 /// Where captions come from.
 #[derive(Debug, Args)]
 pub struct CaptionArgs {
-    /// JSON lines with captions; without a file, captions that are built in.
+    /// JSON lines with captions; without a file, captions that are built in, and for `bench encoder`
+    /// made-up tokens.
     #[arg(long, value_name = "FILE")]
     captions: Option<PathBuf>,
     /// Where in a line of the file the caption is.

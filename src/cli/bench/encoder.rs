@@ -16,7 +16,7 @@ use super::report::{ReportArgs, Table, percent};
 use super::stats::Spread;
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
-use crate::cli::embed::RuntimeArgs;
+use crate::cli::network::RuntimeArgs;
 use crate::cli::progress::{Progress, Unit};
 use crate::config;
 use crate::embed::calibration::TOKENS_UNMEASURED;

@@ -19,9 +19,8 @@ use crate::embed::onnx::{LoadError, Settings, build_session};
 use crate::model::graph::OPSET;
 use crate::model::manifest::Precision;
 use crate::model::onnx::{
-    AttributeProto, AttributeType, DataLocation, DataType, Dimension, DimensionProto, GraphProto,
-    IR_VERSION, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
-    TensorTypeProto, TypeProto, ValueInfoProto,
+    DataType, Dimension, GraphProto, IR_VERSION, ModelProto, NodeProto, OperatorSetIdProto,
+    TensorProto, ValueInfoProto, int_attribute, node, raw_tensor, value,
 };
 
 const ROWS: usize = 1024;
@@ -116,14 +115,14 @@ fn load(model: &ModelProto, settings: &Settings<'_>) -> Result<Session, LoadErro
 
 /// One linear step, as the network's graph has them: `[ROWS, inner]` to `[ROWS, outer]`.
 fn linear(inner: usize, outer: usize) -> ModelProto {
-    let product = node("Gemm", "y", &["x", "weight", "bias"], vec![attribute("transB", 1)]);
+    let product = node("Gemm", "y", &["x", "weight", "bias"], vec![int_attribute("transB", 1)]);
     let weights = vec![tensor("weight", &[outer, inner]), tensor("bias", &[outer])];
     model(vec![product], weights, &[ROWS, inner], &[ROWS, outer])
 }
 
 /// A matrix of one number, multiplied with another so many times; its first row comes out.
 fn chain(dtype: DataType, side: usize, products: usize) -> ModelProto {
-    let to = |dtype: DataType| vec![attribute("to", dtype as i64)];
+    let to = |dtype: DataType| vec![int_attribute("to", dtype as i64)];
     let mut nodes = vec![
         node("Cast", "number", &["x"], to(dtype)),
         node("Expand", "product.0", &["number", "shape"], Vec::new()),
@@ -143,21 +142,6 @@ fn chain(dtype: DataType, side: usize, products: usize) -> ModelProto {
     model(nodes, weights, &[1], &[side])
 }
 
-fn node(op_type: &str, name: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
-    NodeProto {
-        input: inputs.iter().map(|input| (*input).to_owned()).collect(),
-        output: vec![name.into()],
-        name: name.into(),
-        op_type: op_type.into(),
-        attribute,
-        domain: String::new(),
-    }
-}
-
-fn attribute(name: &str, i: i64) -> AttributeProto {
-    AttributeProto { name: name.into(), f: 0.0, i, r#type: AttributeType::Int as i32 }
-}
-
 fn model(
     node: Vec<NodeProto>,
     initializer: Vec<TensorProto>,
@@ -173,8 +157,8 @@ fn model(
             node,
             name: "matrix-product".into(),
             initializer,
-            input: vec![value("x", from)],
-            output: vec![value("y", to)],
+            input: vec![floats("x", from)],
+            output: vec![floats("y", to)],
         }),
     }
 }
@@ -187,7 +171,7 @@ fn numbers(number: usize) -> Vec<f32> {
 
 fn tensor(name: &str, shape: &[usize]) -> TensorProto {
     let bytes = numbers(shape.iter().product()).iter().flat_map(|n| n.to_le_bytes()).collect();
-    raw(name, shape, DataType::Float, bytes)
+    raw_tensor(name, shape, DataType::Float, bytes)
 }
 
 /// A matrix with which a row keeps its length, more or less, however often it is multiplied.
@@ -202,33 +186,14 @@ fn random_matrix(name: &str, side: usize, dtype: DataType) -> TensorProto {
         DataType::Float16 => numbers.flat_map(|n| f16::from_f32(n).to_le_bytes()).collect(),
         _ => numbers.flat_map(|n| n.to_le_bytes()).collect(),
     };
-    raw(name, &[side, side], dtype, bytes)
+    raw_tensor(name, &[side, side], dtype, bytes)
 }
 
 fn whole_numbers(name: &str, shape: &[usize], numbers: &[i64]) -> TensorProto {
-    raw(name, shape, DataType::Int64, numbers.iter().flat_map(|n| n.to_le_bytes()).collect())
+    let bytes = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+    raw_tensor(name, shape, DataType::Int64, bytes)
 }
 
-fn raw(name: &str, shape: &[usize], dtype: DataType, raw_data: Vec<u8>) -> TensorProto {
-    TensorProto {
-        dims: shape.iter().map(|&n| n as i64).collect(),
-        data_type: dtype as i32,
-        name: name.into(),
-        raw_data,
-        external_data: Vec::new(),
-        data_location: DataLocation::Default as i32,
-    }
-}
-
-fn value(name: &str, shape: &[usize]) -> ValueInfoProto {
-    let fixed = |&n: &usize| DimensionProto { value: Some(Dimension::Value(n as i64)) };
-    ValueInfoProto {
-        name: name.into(),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TensorTypeProto {
-                elem_type: DataType::Float as i32,
-                shape: Some(TensorShapeProto { dim: shape.iter().map(fixed).collect() }),
-            }),
-        }),
-    }
+fn floats(name: &str, shape: &[usize]) -> ValueInfoProto {
+    value(name, DataType::Float, shape.iter().map(|&size| Dimension::Value(size as i64)))
 }

@@ -1,6 +1,8 @@
-//! Medians and quantiles.
+//! What is shown of a quantity that was measured several times, and of latencies.
 
 use serde::Serialize;
+
+use crate::stats::Sorted;
 
 /// One quantity, measured several times.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -35,30 +37,33 @@ impl Spread {
     ///
     /// When there are none: every caller measures at least once.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
-        let sorted = sorted(values.into_iter().collect());
-        let median = median(&sorted).expect("something was measured");
-        Spread { median, min: sorted[0], max: sorted[sorted.len() - 1] }
+        let sorted = Sorted::of(values);
+        let measured = "something was measured";
+        Spread {
+            median: sorted.median().expect(measured),
+            min: sorted.quantile(0.0).expect(measured),
+            max: sorted.quantile(1.0).expect(measured),
+        }
     }
 }
 
 impl Latencies {
     /// Returns the quantiles of some latencies in milliseconds.
     pub fn of(milliseconds: impl IntoIterator<Item = f64>) -> Latencies {
-        let sorted = sorted(milliseconds.into_iter().collect());
+        let sorted = Sorted::of(milliseconds);
         Latencies {
-            captions: sorted.len(),
-            p50_ms: quantile(&sorted, 0.5),
-            p90_ms: quantile(&sorted, 0.9),
-            p99_ms: quantile(&sorted, 0.99),
-            max_ms: sorted.last().copied(),
+            captions: sorted.count(),
+            p50_ms: sorted.quantile(0.5),
+            p90_ms: sorted.quantile(0.9),
+            p99_ms: sorted.quantile(0.99),
+            max_ms: sorted.quantile(1.0),
         }
     }
 
     /// Returns the median of each quantile over runs, and the longest of all.
     pub fn median_of(runs: &[Latencies]) -> Latencies {
-        let median = |of: fn(&Latencies) -> Option<f64>| {
-            median(&sorted(runs.iter().filter_map(of).collect()))
-        };
+        let median =
+            |of: fn(&Latencies) -> Option<f64>| Sorted::of(runs.iter().filter_map(of)).median();
         Latencies {
             captions: runs.iter().map(|run| run.captions).sum(),
             p50_ms: median(|run| run.p50_ms),
@@ -67,26 +72,6 @@ impl Latencies {
             max_ms: runs.iter().filter_map(|run| run.max_ms).reduce(f64::max),
         }
     }
-}
-
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(sorted: &[f64]) -> Option<f64> {
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(sorted[middle]),
-        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
-    }
-}
-
-/// The least value that this share of all doesn't exceed.
-fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(rank.max(1) - 1).copied()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! It is a convenience: a folder that can't be written, or a file that can't be read, costs the
 //! seconds of measuring again and nothing else.
 
-use std::fs::Permissions;
+use std::fs::{Metadata, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -113,8 +113,9 @@ impl Cache {
     }
 
     fn read(&self) -> Vec<Entry> {
-        let is_ours = fs::metadata(&self.path).is_ok_and(|file| file.len() <= BYTES_MAX);
-        if !is_ours {
+        // Of a pipe or a device the length is 0, and there may be no end.
+        let is_ours = |file: Metadata| file.is_file() && file.len() <= BYTES_MAX;
+        if !fs::metadata(&self.path).is_ok_and(is_ours) {
             return Vec::new();
         }
         let text = fs::read_to_string(&self.path).unwrap_or_default();
@@ -167,6 +168,15 @@ mod tests {
         }
         assert_eq!(cache.get(&key("a", 1)), None, "the oldest went");
         assert_eq!(cache.read().len(), ENTRIES_MAX);
+    }
+
+    #[test]
+    fn a_pipe_in_the_files_place_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::beside(&folder.path().join("m"));
+        let made = std::process::Command::new("mkfifo").arg(cache.path()).status().unwrap();
+        assert!(made.success());
+        assert_eq!(cache.get(&key("a", 1)), None);
     }
 
     #[test]

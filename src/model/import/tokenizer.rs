@@ -9,16 +9,17 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::super::network::Network;
-use super::super::tokenizer_json::{self, SPECIAL, TokenizerConfig};
-use super::{ImportError, find, read_to_string};
+use super::ImportError;
+use super::files::{find, read_to_string};
+use crate::model::network::Network;
+use crate::model::tokenizer_json::{self, SPECIAL, TokenizerConfig};
 use crate::tokenize::Tokenizer;
 
 /// The file with the options.
 const CONFIG: &str = "tokenizer_config.json";
 
 /// Returns the tokenizer's JSON and the files that it was read from.
-pub(super) fn read_tokenizer(
+pub fn read_tokenizer(
     folder: &Path,
     network: &Network,
 ) -> Result<(String, Vec<PathBuf>), ImportError> {
@@ -34,21 +35,25 @@ pub(super) fn read_tokenizer(
         }
         false => (None, TokenizerConfig::default()),
     };
-    let (json, files) = if path.ends_with("tokenizer.json") {
-        if let Some(options) = &options {
-            tokenizer_json::agrees(&text, options, &config)
-                .map_err(|reason| wrong(&config_path, reason))?;
-        }
-        (text, vec![path.clone()])
+    let mut files = vec![path.clone()];
+    let is_published = path.ends_with("tokenizer.json");
+    let json = if is_published {
+        text
     } else {
         refuse_added_tokens(folder, options.as_ref())?;
-        let json = tokenizer_json::from_vocabulary(&text, &config)
-            .map_err(|source| ImportError::Vocabulary { path: path.clone(), source })?;
-        let config = options.map(|_| config_path);
-        (json, [path.clone()].into_iter().chain(config).collect())
+        if options.is_some() {
+            files.push(config_path.clone());
+        }
+        tokenizer_json::from_vocabulary(&text, &config)
+            .map_err(|source| ImportError::Vocabulary { path: path.clone(), source })?
     };
+    let parsed: Value = serde_json::from_str(&json).map_err(|e| wrong(&path, e.to_string()))?;
+    if is_published && let Some(options) = &options {
+        tokenizer_json::agrees(&parsed, options, &config)
+            .map_err(|reason| wrong(&config_path, reason))?;
+    }
     // Before it is built: ids and lengths are what it would take memory for.
-    tokenizer_json::fits(&json, network.vocabulary).map_err(|reason| wrong(&path, reason))?;
+    tokenizer_json::fits(&parsed, network.vocabulary).map_err(|reason| wrong(&path, reason))?;
     // The worker will load it: find out here whether it can.
     let tokenizer = Tokenizer::from_json(&json, network.positions)
         .map_err(|source| ImportError::Tokenizer { path: path.clone(), source })?;

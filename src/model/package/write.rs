@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use prost::Message;
 
@@ -13,6 +13,7 @@ use super::{FILES, MANIFEST, MODEL, PackageError, TOKENIZER, WEIGHTS, form, io_e
 use crate::model::graph;
 use crate::model::manifest::{FORMAT, FileDigest, Hashing, Manifest, Pooling, Precision, model_id};
 use crate::model::network::{Network, Weight};
+use crate::unfinished;
 
 /// Everything about a package but its weights.
 pub struct Draft {
@@ -76,7 +77,7 @@ pub fn write<E: From<PackageError>>(
     };
     fs::create_dir_all(parent).map_err(io_error(parent))?;
     let folder = tempfile::Builder::new()
-        .prefix(".capvec-package-")
+        .prefix(unfinished::prefix_in(parent))
         .tempdir_in(parent)
         .map_err(io_error(parent))?;
 
@@ -131,7 +132,7 @@ pub fn write<E: From<PackageError>>(
     text.push('\n');
     put(MANIFEST, text.as_bytes())?;
 
-    move_into_place(folder, path, existing)?;
+    unfinished::undisturbed(|| move_into_place(folder, path, existing))?;
     Ok(manifest)
 }
 
@@ -161,7 +162,7 @@ fn move_into_place(
     }
     // A folder can't be moved over a full one: the old package steps aside first, and is removed
     // when the new one is in its place.
-    let aside = folder.path().with_extension("replaced");
+    let aside = aside_of(folder.path());
     if replaces {
         fs::rename(path, &aside).map_err(io_error(path))?;
     }
@@ -177,6 +178,12 @@ fn move_into_place(
         fs::remove_dir_all(&aside).map_err(io_error(&aside))?;
     }
     Ok(())
+}
+
+/// Returns where the package steps aside that the one in `folder` replaces. It isn't unfinished, and must not be called so.
+fn aside_of(folder: &Path) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    folder.with_file_name(format!(".capvec-replaced-{}", name.trim_start_matches('.')))
 }
 
 /// A temporary folder is its owner's alone; a package is for whoever runs the worker.
