@@ -5,41 +5,49 @@
 //! source to abort, and the closing of queues brings the others down.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::admin::{self, Health};
 use crate::batch::Batcher;
-use crate::config::{Config, OutputFormat};
+use crate::config::Config;
 use crate::embed::duty::DutyClock;
 use crate::embed::load::{Embedders, OnDevice, load};
 use crate::embed::task::EmbedTask;
 use crate::kafka::consumer::Connection;
+use crate::kafka::consumer_properties;
 use crate::kafka::sink::{Ends, Finished, Sink};
 use crate::kafka::source::Source;
+use crate::kafka::topics::Inquiry;
+use crate::kafka::writable::{Quiet, Takes, asking, try_topics};
 use crate::metrics::{Metrics, Stage};
 use crate::model::package::{Package, TOKENIZER};
 use crate::queue;
 use crate::shutdown::Shutdown;
 use crate::tokenize::task::TokenizeTask;
 use crate::tokenize::{Tokenizer, Words};
+use crate::wire::vector::VectorFormat;
 
-/// Embedded batches that may wait for the sink: one being published while the next is finished.
+/// Embedded batches and rejected messages that may wait for the sink. A commit of exactly-once delivery holds it up for some
+/// round trips, in which a fast network goes on.
 const FINISHED_MAX: usize = 64;
 
 /// A worker whose stages run.
 pub struct Worker {
     stages: Vec<(String, JoinHandle<anyhow::Result<()>>)>,
+    failed_first: FailedFirst,
     admin: SocketAddr,
     metrics: Metrics,
     model_id: String,
 }
 
-/// Loads the model and starts all stages; returns when they run.
+/// Looks up the topics, loads the model and starts all stages; returns when they run.
 ///
 /// # Errors
 ///
@@ -61,10 +69,15 @@ pub fn start_with(
     let metrics = Metrics::new();
     let health = Health::new(config.admin.stall_timeout);
     let admin = admin::serve(config.admin.listen, metrics.clone(), Arc::clone(&health))
-        .with_context(|| format!("failed to listen at {} (admin.listen)", config.admin.listen))?;
+        .map_err(|error| cannot_listen(config.admin.listen, error))?;
     tracing::info!(address = %admin, "serving /metrics, /livez, /readyz and a page at /");
 
     let package = Package::open(&config.model.package).context("model.package")?;
+    // Before the model, which may take a minute: a wrong name is said at once.
+    let takes = look_at_topics(config, shutdown)?;
+    metrics.source.brokers_up.set(1);
+    metrics.sink.brokers_up.set(1);
+    health.brokers_answered();
     if config.model.verify {
         package.verify(|_| ()).context("model.package")?;
     }
@@ -73,6 +86,10 @@ pub fn start_with(
     let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
     let Embedders { embedders, budget, cost, .. } =
         timed(&metrics, &package, || make_embedders(config, &package))?;
+    // Its files have been opened one after the other, by their names.
+    if Package::open(&config.model.package).context("model.package")?.manifest != *manifest {
+        bail!("model.package was replaced while it was loaded; start again");
+    }
     metrics.set_model(&manifest.model_id, dim, manifest.precision.as_str());
     health.model_loaded();
 
@@ -93,6 +110,7 @@ pub fn start_with(
         config,
         &manifest.model_id,
         dim,
+        &takes,
         Ends { consumer: &connection.consumer, input: finished, settlements },
         shutdown.clone(),
         &metrics,
@@ -108,7 +126,11 @@ pub fn start_with(
     )
     .context("the source can't start")?;
 
-    let mut stages = Stages { shutdown: shutdown.clone(), handles: Vec::new() };
+    let mut stages = Stages {
+        shutdown: shutdown.clone(),
+        failed_first: FailedFirst::default(),
+        handles: Vec::new(),
+    };
     stages.spawn("source", move || Ok(source.run()?))?;
     for number in 0..config.tokenize.threads.get() {
         let task = TokenizeTask {
@@ -119,7 +141,7 @@ pub fn start_with(
             tokenizer: tokenizer.clone(),
             words: Words::default(),
             on_empty: config.input.on_empty,
-            keep_text: config.output.format == OutputFormat::Json && config.output.include_caption,
+            keep_text: config.output.format == VectorFormat::Json && config.output.include_caption,
             metrics: metrics.tokenize.clone(),
             seconds: metrics.stage(Stage::Tokenize),
         };
@@ -171,7 +193,34 @@ pub fn start_with(
         model = model_id,
         "running"
     );
-    Ok(Worker { stages: stages.handles, admin, metrics, model_id })
+    let Stages { failed_first, handles, .. } = stages;
+    Ok(Worker { stages: handles, failed_first, admin, metrics, model_id })
+}
+
+fn cannot_listen(listen: SocketAddr, error: io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => ", which another process has, maybe a worker; set another port",
+        _ => "",
+    };
+    anyhow::Error::from(error)
+        .context(format!("failed to listen at {listen} (admin.listen){advice}"))
+}
+
+/// Waits until the brokers answer for all topics; returns what those take that are written.
+fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Vec<Takes>> {
+    let consumer: BaseConsumer<Quiet> = consumer_properties(config)
+        .create_with_context(Quiet::default())
+        .context("the consumer can't be made")?;
+    let inquiry = Inquiry {
+        client: consumer.client(),
+        serve: &|patience| drop(consumer.poll(patience)),
+        brokers: &config.kafka.brokers,
+        patience: config.kafka.startup_timeout,
+        shutdown,
+    };
+    inquiry.partitions_of(&config.input.topic, "input.topic")?;
+    let client = asking(config).context("the producer can't be made")?;
+    Ok(try_topics(config, &client, shutdown)?)
 }
 
 fn timed(
@@ -193,8 +242,12 @@ fn timed(
     Ok(loaded)
 }
 
+/// The stage whose failure brought the others down.
+type FailedFirst = Arc<OnceLock<String>>;
+
 struct Stages {
     shutdown: Shutdown,
+    failed_first: FailedFirst,
     handles: Vec<(String, JoinHandle<anyhow::Result<()>>)>,
 }
 
@@ -204,18 +257,19 @@ impl Stages {
         name: &str,
         run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
     ) -> anyhow::Result<()> {
-        let shutdown = self.shutdown.clone();
+        let (shutdown, failed_first) = (self.shutdown.clone(), Arc::clone(&self.failed_first));
         let stage = name.to_owned();
         let handle =
             std::thread::Builder::new().name(format!("capvec-{name}")).spawn(move || {
                 // Also on a panic: the others must not wait for a stage that is no more.
-                let guard = AbortOnDrop(shutdown);
+                let mut guard = Failing { stage, failed_first, shutdown, is_cause: true };
                 let result = run();
                 match &result {
                     Ok(()) => std::mem::forget(guard),
-                    Err(error) if is_consequence(error) => {}
+                    Err(error) if is_consequence(error) => guard.is_cause = false,
                     // Said again when all have ended, which a pass that hangs may put off.
                     Err(error) => {
+                        let stage = &guard.stage;
                         tracing::error!(stage, "it failed, and the worker ends: {error:#}")
                     }
                 }
@@ -226,11 +280,22 @@ impl Stages {
     }
 }
 
-struct AbortOnDrop(Shutdown);
+/// Where it is dropped, its stage has failed.
+struct Failing {
+    stage: String,
+    failed_first: FailedFirst,
+    shutdown: Shutdown,
+    /// Whether it didn't just end because its neighbour has.
+    is_cause: bool,
+}
 
-impl Drop for AbortOnDrop {
+impl Drop for Failing {
     fn drop(&mut self) {
-        self.0.abort();
+        if self.is_cause {
+            // Of those that fail later it's no news.
+            drop(self.failed_first.set(std::mem::take(&mut self.stage)));
+        }
+        self.shutdown.abort();
     }
 }
 
@@ -256,18 +321,17 @@ impl Worker {
     ///
     /// With what the stage that failed first said; that its neighbours ended of it is no news.
     pub fn wait(self) -> anyhow::Result<()> {
-        let (mut cause, mut consequence) = (None, None);
+        let (mut first, mut other) = (None, None);
         for (name, handle) in self.stages {
             let error = match handle.join() {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error,
                 Err(panic) => anyhow!("{}", panic_message(panic.as_ref())),
             };
-            let slot = if is_consequence(&error) { &mut consequence } else { &mut cause };
-            let error = error.context(format!("the {name} stage failed"));
-            slot.get_or_insert(error);
+            let slot = if self.failed_first.get() == Some(&name) { &mut first } else { &mut other };
+            slot.get_or_insert(error.context(format!("the {name} stage failed")));
         }
-        match cause.or(consequence) {
+        match first.or(other) {
             None => Ok(()),
             Some(error) => Err(error),
         }
@@ -285,4 +349,57 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned());
     format!("it panicked: {}", text.unwrap_or_else(|| "without a message".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::ensure;
+
+    /// Runs stages to their ends and returns what the worker says of them.
+    fn ends(stages: impl FnOnce(&mut Stages)) -> String {
+        let shutdown = Shutdown::default();
+        let failed_first = FailedFirst::default();
+        let mut all = Stages { shutdown, failed_first, handles: Vec::new() };
+        stages(&mut all);
+        let worker = Worker {
+            stages: all.handles,
+            failed_first: all.failed_first,
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            metrics: Metrics::new(),
+            model_id: "none".into(),
+        };
+        format!("{:#}", worker.wait().unwrap_err())
+    }
+
+    #[test]
+    fn the_failure_that_came_first_is_told_whichever_stage_it_is_of() {
+        for is_error in [false, true] {
+            let said = ends(|stages| {
+                let shutdown = stages.shutdown.clone();
+                let (goes, is_gone) = crossbeam_channel::bounded::<()>(0);
+                stages
+                    .spawn("early", move || {
+                        while shutdown.wanted() != crate::shutdown::Wanted::Abort {
+                            std::thread::yield_now();
+                        }
+                        drop(goes);
+                        Err(anyhow!("it was left alone"))
+                    })
+                    .unwrap();
+                stages
+                    .spawn("late", move || {
+                        ensure!(!is_error, "it broke");
+                        panic!("it broke")
+                    })
+                    .unwrap();
+                assert!(is_gone.recv().is_err());
+                stages.spawn("neighbour", || Err(queue::Closed.into())).unwrap();
+            });
+            assert!(
+                said.starts_with("the late stage failed: ") && said.ends_with("it broke"),
+                "{said}"
+            );
+        }
+    }
 }

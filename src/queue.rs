@@ -1,9 +1,9 @@
 //! The channels between stages: bounded, with their length, their limit and the time that senders
-//! were blocked as metrics.
+//! were blocked as metrics. What a sender waits with counts as in the queue.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvError, Sender, TrySendError};
+use crossbeam_channel::{Receiver, RecvError, SendTimeoutError, Sender, TrySendError};
 use prometheus::{Counter, IntGauge};
 
 use crate::metrics::QueueMetrics;
@@ -12,6 +12,9 @@ use crate::metrics::QueueMetrics;
 #[derive(Debug, thiserror::Error)]
 #[error("the next stage has ended")]
 pub struct Closed;
+
+/// How often a sender that waits tells of it.
+const BLOCKED_STEP: Duration = Duration::from_secs(1);
 
 /// Makes a queue of at most `limit` entries under a name for the metrics.
 pub fn bounded<T>(
@@ -54,17 +57,32 @@ impl<T> QueueSender<T> {
     ///
     /// When the receiving stage has ended; the value is dropped, and redelivery brings it again.
     pub fn send(&self, value: T) -> Result<(), Closed> {
-        match self.inner.try_send(value) {
-            Ok(()) => {}
-            Err(TrySendError::Disconnected(_)) => return Err(Closed),
-            Err(TrySendError::Full(value)) => {
-                let started = Instant::now();
-                self.inner.send(value).map_err(|_| Closed)?;
-                self.blocked_seconds.inc_by(started.elapsed().as_secs_f64());
-            }
+        // Counted up and down, and not looked up: of two looks the older may be noted last, and an idle
+        // queue would seem to have an entry for good.
+        self.length.inc();
+        let sent = match self.inner.try_send(value) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err(Closed),
+            Err(TrySendError::Full(value)) => self.wait_for_room(value),
+        };
+        if sent.is_err() {
+            self.length.dec();
         }
-        self.length.set(self.inner.len() as i64);
-        Ok(())
+        sent
+    }
+
+    /// The time is told piece by piece: who looks wants to know of a wait that hasn't ended.
+    fn wait_for_room(&self, mut value: T) -> Result<(), Closed> {
+        loop {
+            let started = Instant::now();
+            let sent = self.inner.send_timeout(value, BLOCKED_STEP);
+            self.blocked_seconds.inc_by(started.elapsed().as_secs_f64());
+            value = match sent {
+                Ok(()) => return Ok(()),
+                Err(SendTimeoutError::Disconnected(_)) => return Err(Closed),
+                Err(SendTimeoutError::Timeout(value)) => value,
+            };
+        }
     }
 }
 
@@ -101,7 +119,34 @@ impl<T> QueueReceiver<T> {
 
     /// Notes that a value was taken.
     pub fn took(&self, received: Result<T, RecvError>) -> Option<T> {
-        self.length.set(self.inner.len() as i64);
+        if received.is_ok() {
+            self.length.dec();
+        }
         received.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn the_length_of_a_queue_that_two_threads_use_ends_at_what_is_in_it() {
+        const VALUES: usize = 20_000;
+        let metrics = Metrics::new().queues;
+        let (sender, receiver) = bounded("test", 3, &metrics);
+        let taker = std::thread::spawn(move || {
+            (0..VALUES - 2).for_each(|_| assert!(receiver.recv().is_some()));
+            receiver
+        });
+        (0..VALUES).for_each(|value| sender.send(value).unwrap());
+        let receiver = taker.join().unwrap();
+        let length = metrics.length.with_label_values(&["test"]);
+        assert_eq!(length.get(), 2);
+        assert!(metrics.blocked_seconds.with_label_values(&["test"]).get() > 0.0);
+        drop(receiver);
+        assert!(sender.send(0).is_err());
+        assert_eq!(length.get(), 2, "what wasn't sent isn't in it");
     }
 }

@@ -208,7 +208,7 @@ impl RejectReason {
 pub struct Rejection {
     /// The kind of fault.
     pub reason: RejectReason,
-    /// A sentence about this one, for people. It may quote the message; never log it above debug.
+    /// A sentence about this one, for people. It goes into the log, and never quotes the message.
     pub detail: String,
 }
 

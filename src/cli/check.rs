@@ -11,9 +11,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde::Serialize;
+use serde_json::json;
 
 use super::{ConfigArgs, EXIT_USAGE, say};
-use crate::config::{Config, DeliveryMode, EmbedderKind, IdFrom, OutputFormat};
+use crate::config::{Config, DeliveryMode, EmbedderKind, IdFrom};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::consumer::is_final;
@@ -24,6 +26,7 @@ use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
 use crate::wire::caption::key_as_id;
+use crate::wire::vector::VectorFormat;
 
 /// How long the brokers may take to answer a check.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,17 +50,22 @@ pub struct CheckArgs {
     /// Checks the configuration alone: no brokers, no topics, no model.
     #[arg(long)]
     offline: bool,
+    /// Prints a JSON object a check, for programs: check, status (ok, failed, warning or skipped) and
+    /// detail.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the checks; the exit code is 0 where all are well, 64 for a bad configuration, else 1.
 pub fn run(args: &CheckArgs) -> ExitCode {
+    let mut checks = Checks { json: args.json, failed: false };
     let config = match args.config.load() {
         Ok(config) => {
-            line(format_args!("ok      configuration"));
+            checks.tell(Status::Ok, "configuration", "");
             config
         }
         Err(error) => {
-            line(format_args!("FAILED  configuration: {error}"));
+            checks.tell(Status::Failed, "configuration", &error.to_string());
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -65,7 +73,6 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
-    let mut checks = Checks { failed: false };
     let package = checks.check("model package", || {
         let package = Package::open(&config.model.package)?;
         package.verify(|_| ())?;
@@ -130,7 +137,7 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
     });
     let Some(brokers) = brokers else {
         // Each of the others would wait in vain for the same.
-        line(format_args!("skipped topics and group: no brokers"));
+        checks.tell(Status::Skipped, "topics and group", "no brokers");
         return;
     };
     let looked = checks.check("input topic", || readable(config));
@@ -142,10 +149,10 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
                 )
             });
         } else {
-            line(format_args!(
-                "WARNING captions: of {bad} that were read none has a caption; the first would be \
-                 rejected, at {fault}"
-            ));
+            let said = format!(
+                "of {bad} that were read none has a caption; the first would be rejected, at {fault}"
+            );
+            checks.tell(Status::Warning, "captions", &said);
         }
     }
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
@@ -153,7 +160,7 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
         Some(topic) => {
             checks.check("dead-letter topic", || writable(config, topic, "reject.topic"));
         }
-        None => line(format_args!("ok      dead-letter topic: none; reject.on_reject decides")),
+        None => checks.tell(Status::Ok, "dead-letter topic", "none; reject.on_reject decides"),
     }
     if config.delivery.mode == DeliveryMode::ExactlyOnce {
         checks.check("transactions", || transactions(config, &brokers));
@@ -211,8 +218,7 @@ struct Looked {
     first_fault: Option<String>,
 }
 
-/// Reads messages until one has a caption, or finds that there are none, and asks for the group's
-/// offsets.
+/// Reads messages from where the group is until one has a caption, or finds that there are none.
 fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
     let mut properties = consumer_properties(config);
     properties.set("enable.partition.eof", "true");
@@ -229,9 +235,9 @@ fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions as i32 - 1);
     let deadline = Instant::now() + PATIENCE;
-    loop {
+    let committed = loop {
         match consumer.committed_offsets(list.clone(), PATIENCE) {
-            Ok(_) => break,
+            Ok(committed) => break committed,
             // Of a group that is asked for the first time, the coordinator is still being found.
             Err(error) if Instant::now() < deadline && is_transient(&error) => {
                 std::thread::sleep(Duration::from_millis(100));
@@ -241,9 +247,15 @@ fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
                 return Err(error).context(what);
             }
         }
+    };
+    // What the group has behind it no worker will read.
+    list.set_all_offsets(Offset::Beginning)?;
+    for partition in committed.elements() {
+        if let Offset::Offset(_) = partition.offset() {
+            list.set_partition_offset(topic, partition.partition(), partition.offset())?;
+        }
     }
     // Assigned by hand, this joins no group and takes nothing from a worker that runs.
-    list.set_all_offsets(Offset::Beginning)?;
     consumer.assign(&list)?;
     let looked = look_into(&consumer, partitions, config);
     consumer.unassign()?;
@@ -251,7 +263,7 @@ fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
     let said = match (looked.has_message, looked.has_caption) {
         (true, true) => "a message was read, and its caption",
         (true, false) => "a message was read",
-        (false, _) => "nothing to read yet",
+        (false, _) => "nothing to read now",
     };
     Ok((format!("{topic}, {partitions} partitions, {said}"), looked))
 }
@@ -265,7 +277,7 @@ fn look_into(
 ) -> anyhow::Result<Looked> {
     let deadline = Instant::now() + PATIENCE;
     let decoder = config.decoder();
-    let needs_key = config.output.format == OutputFormat::Json && config.id_from() == IdFrom::Key;
+    let needs_key = config.output.format == VectorFormat::Json && config.id_from() == IdFrom::Key;
     let mut looked = Looked::default();
     let mut ends = BTreeSet::new();
     let mut trouble = None;
@@ -340,12 +352,39 @@ fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Resul
     }
 }
 
-/// Prints a line. That nobody reads changes nothing of the checks and of the exit code.
-fn line(text: std::fmt::Arguments<'_>) {
-    drop(say(text));
+/// What became of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Failed,
+    Warning,
+    Skipped,
 }
 
+impl Status {
+    /// Returns the word of a line for people; what is wrong catches the eye.
+    fn as_word(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Failed => "FAILED",
+            Status::Warning => "WARNING",
+            Status::Skipped => "skipped",
+        }
+    }
+}
+
+/// A check as `--json` tells of it.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    check: &'a str,
+    status: Status,
+    detail: &'a str,
+}
+
+/// The checks so far.
 struct Checks {
+    json: bool,
     failed: bool,
 }
 
@@ -358,14 +397,24 @@ impl Checks {
     ) -> Option<T> {
         match check() {
             Ok((said, value)) => {
-                line(format_args!("ok      {what}: {said}"));
+                self.tell(Status::Ok, what, &said);
                 Some(value)
             }
             Err(error) => {
                 self.failed = true;
-                line(format_args!("FAILED  {what}: {error:#}"));
+                self.tell(Status::Failed, what, &format!("{error:#}"));
                 None
             }
         }
+    }
+
+    /// Prints a check's line. That nobody reads changes nothing of the checks and of the exit code.
+    fn tell(&self, status: Status, check: &str, detail: &str) {
+        drop(if self.json {
+            say(json!(Told { check, status, detail }))
+        } else {
+            let colon = if detail.is_empty() { "" } else { ": " };
+            say(format_args!("{:<7} {check}{colon}{detail}", status.as_word()))
+        });
     }
 }

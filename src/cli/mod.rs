@@ -1,6 +1,7 @@
-//! The command line: one file a subcommand.
+//! The command line: one file a subcommand, and what several of them share.
 
 pub mod bench;
+mod captions;
 pub mod check;
 pub mod compare;
 pub mod demo;
@@ -9,6 +10,7 @@ pub mod embed;
 pub mod embedded;
 pub mod logging;
 pub mod model;
+mod network;
 mod output;
 pub mod progress;
 pub mod run;

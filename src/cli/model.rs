@@ -10,6 +10,7 @@ use crate::model::import::{self, Import, import};
 use crate::model::manifest::{Manifest, Precision};
 use crate::model::package::{Existing, Package};
 use crate::model::synth::{Preset, Synthesis, synthesize};
+use crate::unfinished;
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -110,6 +111,7 @@ pub struct VerifyArgs {
 pub fn run(command: ModelCommand) -> anyhow::Result<()> {
     match command {
         ModelCommand::Import(args) => {
+            unfinished::remove_on_signals()?;
             let request = Import {
                 checkpoint: &args.checkpoint,
                 head: &args.head,
@@ -123,6 +125,7 @@ pub fn run(command: ModelCommand) -> anyhow::Result<()> {
             say(format_args!("{}\n{}", args.out.out.display(), describe(&manifest)))?;
         }
         ModelCommand::Synth(args) => {
+            unfinished::remove_on_signals()?;
             let request = Synthesis {
                 preset: args.preset,
                 seed: args.seed,

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use tempfile::NamedTempFile;
 
+use crate::unfinished;
+
 /// Links that are followed one after the other, as many as Linux follows.
 const LINKS_MAX: usize = 40;
 
@@ -50,7 +52,7 @@ impl OutFile {
         let place = resolved(path).with_context(shown)?;
         let folder = place.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new()
-            .prefix(".capvec-result-")
+            .prefix(unfinished::prefix_in(folder))
             .permissions(mode)
             .tempfile_in(folder)
             .with_context(|| folder.display().to_string())?;

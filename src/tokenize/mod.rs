@@ -17,6 +17,9 @@ use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineToken
 use words::Word;
 pub use words::Words;
 
+/// The shortest that a caption may be cut to: `[CLS]`, a token, `[SEP]`.
+pub const TOKENS_MIN: usize = 3;
+
 /// Words that are looked up at a time: a caption's, mostly.
 const WORDS_AHEAD: usize = 16;
 
@@ -33,7 +36,7 @@ impl TokenizedCaption {
     /// Returns whether there is nothing between `[CLS]` and `[SEP]`: the text was empty, blank, or
     /// made only of characters that the tokenizer drops.
     pub fn is_empty(&self) -> bool {
-        self.ids.len() <= 2
+        self.ids.len() < TOKENS_MIN
     }
 }
 
@@ -105,9 +108,9 @@ impl Tokenizer {
     ///
     /// # Panics
     ///
-    /// When `max_tokens` is less than 3.
+    /// When `max_tokens` is less than [`TOKENS_MIN`].
     pub fn from_json(json: &str, max_tokens: usize) -> Result<Tokenizer, TokenizerError> {
-        assert!(max_tokens >= 3, "a caption is [CLS], a token, [SEP] at least");
+        assert!(max_tokens >= TOKENS_MIN, "a caption is [CLS], a token, [SEP] at least");
         let canonical = tokenizers::canonicalize_str(json)
             .map_err(|e| TokenizerError::Unusable(e.to_string()))?;
         let inner = tokenizers::from_json(&canonical)

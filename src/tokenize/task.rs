@@ -48,7 +48,7 @@ pub struct TokenizeTask {
     pub keep_text: bool,
     /// Counts.
     pub metrics: TokenizeMetrics,
-    /// Seconds a caption.
+    /// Seconds from when a caption was received.
     pub seconds: Histogram,
 }
 
@@ -61,17 +61,8 @@ impl TokenizeTask {
     pub fn run(mut self) -> Result<(), Closed> {
         while let Some(chunk) = self.input.recv() {
             let mut captions = Vec::with_capacity(chunk.len());
-            // A caption begins when the one before is ready: a look at the clock costs as much as a
-            // word does.
-            let mut begun = Instant::now();
             for message in chunk {
-                match self.take(message, begun)? {
-                    Some(caption) => {
-                        begun = caption.payload.ready;
-                        captions.push(caption);
-                    }
-                    None => begun = Instant::now(),
-                }
+                captions.extend(self.take(message)?);
             }
             if !captions.is_empty() {
                 self.out.send(captions)?;
@@ -81,11 +72,7 @@ impl TokenizeTask {
     }
 
     /// Returns the message as a caption, or sends it around the network.
-    fn take(
-        &mut self,
-        message: Tracked<()>,
-        begun: Instant,
-    ) -> Result<Option<Tracked<PreparedCaption>>, Closed> {
+    fn take(&mut self, message: Tracked<()>) -> Result<Option<Tracked<PreparedCaption>>, Closed> {
         if message.origin.assignment.is_leaving() {
             self.around.send(Finished::Abandoned(message))?;
             return Ok(None);
@@ -99,7 +86,8 @@ impl TokenizeTask {
                 self.metrics.captions.inc();
                 self.metrics.tokens.inc_by(caption.tokens.ids.len() as u64);
                 self.metrics.truncated.inc_by(u64::from(caption.tokens.truncated));
-                self.seconds.observe((caption.ready - begun).as_secs_f64());
+                let waited_too = caption.ready - message.origin.received;
+                self.seconds.observe(waited_too.as_secs_f64());
                 Ok(Some(message.map(|()| caption)))
             }
             Err(rejection) => {

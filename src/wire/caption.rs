@@ -158,6 +158,28 @@ mod tests {
     }
 
     #[test]
+    fn no_sentence_quotes_the_message() {
+        let decoder = CaptionDecoder { id_pointer: Some("/id".parse().unwrap()), ..decoder() };
+        for value in [
+            "secret",
+            "\"secret\"",
+            "[\"secret\"]",
+            r#"{"secret": "secret"}"#,
+            r#"{"secret": "secret" "#,
+            r#"{"caption": {"secret": "secret"}}"#,
+            r#"{"caption": "secret secret secret secret"}"#,
+            r#"{"caption": "secret \ud800"}"#,
+            r#"{"caption": "secret\secret"}"#,
+            r#"{"caption": "x", "secret": 1}"#,
+            r#"{"caption": "x", "id": {"secret": "secret"}}"#,
+            r#"{"caption": "x", "id": "secret" "secret"}"#,
+        ] {
+            let rejection = decoder.decode(value.as_bytes()).unwrap_err();
+            assert!(!rejection.detail.contains("secret"), "{value}: {}", rejection.detail);
+        }
+    }
+
+    #[test]
     fn takes_an_id_of_either_kind() {
         let decoder = CaptionDecoder { id_pointer: Some("/id".parse().unwrap()), ..decoder() };
         let id = |value: &str| decoder.decode(value.as_bytes()).unwrap().id.unwrap();

@@ -6,12 +6,13 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::caption::Id;
 
-/// The format of a vector record's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The format of a vector record's value, as `output.format` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum VectorFormat {
     /// Raw little-endian float32.
     Native,

@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn every_caption_of_the_file_can_be_decoded() {
         let mut config = Config::default();
-        config.output.format = crate::config::OutputFormat::Json;
+        config.output.format = crate::wire::vector::VectorFormat::Json;
         config.output.id = "/id".into();
         let captions = captions().unwrap();
         for caption in &captions {

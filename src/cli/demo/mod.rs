@@ -20,11 +20,12 @@ use clap::{Args, value_parser};
 use indicatif::HumanCount;
 
 use crate::cli::embedded::FETCH_WAIT;
-use crate::config::{Config, OutputFormat};
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::model::synth::{Synthesis, synthesize};
 use crate::pipeline::{self, Worker};
 use crate::shutdown::{Shutdown, Wanted};
+use crate::wire::vector::VectorFormat;
 use broker::{Broker, Feed};
 use figures::{Snapshot, show_ms};
 use reader::{Reader, Tally};
@@ -162,7 +163,7 @@ fn config(args: &DemoArgs, broker: &Broker, package: &Path) -> Config {
     config.model.package = package.into();
     config.embed.onnxruntime = args.onnxruntime.clone().unwrap_or_default();
     config.output.topic = broker::VECTORS.into();
-    config.output.format = OutputFormat::Json;
+    config.output.format = VectorFormat::Json;
     config.output.id = "/id".into();
     config.output.include_caption = true;
     config.reject.topic = broker::REJECTED.into();

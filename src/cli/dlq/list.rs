@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::json;
 
@@ -17,7 +19,13 @@ pub struct ListArgs {
     /// Prints a JSON object a letter.
     #[arg(long)]
     json: bool,
+    /// Prints each message's value too: its beginning, or with --json all of it.
+    #[arg(long)]
+    values: bool,
 }
+
+/// Characters of a value that people see.
+const SHOWN: usize = 200;
 
 /// Lists the letters of all topics.
 pub(super) fn run(args: ListArgs) -> anyhow::Result<()> {
@@ -26,7 +34,7 @@ pub(super) fn run(args: ListArgs) -> anyhow::Result<()> {
     while let Some((letter, cause)) = selected.next()? {
         if args.json {
             let key = letter.message.key.as_deref().map(String::from_utf8_lossy);
-            say(json!({
+            let mut object = json!({
                 "partition": letter.partition,
                 "offset": letter.offset,
                 "reason": cause.reason,
@@ -39,7 +47,15 @@ pub(super) fn run(args: ListArgs) -> anyhow::Result<()> {
                 "key": key,
                 "value_bytes": letter.message.value.as_ref().map(Vec::len),
                 "timestamp_ms": letter.message.timestamp_ms,
-            }))?;
+            });
+            if args.values {
+                let value = letter.message.value.as_deref();
+                match value.map(std::str::from_utf8).transpose() {
+                    Ok(text) => object["value"] = json!(text),
+                    Err(_) => object["value_base64"] = json!(value.map(|v| STANDARD.encode(v))),
+                }
+            }
+            say(object)?;
         } else {
             let (partition, offset) = (or_unknown(cause.partition), or_unknown(cause.offset));
             let line = format!(
@@ -51,14 +67,48 @@ pub(super) fn run(args: ListArgs) -> anyhow::Result<()> {
                 cause.reason,
                 cause.detail
             );
-            // Another program's sentences have line breaks, and anybody's may have a terminal's commands.
-            say(line.replace(char::is_control, " "))?;
+            say(one_line(&line))?;
+            if args.values {
+                say(format_args!("    {}", shown(letter.message.value.as_deref())))?;
+            }
         }
     }
     tell(selected.in_words());
     Ok(())
 }
 
+/// Another program's sentences have line breaks, and anybody's may have a terminal's commands.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+/// Returns the beginning of a message's value, and how much more there is.
+fn shown(value: Option<&[u8]>) -> String {
+    let Some(value) = value else { return "no value".into() };
+    let text = String::from_utf8_lossy(value);
+    let mut rest = text.chars();
+    let beginning: String = rest.by_ref().take(SHOWN).collect();
+    let more = match rest.as_str().len() {
+        0 => String::new(),
+        bytes => format!("… and {bytes} bytes more"),
+    };
+    one_line(&beginning) + &more
+}
+
 fn or_unknown(number: Option<impl Display>) -> String {
     number.map_or("?".into(), |number| number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_shown_on_one_line_and_not_at_any_length() {
+        assert_eq!(shown(None), "no value");
+        assert_eq!(shown(Some(b"not\x1b[2J json\n")), "not [2J json ");
+        assert_eq!(shown(Some(b"\xff")), "\u{fffd}");
+        let long = "ä".repeat(SHOWN + 3);
+        assert_eq!(shown(Some(long.as_bytes())), "ä".repeat(SHOWN) + "… and 6 bytes more");
+    }
 }

@@ -112,12 +112,14 @@ impl Selected {
             if self.of_topic.as_ref().is_some_and(|topic| *topic != cause.topic) {
                 self.of_others += 1;
             } else if self.reasons.is_empty() || self.reasons.contains(&cause.reason) {
-                let place = cause.partition.zip(cause.offset);
-                let digest = || self.digests.hash_one((&letter.message.key, &letter.message.value));
-                let message = place.map(|(partition, offset)| (partition, offset, digest()));
-                if self.of_topic.is_some() && message.is_some_and(|m| !self.messages.insert(m)) {
-                    self.repeated += 1;
-                    continue;
+                // Only of one topic are a partition and an offset a message.
+                let place = cause.partition.zip(cause.offset).filter(|_| self.of_topic.is_some());
+                if let Some((partition, offset)) = place {
+                    let sent = (&letter.message.key, &letter.message.value);
+                    if !self.messages.insert((partition, offset, self.digests.hash_one(sent))) {
+                        self.repeated += 1;
+                        continue;
+                    }
                 }
                 self.left -= 1;
                 *self.by_reason.entry(cause.reason.clone()).or_default() += 1;

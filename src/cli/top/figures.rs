@@ -22,9 +22,11 @@ pub(super) struct Figures {
     /// What runs the network.
     pub(super) execution_provider: Option<String>,
     /// Partitions that the worker owns.
-    pub(super) partitions: f64,
+    pub(super) partitions: u64,
     /// Brokers that each of the two clients is connected to; empty where the worker doesn't tell.
-    pub(super) brokers_up: BTreeMap<String, f64>,
+    pub(super) brokers_up: BTreeMap<String, u64>,
+    /// Captions embedded since the worker began.
+    pub(super) captions_embedded: u64,
     /// Captions embedded a second.
     pub(super) captions_per_second: f64,
     /// Their tokens a second.
@@ -46,7 +48,7 @@ pub(super) struct Figures {
     /// Tokens of a batch, on average.
     pub(super) batch_tokens: Option<f64>,
     /// Most tokens of a batch.
-    pub(super) batch_tokens_limit: f64,
+    pub(super) batch_tokens_limit: u64,
     /// The one as a part of the other; over 1 where captions are longer than a batch may be, each of which
     /// is a batch of its own.
     pub(super) batch_fill: Option<f64>,
@@ -55,17 +57,17 @@ pub(super) struct Figures {
     /// The share of the time that the network was at work.
     pub(super) duty_cycle: Option<f64>,
     /// Messages that aren't settled, in the topic and in the worker.
-    pub(super) lag_messages: f64,
+    pub(super) lag_messages: u64,
     /// Age of the oldest.
     pub(super) lag_seconds: f64,
     /// Messages in the worker.
-    pub(super) in_flight_messages: f64,
+    pub(super) in_flight_messages: u64,
     /// Messages in the worker at which fetching pauses.
-    pub(super) in_flight_messages_limit: f64,
+    pub(super) in_flight_messages_limit: u64,
     /// Records that wait for their acknowledgement.
-    pub(super) outstanding_records: f64,
+    pub(super) outstanding_records: u64,
     /// Messages rejected since the worker began, by reason; reasons without any are left out.
-    pub(super) rejected: BTreeMap<String, f64>,
+    pub(super) rejected: BTreeMap<String, u64>,
 }
 
 /// A stage between two looks.
@@ -133,7 +135,7 @@ impl Figures {
         });
         let in_stages: f64 = stages.iter().filter_map(|stage| stage.mean_seconds).sum();
         let batch_tokens = mean("capvec_batch_tokens", &[]);
-        let batch_tokens_limit = now.sum("capvec_batch_tokens_limit", &[]);
+        let batch_tokens_limit = now.count("capvec_batch_tokens_limit");
         let cut = then.by("capvec_batches_total", "reason");
         let cut = now.by("capvec_batches_total", "reason").into_iter().map(|(reason, count)| {
             (reason.to_owned(), count - cut.get(reason).copied().unwrap_or(0.0))
@@ -141,14 +143,14 @@ impl Figures {
         let batches = more("capvec_batches_total", &[]);
         let (p50, p50_over) = quantile_of(0.5, end_to_end, &[]);
         let (p99, p99_over) = quantile_of(0.99, end_to_end, &[]);
-        let brokers_up = now.by("capvec_brokers_up", "client").into_iter();
         Figures {
             seconds,
             version: text("capvec_build_info", "version").unwrap_or_default(),
             model: text("capvec_model_info", "model"),
             execution_provider: text("capvec_execution_provider_info", "running"),
-            partitions: now.sum("capvec_assigned_partitions", &[]),
-            brokers_up: brokers_up.map(|(client, number)| (client.to_owned(), number)).collect(),
+            partitions: now.count("capvec_assigned_partitions"),
+            brokers_up: now.counts("capvec_brokers_up", "client"),
+            captions_embedded: now.count("capvec_captions_embedded_total"),
             captions_per_second: a_second("capvec_captions_embedded_total"),
             tokens_per_second: a_second("capvec_tokens_embedded_total"),
             end_to_end_p50_seconds: p50,
@@ -161,7 +163,7 @@ impl Figures {
             batch_captions: mean("capvec_batch_captions", &[]),
             batch_tokens,
             batch_tokens_limit,
-            batch_fill: batch_tokens.and_then(|tokens| ratio(tokens, batch_tokens_limit)),
+            batch_fill: batch_tokens.and_then(|tokens| ratio(tokens, batch_tokens_limit as f64)),
             batch_cut: cut
                 .filter_map(|(reason, count)| Some((reason, ratio(count, batches)?)))
                 .collect(),
@@ -171,33 +173,44 @@ impl Figures {
                 seconds * now.sum("capvec_embedders", &[]),
             )
             .map(|share| share.min(1.0)),
-            lag_messages: now.sum("capvec_lag_messages", &[]),
+            lag_messages: now.count("capvec_lag_messages"),
             lag_seconds: now.sum("capvec_lag_seconds", &[]),
-            in_flight_messages: now.sum("capvec_in_flight_messages", &[]),
-            in_flight_messages_limit: now.sum("capvec_in_flight_messages_limit", &[]),
-            outstanding_records: now.sum("capvec_outstanding_records", &[]),
-            rejected: now
-                .by("capvec_captions_rejected_total", "reason")
-                .into_iter()
-                .filter(|(_, count)| *count > 0.0)
-                .map(|(reason, count)| (reason.to_owned(), count))
-                .collect(),
+            in_flight_messages: now.count("capvec_in_flight_messages"),
+            in_flight_messages_limit: now.count("capvec_in_flight_messages_limit"),
+            outstanding_records: now.count("capvec_outstanding_records"),
+            rejected: rejected(now),
         }
     }
 }
 
 impl Figures {
     /// Returns whether no broker answers the consumer, so that nothing is known of what waits. Before the
-    /// model is loaded there is no consumer.
+    /// model is loaded there is no consumer, and nothing is known anyway.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.model.is_some() && self.brokers_up.get("consumer") == Some(&0.0)
+        self.model.is_some() && self.brokers_up.get("consumer") == Some(&0)
     }
 
     /// Returns whether no broker takes the records that are to be written. A producer that has nothing to
     /// write needs no connection.
     pub(super) fn cannot_write(&self) -> bool {
-        self.outstanding_records > 0.0 && self.brokers_up.get("producer") == Some(&0.0)
+        self.outstanding_records > 0 && self.brokers_up.get("producer") == Some(&0)
     }
+
+    /// Returns the model's id, or what the worker does before it has one.
+    pub(super) fn model_in_words(&self) -> &str {
+        match &self.model {
+            Some(model) => model,
+            None if self.brokers_up.get("consumer") == Some(&0) => "waiting for the brokers",
+            None => "the model is being loaded",
+        }
+    }
+}
+
+/// Returns the reasons for which something was rejected.
+fn rejected(look: &Look) -> BTreeMap<String, u64> {
+    let mut rejected = look.counts("capvec_captions_rejected_total", "reason");
+    rejected.retain(|_, count| *count > 0);
+    rejected
 }
 
 fn ratio(part: f64, whole: f64) -> Option<f64> {
@@ -265,7 +278,10 @@ mod tests {
         let waiting = format!("{model}{}capvec_outstanding_records 7\n", brokers(1, 0));
         assert_eq!(told(&waiting), (false, true));
         assert_eq!(told(model), (false, false), "an older worker doesn't tell");
-        assert_eq!(figures(&brokers(2, 1)).brokers_up["consumer"], 2.0);
+        assert_eq!(figures(&brokers(0, 0)).model_in_words(), "waiting for the brokers");
+        assert_eq!(figures(&brokers(1, 1)).model_in_words(), "the model is being loaded");
+        assert_eq!(figures(model).model_in_words(), "m@1");
+        assert_eq!(figures(&brokers(2, 1)).brokers_up["consumer"], 2);
     }
 
     #[test]
@@ -317,7 +333,8 @@ mod tests {
         assert_eq!(figures.duty_cycle, Some(0.5));
         assert_eq!(figures.batch_cut["full"], 1.0);
         assert_eq!(figures.batch_cut["idle"], 0.0);
-        assert_eq!(figures.rejected, BTreeMap::from([("not_json".into(), 7.0)]));
+        assert_eq!(figures.rejected, BTreeMap::from([("not_json".into(), 7)]));
+        assert_eq!(figures.captions_embedded, 300);
         assert_eq!(figures.stages[2].mean_seconds, Some(0.02));
         assert_eq!(figures.stages[0].mean_seconds, None);
         assert_eq!(figures.before_worker_mean_seconds, Some(0.4 - 0.02));

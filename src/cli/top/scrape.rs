@@ -129,6 +129,17 @@ impl Look {
         self.all(name, labels).map(|s| s.value).sum()
     }
 
+    /// Returns the sum of a metric that counts things.
+    pub(super) fn count(&self, name: &str) -> u64 {
+        whole(self.sum(name, &[]))
+    }
+
+    /// Returns the series of a metric that counts things, by the value of a label.
+    pub(super) fn counts(&self, name: &str, label: &str) -> BTreeMap<String, u64> {
+        let by = self.by(name, label).into_iter();
+        by.map(|(value, number)| (value.to_owned(), whole(number))).collect()
+    }
+
     /// Returns a label's value in the first series of a metric.
     pub(super) fn label(&self, name: &str, label: &str) -> Option<&str> {
         self.all(name, &[]).find_map(|s| s.labels.get(label)).map(String::as_str)
@@ -163,6 +174,11 @@ impl Look {
         };
         self.series.iter().filter(holds)
     }
+}
+
+/// A count is whole and not negative; a gauge may be below 0 for a moment.
+fn whole(number: f64) -> u64 {
+    number.max(0.0).round() as u64
 }
 
 /// Reads `name{label="value",...} number`.

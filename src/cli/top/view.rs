@@ -22,7 +22,7 @@ pub(super) fn panel(
 ) -> Vec<String> {
     let line =
         |title: &str, text: String| format!("{} {text}", style(format!("{title:<10}")).dim());
-    let model = figures.model.as_deref().unwrap_or("the model is being loaded");
+    let model = figures.model_in_words();
     let provider = figures.execution_provider.as_deref().unwrap_or("–");
     let partitions = figures.partitions;
     let p50 = show_quantile(figures.end_to_end_p50_seconds, figures.end_to_end_p50_over_seconds);
@@ -35,10 +35,11 @@ pub(super) fn panel(
         line(
             "captions",
             format!(
-                "{} a second, {} tokens {}",
+                "{} a second, {} tokens {} {} since the start",
                 style(format!("{:.0}", figures.captions_per_second)).bold(),
                 HumanCount(figures.tokens_per_second as u64),
                 style(sparkline(captions_per_second)).green(),
+                HumanCount(figures.captions_embedded),
             ),
         ),
         line(
@@ -119,7 +120,7 @@ fn lag(figures: &Figures) -> String {
     }
     format!(
         "{} messages, the oldest {} old",
-        style(HumanCount(figures.lag_messages.max(0.0) as u64)).bold(),
+        style(HumanCount(figures.lag_messages)).bold(),
         style(show_seconds(Some(figures.lag_seconds))).bold(),
     )
 }
@@ -211,7 +212,7 @@ mod tests {
         );
         let panel = panel(&"localhost:9180".parse().unwrap(), &figures, &[0.0], 40);
         let panel = panel.join("\n");
-        assert!(panel.contains("the model is being loaded"), "{panel}");
+        assert!(panel.contains("waiting for the brokers"), "{panel}");
         assert!(panel.contains("0 messages, the oldest 0 s old"), "{panel}");
         assert!(!panel.contains("NaN") && !panel.contains("inf"), "{panel}");
     }

@@ -1,0 +1,87 @@
+//! Results that are half written: where they lie, and what becomes of them when the process is told
+//! to end.
+//!
+//! A result is written beside its place and moved there when it is whole. An error removes the half;
+//! a signal would leave it, 711 MB of a package of the full size.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+/// How names of this process's begin. Not its number: in containers they all have the same.
+static PREFIX: LazyLock<String> =
+    LazyLock::new(|| format!(".capvec-unfinished-{:x}-", RandomState::new().hash_one(())));
+
+/// Folders in which something has been begun.
+static FOLDERS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Returns what the name of something unfinished in `folder` must begin with.
+pub fn prefix_in(folder: &Path) -> &'static str {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
+    &PREFIX
+}
+
+/// Runs what moves results to their places in more than one step: a signal waits for its end.
+pub fn undisturbed<T>(steps: impl FnOnce() -> T) -> T {
+    let _folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    steps()
+}
+
+/// From here on SIGINT and SIGTERM first remove what this process has half written, and then end it as
+/// they would have.
+///
+/// # Errors
+///
+/// When the system refuses the handlers.
+pub fn remove_on_signals() -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("capvec-signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            // To the end: nothing that is half removed may be moved to its place.
+            let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+            folders.iter().for_each(|folder| remove_from(folder));
+            drop(emulate_default_handler(signal));
+        }
+    })?;
+    Ok(())
+}
+
+/// What can't be removed stays: there is nobody to tell.
+fn remove_from(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            let path = entry.path();
+            drop(if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_begun_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let prefix = prefix_in(folder.path());
+        fs::write(at(&format!("{prefix}file")), "half").unwrap();
+        fs::create_dir(at(&format!("{prefix}folder"))).unwrap();
+        fs::write(at(&format!("{prefix}folder/weights")), "half").unwrap();
+        let kept = ["vectors.npy", ".capvec-unfinished-of-another", ".capvec-replaced-package"];
+        for name in kept {
+            fs::write(at(name), "whole").unwrap();
+        }
+        remove_from(folder.path());
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names: BTreeSet<_> = names.collect();
+        assert_eq!(names, kept.map(Into::into).into());
+    }
+}
