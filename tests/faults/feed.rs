@@ -21,7 +21,7 @@ pub type Place = (i32, i64);
 const FLUSH_MAX: Duration = Duration::from_secs(120);
 
 /// Keys that captions share.
-const KEYS: u64 = 48;
+pub const KEYS: u64 = 48;
 
 /// How often the producer wakes to send what is due.
 const PACE: Duration = Duration::from_millis(5);

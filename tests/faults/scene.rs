@@ -28,6 +28,9 @@ pub const PARTITIONS: i32 = 6;
 /// How long the group waits for a worker that died without a word; the default is 45 s, and rows would be as long.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// Most captions that a worker has in flight.
+pub const IN_FLIGHT_MAX: usize = 1024;
+
 /// How long the brokers leave a transaction open whose worker died.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,20 +40,24 @@ const SETTLED_MAX: Duration = Duration::from_secs(180);
 /// One request to the brokers waits this long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The options that all workers of all rows have.
-const OPTIONS: [&str; 9] = [
-    "log.filter=info",
-    "kafka.librdkafka.session.timeout.ms=6000",
-    "kafka.librdkafka.heartbeat.interval.ms=1500",
-    "delivery.drain_timeout=5s",
-    "delivery.commit_interval=500ms",
-    "delivery.in_flight_captions_max=1024",
-    "batch.captions_max=256",
-    // Captions wait here, so that some are always in flight.
-    "batch.wait_max=20ms",
-    // Where a row changes it, it says so.
-    "kafka.delivery_timeout=10m",
-];
+/// Returns the options that all workers of all rows have.
+fn common_options() -> Vec<String> {
+    let session_ms = SESSION_TIMEOUT.as_millis();
+    let options = [
+        "log.filter=info",
+        &format!("kafka.librdkafka.session.timeout.ms={session_ms}"),
+        "kafka.librdkafka.heartbeat.interval.ms=1500",
+        "delivery.drain_timeout=5s",
+        "delivery.commit_interval=500ms",
+        &format!("delivery.in_flight_captions_max={IN_FLIGHT_MAX}"),
+        "batch.captions_max=256",
+        // Captions wait here, so that some are always in flight.
+        "batch.wait_max=20ms",
+        // Where a row changes it, it says so.
+        "kafka.delivery_timeout=10m",
+    ];
+    options.map(String::from).into()
+}
 
 /// How a worker reaches the brokers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,7 +128,7 @@ impl<'a> Scene<'a> {
         way: Way,
         options: &[&str],
     ) -> Worker {
-        let mut all: Vec<String> = OPTIONS.map(String::from).to_vec();
+        let mut all = common_options();
         let bootstrap = match way {
             Way::Direct => self.cluster.direct(),
             Way::Proxied => {

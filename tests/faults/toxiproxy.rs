@@ -1,12 +1,12 @@
 //! Toxiproxy: the network between workers and brokers, which can be cut, slowed and reset.
 
-use std::env;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use capvec::embed::library::cache_folder;
 use serde_json::{Value, json};
 
 /// Names the version; it builds the server.
@@ -113,11 +113,7 @@ impl Drop for Toxiproxy {
 
 /// Returns where `scripts/toxiproxy` puts the server.
 fn program() -> PathBuf {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("CAPVEC_CACHE")
-        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("capvec")))
-        .or_else(|| Some(set("HOME")?.join(".cache/capvec")));
     let version = SCRIPT.lines().find_map(|line| line.strip_prefix("version="));
     let version = version.expect("the script names it");
-    cache.unwrap_or_default().join("toxiproxy").join(version).join("toxiproxy-server")
+    cache_folder().unwrap_or_default().join("toxiproxy").join(version).join("toxiproxy-server")
 }

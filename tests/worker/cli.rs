@@ -1,16 +1,17 @@
 //! The command line: what it prints, what it refuses, and how it says so.
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::{
-    CAPVEC, Cluster, Outgoing, capvec, capvec_fails, capvec_ok, eventually, free_address,
+    CAPVEC, Cluster, Outgoing, capvec, capvec_fails, capvec_ok, eventually, free_address, text,
     tiny_package,
 };
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[test]
 fn embed_takes_lines_and_json_lines_and_writes_three_formats() {
@@ -67,7 +68,7 @@ fn embed_replaces_no_pipe_and_no_link() {
     std::fs::write(file("target"), "before").unwrap();
     std::os::unix::fs::symlink("target", file("link")).unwrap();
     let pipe = file("pipe");
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let captions = file("captions");
     let embed = |out: &Path, format: &str| {
         let package = text(tiny_package());
@@ -117,7 +118,7 @@ fn a_line_without_a_caption_is_named() {
 
 #[test]
 fn a_missing_library_says_how_to_get_it() {
-    let output = std::process::Command::new(CAPVEC)
+    let output = Command::new(CAPVEC)
         .args(["embed", "--model", text(tiny_package()), "/dev/null", "--out", "/dev/null"])
         .env("CAPVEC_CACHE", "/nowhere")
         .env_remove("ORT_DYLIB_PATH")
@@ -165,6 +166,26 @@ fn inspect_speaks_to_people_and_to_programs() {
 }
 
 #[test]
+fn an_interrupted_embed_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("vectors.npy");
+    let model = text(tiny_package());
+    let mut child = Command::new(CAPVEC)
+        .args(["embed", "--model", model, "--format", "npy", "--out", text(&out)])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let number = || std::fs::read_dir(folder.path()).unwrap().count();
+    eventually("it has begun", || (number() == 1).then_some(()));
+    let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(2), "as without a handler");
+    assert_eq!(number(), 0);
+}
+
+#[test]
 fn check_tells_every_fault_of_a_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("capvec.toml");
@@ -181,6 +202,11 @@ fn check_tells_every_fault_of_a_configuration() {
     ] {
         assert!(said.contains(fault), "{fault}\n{said}");
     }
+    let output = capvec(&["check", "--offline", "--json", "--config", text(&config)]);
+    assert_eq!(output.status.code(), Some(64));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["check"], &told["status"]), (&"configuration".into(), &"failed".into()));
+    assert!(told["detail"].as_str().unwrap().contains("kafka.brokers: is required"), "{told}");
     let output = capvec(&["run", "--config", text(&config)]);
     assert_eq!(output.status.code(), Some(64), "run refuses it too");
 }
@@ -200,10 +226,15 @@ fn a_configuration_that_is_no_toml_is_refused_without_the_secret_in_it() {
 }
 
 fn check(cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
+    checked(&[], cluster, sets)
+}
+
+fn checked(flags: &[&str], cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
     let brokers = format!("kafka.brokers={cluster}");
     let package = format!("model.package={}", tiny_package().display());
     let mut args =
         vec!["check", "--set", &brokers, "--set", &package, "--set", "kafka.group=check"];
+    args.extend(flags);
     for set in sets {
         args.extend(["--set", set]);
     }
@@ -228,11 +259,28 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
     let (code, said) = check(&cluster.bootstrap, &sets);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("a message was read, and its caption"), "{said}");
+    let json = checked(&["--json"], &cluster.bootstrap, &sets).1;
+    let told: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), said.lines().count());
+    assert!(told.iter().all(|check| check["status"] == "ok"), "{json}");
+    assert_eq!(told[5]["check"], "input topic");
     let wrong = [&sets[..], &["input.pointer=/nope"]].concat();
     let (code, said) = check(&cluster.bootstrap, &wrong);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("FAILED  captions: the 20 messages"), "{said}");
     assert!(said.contains(" as caption_missing: nothing stands at /nope"), "{said}");
+
+    // What the group has behind it is nobody's to read.
+    let consumer: BaseConsumer = cluster.client().set("group.id", "check").create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    for (partition, end) in cluster.ends("check") {
+        offsets.add_partition_offset("check", partition, Offset::Offset(end)).unwrap();
+    }
+    consumer.commit(&offsets, CommitMode::Sync).unwrap();
+    let (code, said) = check(&cluster.bootstrap, &wrong);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("nothing to read now"), "{said}");
 
     let sets = ["input.topic=nowhere", "output.topic=check.out"];
     let (code, said) = check(&cluster.bootstrap, &sets);
@@ -315,7 +363,7 @@ fn without_a_configuration_the_file_is_asked_for() {
 
 #[test]
 fn embed_ends_with_its_reader_though_more_lines_may_come() {
-    let mut child = std::process::Command::new(CAPVEC)
+    let mut child = Command::new(CAPVEC)
         .args(["embed", "--model", text(tiny_package()), "--batch-tokens", "64", "-", "--out", "-"])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
@@ -340,7 +388,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         &["model", "inspect", package, "--json"],
         &["model", "verify", package],
     ] {
-        let mut child = std::process::Command::new(CAPVEC)
+        let mut child = Command::new(CAPVEC)
             .args(args)
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped())

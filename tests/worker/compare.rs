@@ -5,11 +5,7 @@ use std::path::{Path, PathBuf};
 use capvec::model::package::MANIFEST;
 use capvec::model::synth::{Synthesis, synthesize};
 
-use crate::support::{capvec_fails, capvec_ok, tiny_package};
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use crate::support::{capvec_fails, capvec_ok, text, tiny_package};
 
 /// Captions in many languages, and JSON lines: the demo's.
 fn captions() -> PathBuf {

@@ -12,25 +12,12 @@ use capvec::embed::load::Embedders;
 use capvec::embed::{EmbedError, Embedder, library};
 use capvec::pipeline;
 use capvec::shutdown::Shutdown;
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 
 use crate::support::{
-    CAPVEC, Cluster, Outgoing, Worker, capvec_fails, eventually, metric, tiny_package,
+    CAPVEC, Outgoing, Worker, captions, capvec_fails, eventually, metric, mock, text, tiny_package,
 };
 
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
-
-type Mock = MockCluster<'static, DefaultProducerContext>;
-
-fn mock() -> (Mock, Cluster) {
-    let mock = MockCluster::new(1).unwrap();
-    for topic in ["in", "in.out", "in.dead"] {
-        mock.create_topic(topic, 2, 1).unwrap();
-    }
-    let cluster = Cluster { bootstrap: mock.bootstrap_servers() };
-    (mock, cluster)
-}
 
 /// The CPU's library.
 fn cpu_library() -> PathBuf {
@@ -44,10 +31,6 @@ fn broken_gpu_library(folder: &Path) -> PathBuf {
     std::os::unix::fs::symlink(cpu_library(), &library).unwrap();
     std::fs::write(folder.join(PROVIDER), "no library").unwrap();
     library
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[test]
@@ -99,7 +82,7 @@ fn the_library_for_gpus_is_looked_for_where_a_gpu_is_named() {
 
 #[test]
 fn a_worker_with_a_gpu_that_cannot_be_had_does_not_start() {
-    let (_mock, cluster) = mock();
+    let (_mock, cluster) = mock(1);
     let library = format!("embed.onnxruntime={}", cpu_library().display());
     let options = ["embed.embedder=onnx", "embed.device=cuda:0,cuda:1", library.as_str()];
     let mut worker = Worker::start(&cluster, "in", tiny_package(), &options);
@@ -111,7 +94,7 @@ fn a_worker_with_a_gpu_that_cannot_be_had_does_not_start() {
 fn auto_falls_back_to_the_cpu_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let running = |library: PathBuf| {
-        let (mock, cluster) = mock();
+        let (mock, cluster) = mock(1);
         let library = format!("embed.onnxruntime={}", library.display());
         let options = ["embed.embedder=onnx", "batch.tokens_max=64", library.as_str()];
         let worker = Worker::start(&cluster, "in", tiny_package(), &options).ready();
@@ -171,9 +154,8 @@ impl Embedder for Small {
 
 #[test]
 fn too_little_memory_makes_smaller_batches_and_loses_nothing() {
-    let (_mock, cluster) = mock();
-    let captions: Vec<Outgoing> =
-        (0..400).map(|i| Outgoing::caption(&format!("k{i}"), &format!("caption {i}"))).collect();
+    let (_mock, cluster) = mock(1);
+    let captions = captions(400);
     cluster.send("in", &captions);
     let config = cluster.config("in");
     let shutdown = Shutdown::default();

@@ -114,6 +114,11 @@ fn letters_of_a_reason_go_back_as_they_were_and_become_vectors() {
         said.starts_with("replayed.dead/0/") && said.contains("  not_json: the value"),
         "{said}"
     );
+    let one = ["--reason", "not_json", "--max", "1", "--values"];
+    let (_, said, _) = dlq(&cluster, "replayed", "list", &one);
+    assert_eq!(said.lines().nth(1), Some("    not json"), "{said}");
+    let (_, said, _) = dlq(&cluster, "replayed", "list", &[&one[..], &["--json"]].concat());
+    assert!(said.contains(r#""value":"not json""#), "{said}");
 
     let reason = ["--reason", "caption_missing"];
     let (code, said, error) = dlq(&cluster, "replayed", "replay", &reason);
@@ -261,8 +266,9 @@ fn a_replay_that_is_interrupted_says_from_where_to_go_on_and_loses_none() {
     let all = arguments(&cluster, "interrupted", "replay", &slow);
     let mut command = Command::new(CAPVEC);
     let command = command.args(&all).stdin(Stdio::null()).stdout(Stdio::piped());
+    let target = cluster.observe("interrupted");
     let replaying = command.stderr(Stdio::piped()).spawn().unwrap();
-    eventually("some have arrived", || (cluster.ends("interrupted")[&0] >= 100).then_some(()));
+    eventually("some have arrived", || (target.records() >= 100).then_some(()));
     let id = replaying.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
     let output = replaying.wait_with_output().unwrap();

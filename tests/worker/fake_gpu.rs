@@ -13,9 +13,8 @@ use std::sync::OnceLock;
 
 use capvec::embed::library;
 use capvec::model::manifest::Precision;
-use capvec::model::synth::{Synthesis, synthesize};
 
-use crate::support::{CAPVEC, Cluster, Worker, tiny_package};
+use crate::support::{CAPVEC, Cluster, Worker, captions, eventually, package_of, tiny_package};
 
 /// CUDA's libraries, in the order of their numbers in the source.
 const CUDA: [&str; 5] =
@@ -70,12 +69,6 @@ fn make() -> Result<(tempfile::TempDir, PathBuf), String> {
     Ok((folder, library))
 }
 
-fn package(folder: &Path, precision: Precision) -> PathBuf {
-    let path = folder.join(precision.as_str());
-    synthesize(&Synthesis { precision, ..Synthesis::tiny(1, &path) }, &mut |_| ()).unwrap();
-    path
-}
-
 /// What `capvec check` says of the embedder; there are no brokers.
 fn check(library: &Path, package: &Path, device: &str, devices: usize) -> String {
     let mut command = Command::new(CAPVEC);
@@ -104,13 +97,31 @@ fn every_node_has_a_kernel_for_the_gpu_and_32_bits_stay_32() {
     let Some(library) = gpu_library() else { return };
     let folder = tempfile::tempdir().unwrap();
     for precision in [Precision::Fp32, Precision::Fp16] {
-        let said = check(library, &package(folder.path(), precision), "cuda:0", 1);
+        let said = check(library, &package_of(folder.path(), precision), "cuda:0", 1);
         assert!(said.starts_with("ok") && said.contains("cuda:0 in "), "{said}");
         assert!(!said.contains("on the CPU"), "{precision:?}: {said}");
     }
     // Its kernels are the CPU's.
-    let said = check(library, &package(folder.path(), Precision::Int8), "cuda:0", 1);
+    let said = check(library, &package_of(folder.path(), Precision::Int8), "cuda:0", 1);
     assert!(said.starts_with("FAILED") && said.contains("--precision fp16"), "{said}");
+}
+
+#[test]
+fn packages_that_run_on_different_devices_are_not_compared() {
+    let Some(library) = gpu_library() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let captions = folder.path().join("captions");
+    std::fs::write(&captions, "a fox\na moose\n").unwrap();
+    let output = Command::new(CAPVEC)
+        .args(["model", "compare"])
+        .args([tiny_package(), &package_of(folder.path(), Precision::Int8)])
+        .args([Path::new("--captions"), &captions, Path::new("--onnxruntime"), library])
+        .env("FAKE_CUDA_DEVICES", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("A runs on cuda:0 and B on cpu"), "{said}");
 }
 
 #[test]
@@ -161,10 +172,7 @@ fn a_bound_on_the_memory_is_kept_and_told_from_other_failures() {
     let Some(library) = gpu_library() else { return };
     let cluster = Cluster::shared();
     cluster.create_topics("small-gpu", 1);
-    let captions: Vec<_> = (0..300)
-        .map(|i| crate::support::Outgoing::caption(&format!("k{i}"), &format!("caption {i}")))
-        .collect();
-    cluster.send("small-gpu", &captions);
+    cluster.send("small-gpu", &captions(300));
     let mut command = Command::new(CAPVEC);
     command.arg("run");
     let options = [
@@ -177,13 +185,13 @@ fn a_bound_on_the_memory_is_kept_and_told_from_other_failures() {
         &format!("embed.onnxruntime={}", library.display()),
     ];
     let worker = Worker::launch(command, &cluster, "small-gpu", tiny_package(), &options).ready();
-    crate::support::eventually("batches are split for want of memory", || {
+    eventually("batches are split for want of memory", || {
         worker
             .metric("capvec_batch_splits_total{reason=\"out_of_memory\"}")
             .filter(|splits| *splits > 0.0)
     });
     // Vectors or, of numbers that nobody computed, rejections: each caption is accounted for.
-    crate::support::eventually("every caption is settled", || {
+    eventually("every caption is settled", || {
         let of = |topic: &str| cluster.ends(topic).values().sum::<i64>();
         let settled = of("small-gpu.out") + of("small-gpu.dead");
         (settled == 300).then_some(())

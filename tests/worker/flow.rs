@@ -7,7 +7,8 @@ use capvec::embed::hash::HashEmbedder;
 use capvec::model::package::Package;
 
 use crate::support::{
-    CAPVEC, Cluster, Outgoing, Record, Worker, eventually, tiny_package, tokenizer_of,
+    CAPVEC, Cluster, Outgoing, Record, Worker, captions, eventually, free_address, tiny_package,
+    tokenizer_of,
 };
 
 const CAPTIONS: [&str; 4] = [
@@ -187,14 +188,13 @@ fn plain_text_comes_in_and_ids_are_keys_or_positions() {
 fn what_is_settled_is_committed_and_shown() {
     let cluster = Cluster::shared();
     cluster.create_topics("committed", 3);
-    let messages: Vec<_> =
-        (0..300).map(|i| Outgoing::caption(&format!("k{i}"), &format!("caption {i}"))).collect();
-    cluster.send("committed", &messages);
+    cluster.send("committed", &captions(300));
     let options = ["delivery.commit_interval=100ms", "tokenize.threads=3"];
     let worker = Worker::start(&cluster, "committed", tiny_package(), &options).ready();
     let ends = cluster.ends("committed");
+    let group = cluster.observe_group("committed.group", "committed");
     eventually("all offsets are committed by the interval", || {
-        (cluster.committed("committed.group", "committed") == ends).then_some(())
+        (group.committed() == ends).then_some(())
     });
     assert_eq!(worker.metric("capvec_messages_consumed_total"), Some(300.0));
     assert_eq!(worker.metric("capvec_captions_embedded_total"), Some(300.0));
@@ -222,7 +222,10 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     cluster.send("unlogged", &[Outgoing::caption("k", CAPTIONS[0])]);
     let mut program = Command::new("sh");
     program.args(["-c", r#"exec "$0" run "$@" 2>/dev/full"#, CAPVEC]);
-    let worker = Worker::launch(program, &cluster, "unlogged", tiny_package(), &[]).ready();
+    // Its log tells nobody where its admin port is.
+    let listen = format!("admin.listen={}", free_address());
+    let options = [listen.as_str()];
+    let worker = Worker::launch(program, &cluster, "unlogged", tiny_package(), &options).ready();
     cluster.await_records("unlogged.out", 1);
     worker.stop();
 }

@@ -1,8 +1,7 @@
 //! Several workers of one group on a real Kafka, with members coming and going.
 
-use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use capvec::batch::packing::TokenBatch;
 use capvec::embed::Embedder;
@@ -12,29 +11,22 @@ use capvec::model::import::{Import, import};
 use capvec::model::manifest::Precision;
 use capvec::model::package::{Existing, Package};
 
+use crate::support::numbered::{check_each_once, index_of, with_index};
 use crate::support::{
-    Cluster, Outgoing, Record, Worker, beside, eventually, tiny_package, tokenizer_of,
+    Cluster, Outgoing, Record, Worker, beside, captions, eventually, relative_error, tiny_package,
+    tokenizer_of, unpacked,
 };
 
 /// The number of captions that share a key.
 const PER_KEY: usize = 20;
 
 /// Real captions where they are at hand, else as many made-up ones.
-fn captions() -> Vec<String> {
+fn texts() -> Vec<String> {
     let Some(folder) = beside("CAPVEC_CAPTIONS", "captions") else {
         return (0..20_000).map(|i| format!("{i} horses in field {}, {i}", i % 7)).collect();
     };
-    let mut text = String::new();
-    // gzip is everywhere that tests run, and reading it is no part of the program.
-    let mut gzip = std::process::Command::new("gzip")
-        .arg("-dc")
-        .arg(folder.join("multi30k.jsonl.gz"))
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    gzip.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-    assert!(gzip.wait().unwrap().success());
-    text.lines()
+    unpacked(&folder.join("multi30k.jsonl.gz"))
+        .lines()
         .map(|line| {
             let object: serde_json::Value = serde_json::from_str(line).unwrap();
             object["caption"].as_str().unwrap().to_owned()
@@ -67,15 +59,12 @@ fn package() -> (Option<tempfile::TempDir>, PathBuf) {
 fn two_workers_then_one_then_two_lose_nothing_and_repeat_nothing() {
     let cluster = Cluster::shared();
     cluster.create_topics("group", 6);
-    let captions = captions();
-    let messages: Vec<Outgoing> = captions
-        .iter()
-        .enumerate()
-        .map(|(index, caption)| Outgoing {
-            headers: vec![("index", Some(index.to_string().leak().as_bytes()))],
-            ..Outgoing::caption(&format!("key-{}", index % (captions.len() / PER_KEY)), caption)
-        })
-        .collect();
+    let texts = texts();
+    let keys = texts.len() / PER_KEY;
+    let message = |(index, text): (usize, &String)| {
+        with_index(index, Outgoing::caption(&format!("key-{}", index % keys), text))
+    };
+    let messages: Vec<Outgoing> = texts.iter().enumerate().map(message).collect();
     let (_folder, package) = package();
     let options =
         ["embed.embedder=onnx", "delivery.in_flight_captions_max=512", "batch.captions_max=512"];
@@ -99,51 +88,29 @@ fn two_workers_then_one_then_two_lose_nothing_and_repeat_nothing() {
     });
     let (log_2, log_3) = (second.stop(), third.stop());
     let after = cluster.records("group.out");
-    assert_eq!(after.len(), captions.len(), "none twice:\n{log_1}\n{log_2}\n{log_3}");
+    assert_eq!(after.len(), texts.len(), "none twice:\n{log_1}\n{log_2}\n{log_3}");
 
-    check_each_once_and_in_order(&captions, &records);
-    check_vectors(&captions, &records, &package);
+    check_each_once(&records, &[], texts.len());
+    let keeps_key = |record: &Record| record.key == messages[index_of(record)].key;
+    assert!(records.iter().all(keeps_key), "each has the key of its caption");
+    check_vectors(&texts, &records, &package);
     let committed = cluster.committed("group.group", "group");
     assert_eq!(committed, cluster.ends("group"), "everything is committed");
     assert_eq!(cluster.records("group.dead"), []);
 }
 
-fn index_of(record: &Record) -> usize {
-    record.header("index").parse().unwrap()
-}
-
-#[track_caller]
-fn check_each_once_and_in_order(captions: &[String], records: &[Record]) {
-    let mut indices: Vec<usize> = records.iter().map(index_of).collect();
-    indices.sort_unstable();
-    assert!(indices.iter().copied().eq(0..captions.len()), "every caption has one vector");
-
-    let mut of_key: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
-    for record in records {
-        of_key.entry(record.key.as_deref().unwrap()).or_default().push(index_of(record));
-    }
-    for (key, indices) in of_key {
-        assert!(indices.is_sorted(), "{}: {indices:?}", String::from_utf8_lossy(key));
-        assert_eq!(indices.len(), PER_KEY);
-    }
-}
-
 /// Embeds every 97th caption alone, and compares.
 #[track_caller]
-fn check_vectors(captions: &[String], records: &[Record], package: &std::path::Path) {
+fn check_vectors(texts: &[String], records: &[Record], package: &Path) {
     let tokenizer = tokenizer_of(package);
     let package = Package::open(package).unwrap();
     let (mut embedder, _) = load_one(&package, None, &DeviceChoice::Auto, 1).unwrap();
     for record in records.iter().step_by(97) {
-        let ids = tokenizer.tokenize(&captions[index_of(record)]).unwrap().ids;
+        let text = &texts[index_of(record)];
+        let ids = tokenizer.tokenize(text).unwrap().ids;
         let alone = embedder.embed(&TokenBatch::pack([ids.as_slice()])).unwrap();
-        let (mut difference, mut norm) = (0.0, 0.0);
-        for (a, b) in alone.iter().zip(record.vector()) {
-            difference += f64::from(a - b).powi(2);
-            norm += f64::from(*a).powi(2);
-        }
-        let relative = (difference / norm).sqrt();
-        assert!(relative < 1e-5, "{}: {relative:e}", captions[index_of(record)]);
+        let relative = relative_error(&record.vector(), &alone);
+        assert!(relative < 1e-5, "{text}: {relative:e}");
     }
 }
 
@@ -152,9 +119,7 @@ fn partitions_that_were_lost_while_fetching_was_paused_go_on_when_they_come_back
     let cluster = Cluster::shared();
     cluster.create_topics("paused", 4);
     let number = 40;
-    let messages: Vec<Outgoing> = (0..number)
-        .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
-        .collect();
+    let messages = captions(number);
     let (early, late) = messages.split_at(number / 2);
     cluster.send("paused", early);
     // A batch waits for more than may be in flight, so that fetching is paused meanwhile.
@@ -184,9 +149,8 @@ fn partitions_that_were_lost_while_fetching_was_paused_go_on_when_they_come_back
     cluster.send("paused", late);
     eventually("all captions have vectors", || {
         let records = cluster.records("paused.out");
-        let texts: std::collections::BTreeSet<_> =
-            records.into_iter().map(|record| record.key).collect();
-        (texts.len() == number).then_some(())
+        let keys: BTreeSet<_> = records.into_iter().map(|record| record.key).collect();
+        (keys.len() == number).then_some(())
     });
     first.stop();
 }

@@ -4,48 +4,21 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use capvec::batch::packing::TokenBatch;
-use capvec::config::{Config, DeliveryMode, EmbedderKind};
-use capvec::embed::hash::HashEmbedder;
-use capvec::embed::load::Embedders;
-use capvec::embed::{EmbedError, Embedder};
+use capvec::config::{DeliveryMode, EmbedderKind};
+use capvec::embed::load::load;
 use capvec::kafka::writable::{Takes, asking, try_topics};
 use capvec::metrics::Metrics;
-use capvec::model::package::Package;
+use capvec::model::package::{Existing, Package};
+use capvec::model::synth::{Synthesis, synthesize};
 use capvec::pipeline::{self, Worker};
 use capvec::shutdown::Shutdown;
-use rdkafka::mocking::{MockCluster, MockCoordinator};
-use rdkafka::producer::DefaultProducerContext;
+use rdkafka::mocking::MockCoordinator;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::support::{Cluster, Outgoing, eventually, http_get, tiny_package, tokenizer_of};
-
-type Mock = MockCluster<'static, DefaultProducerContext>;
-
-fn mock() -> (Mock, Cluster) {
-    mock_of(1)
-}
-
-fn mock_of(brokers: i32) -> (Mock, Cluster) {
-    let mock = MockCluster::new(brokers).unwrap();
-    for topic in ["in", "out", "dead"] {
-        mock.create_topic(topic, 2, 1).unwrap();
-    }
-    let cluster = Cluster { bootstrap: mock.bootstrap_servers() };
-    (mock, cluster)
-}
-
-fn config(cluster: &Cluster) -> Config {
-    let mut config = cluster.config("in");
-    config.kafka.group = "group".into();
-    config.output.topic = "out".into();
-    config.reject.topic = "dead".into();
-    config
-}
-
-fn captions(number: usize) -> Vec<Outgoing> {
-    (0..number).map(|i| Outgoing::caption(&format!("k{i}"), &format!("caption {i}"))).collect()
-}
+use crate::support::{
+    Cluster, Outgoing, captions, eventually, free_address, http_get, mock, stuck, tiny_package,
+    tokenizer_of,
+};
 
 fn metric(worker: &Worker, name: &str) -> f64 {
     series(worker.metrics(), name)
@@ -59,29 +32,29 @@ fn series(metrics: &Metrics, series: &str) -> f64 {
 
 #[test]
 fn a_limit_in_flight_pauses_fetching_and_nothing_is_lost() {
-    let (_mock, cluster) = mock();
-    let mut config = config(&cluster);
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
     config.delivery.in_flight_captions_max = 8.try_into().unwrap();
     config.batch.captions_max = 4.try_into().unwrap();
     let shutdown = Shutdown::default();
     let worker = pipeline::start(&config, &shutdown).unwrap();
     cluster.send("in", &captions(500));
-    cluster.await_records("out", 500);
+    cluster.await_records("in.out", 500);
     assert!(metric(&worker, "capvec_source_paused_seconds_total") > 0.0, "it was paused");
     shutdown.drain();
     worker.wait().unwrap();
-    assert_eq!(cluster.ends("out").values().sum::<i64>(), 500);
+    assert_eq!(cluster.ends("in.out").values().sum::<i64>(), 500);
 }
 
 #[test]
 fn a_limit_in_bytes_pauses_fetching_too() {
-    let (_mock, cluster) = mock();
-    let mut config = config(&cluster);
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
     config.delivery.in_flight_bytes_max = 100.try_into().unwrap();
     let shutdown = Shutdown::default();
     let worker = pipeline::start(&config, &shutdown).unwrap();
     cluster.send("in", &captions(100));
-    cluster.await_records("out", 100);
+    cluster.await_records("in.out", 100);
     assert!(metric(&worker, "capvec_source_paused_seconds_total") > 0.0, "it was paused");
     shutdown.drain();
     worker.wait().unwrap();
@@ -89,13 +62,13 @@ fn a_limit_in_bytes_pauses_fetching_too() {
 
 #[test]
 fn an_objective_that_is_missed_is_counted_and_drops_nothing() {
-    let (_mock, cluster) = mock();
-    let mut config = config(&cluster);
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
     config.batch.latency_objective = Duration::from_nanos(1);
     let shutdown = Shutdown::default();
     let worker = pipeline::start(&config, &shutdown).unwrap();
     cluster.send("in", &captions(100));
-    cluster.await_records("out", 100);
+    cluster.await_records("in.out", 100);
     assert_eq!(metric(&worker, "capvec_latency_objective_missed_total"), 100.0);
     shutdown.drain();
     worker.wait().unwrap();
@@ -103,8 +76,8 @@ fn an_objective_that_is_missed_is_counted_and_drops_nothing() {
 
 #[test]
 fn several_sessions_share_the_captions_and_their_order_holds() {
-    let (_mock, cluster) = mock();
-    let mut config = config(&cluster);
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
     config.embed.embedder = EmbedderKind::Onnx;
     (config.embed.sessions, config.embed.threads) = (3, 1);
     (config.batch.tokens_max, config.batch.captions_max) = (40, 4.try_into().unwrap());
@@ -114,7 +87,7 @@ fn several_sessions_share_the_captions_and_their_order_holds() {
     let one_key: Vec<_> =
         (0..300).map(|i| Outgoing::caption("key", &format!("caption {i}"))).collect();
     cluster.send("in", &one_key);
-    let records = cluster.await_records("out", 300);
+    let records = cluster.await_records("in.out", 300);
     let sources: Vec<_> = records.iter().map(|record| record.header("capvec.source")).collect();
     let offsets =
         sources.iter().map(|source| source.rsplit_once('/').unwrap().1.parse::<usize>().unwrap());
@@ -126,7 +99,7 @@ fn several_sessions_share_the_captions_and_their_order_holds() {
 /// What isn't finite goes through the mask and the pooling of the real graph into all vectors of a batch.
 #[test]
 fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
-    let (_mock, cluster) = mock();
+    let (_mock, cluster) = mock(1);
     let package = tempfile::tempdir().unwrap();
     for file in std::fs::read_dir(tiny_package()).unwrap().map(Result::unwrap) {
         std::fs::copy(file.path(), package.path().join(file.file_name())).unwrap();
@@ -139,7 +112,7 @@ fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
     bytes[4 * spoilt * hidden..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(&weights, bytes).unwrap();
 
-    let mut config = config(&cluster);
+    let mut config = cluster.config("in");
     config.embed.embedder = EmbedderKind::Onnx;
     config.model.package = package.path().into();
     // All are in one batch.
@@ -149,8 +122,8 @@ fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
     let mut messages = captions(20);
     messages[7] = Outgoing::caption("k7", "caption ö");
     cluster.send("in", &messages);
-    assert_eq!(cluster.await_records("out", 19).len(), 19);
-    let dead = cluster.await_records("dead", 1);
+    assert_eq!(cluster.await_records("in.out", 19).len(), 19);
+    let dead = cluster.await_records("in.dead", 1);
     assert_eq!(dead[0].key.as_deref(), Some(&b"k7"[..]));
     assert_eq!(dead[0].header("__connect.errors.exception.class.name"), "not_finite");
     assert!(metric(&worker, "capvec_batch_splits_total{reason=\"not_finite\"}") > 0.0);
@@ -160,46 +133,44 @@ fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
 
 #[test]
 fn a_broker_that_refuses_for_a_while_is_waited_for() {
-    let (mock, cluster) = mock();
+    let (mock, cluster) = mock(1);
     cluster.send("in", &captions(10));
     let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 5];
     mock.request_errors(RDKafkaApiKey::Produce, &refusals);
     let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config(&cluster), &shutdown).unwrap();
-    assert_eq!(cluster.await_records("out", 10).len(), 10);
+    let worker = pipeline::start(&cluster.config("in"), &shutdown).unwrap();
+    assert_eq!(cluster.await_records("in.out", 10).len(), 10);
     shutdown.drain();
     worker.wait().unwrap();
-    assert_eq!(cluster.ends("out").values().sum::<i64>(), 10, "none twice");
-    let committed = cluster.committed("group", "in");
+    assert_eq!(cluster.ends("in.out").values().sum::<i64>(), 10, "none twice");
+    let committed = cluster.committed("in.group", "in");
     assert_eq!(committed.into_values().filter(|offset| *offset > 0).sum::<i64>(), 10);
 }
 
 #[test]
 fn a_broker_that_forbids_stops_the_worker_and_no_offset_moves() {
-    let (mock, cluster) = mock();
+    let (mock, cluster) = mock(1);
     cluster.send("in", &captions(10));
     let forbidden = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 50];
     mock.request_errors(RDKafkaApiKey::Produce, &forbidden);
-    let worker = pipeline::start(&config(&cluster), &Shutdown::default()).unwrap();
+    let worker = pipeline::start(&cluster.config("in"), &Shutdown::default()).unwrap();
     let error = format!("{:#}", worker.wait().unwrap_err());
-    assert!(
-        error.contains("sink") && error.contains("\"out\"") || error.contains("out can't"),
-        "{error}"
-    );
-    let committed = cluster.committed("group", "in");
+    let due = "the sink stage failed: in.out can't be written";
+    assert!(error.starts_with(due), "{error}");
+    let committed = cluster.committed("in.group", "in");
     assert!(committed.values().all(|offset| *offset <= 0), "{committed:?}");
 }
 
 #[test]
 fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
-    let (_mock, cluster) = mock();
-    let mut config = config(&cluster);
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
     // librdkafka's own limit stands for the topic's: a vector has 2,560 bytes.
     config.kafka.librdkafka.0.insert("message.max.bytes".into(), "2000".into());
     let shutdown = Shutdown::default();
     let worker = pipeline::start(&config, &shutdown).unwrap();
     cluster.send("in", &captions(5));
-    let dead = cluster.await_records("dead", 5);
+    let dead = cluster.await_records("in.dead", 5);
     for letter in dead {
         assert_eq!(letter.header("__connect.errors.exception.class.name"), "record_refused");
     }
@@ -212,8 +183,8 @@ fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
 #[test]
 fn a_timestamp_that_no_topic_takes_is_left_out_of_the_dead_letter() {
     for mode in [DeliveryMode::AtLeastOnce, DeliveryMode::ExactlyOnce] {
-        let (mock, cluster) = mock();
-        let mut config = config(&cluster);
+        let (mock, cluster) = mock(1);
+        let mut config = cluster.config("in");
         config.delivery.mode = mode;
         let of_then = Some(1_600_000_000_123);
         cluster.send("in", &[Outgoing { timestamp_ms: of_then, ..captions(1).remove(0) }]);
@@ -228,10 +199,10 @@ fn a_timestamp_that_no_topic_takes_is_left_out_of_the_dead_letter() {
         });
         shutdown.drain();
         worker.wait().unwrap();
-        let [letter] = &cluster.committed_records("dead")[..] else { panic!("{mode:?}") };
+        let [letter] = &cluster.committed_records("in.dead")[..] else { panic!("{mode:?}") };
         assert_eq!(letter.header("__connect.errors.exception.class.name"), "record_refused");
         assert!(letter.timestamp_ms > of_then.map(|then| then + 1), "{:?}", letter.timestamp_ms);
-        assert_eq!(cluster.committed_records("out"), []);
+        assert_eq!(cluster.committed_records("in.out"), []);
     }
 }
 
@@ -259,8 +230,8 @@ fn what_all_topics_take_is_asked_for_at_once() {
 /// The mock cluster, which the demo and the benchmarks embed, never answers for limits.
 #[test]
 fn the_embedded_broker_is_not_asked_for_limits() {
-    let (_mock, cluster) = mock();
-    let config = config(&cluster);
+    let (_mock, cluster) = mock(1);
+    let config = cluster.config("in");
     let client = asking(&config).unwrap();
     let started = Instant::now();
     let limits = try_topics(&config, &client, &Shutdown::default()).unwrap();
@@ -273,7 +244,7 @@ fn the_embedded_broker_is_not_asked_for_limits() {
 fn a_missing_topic_is_named_at_the_start() {
     let cluster = Cluster::shared();
     cluster.create_topics("there", 1);
-    let mut config = config(&cluster);
+    let mut config = cluster.config("in");
     config.reject.topic = String::new();
     for (input, output, option) in
         [("there", "missing", "output.topic"), ("missing", "there.out", "input.topic")]
@@ -290,9 +261,9 @@ fn a_missing_topic_is_named_at_the_start() {
 
 #[test]
 fn brokers_that_do_not_answer_are_given_up_in_time() {
-    let (_mock, cluster) = mock();
-    let mut config = config(&cluster);
-    config.kafka.brokers = crate::support::free_address();
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
+    config.kafka.brokers = free_address();
     config.kafka.startup_timeout = Duration::from_secs(1);
     let started = Instant::now();
     let error = match pipeline::start(&config, &Shutdown::default()) {
@@ -305,9 +276,9 @@ fn brokers_that_do_not_answer_are_given_up_in_time() {
 
 #[test]
 fn it_is_ready_once_assigned_and_not_while_stopping() {
-    let (_mock, cluster) = mock();
+    let (_mock, cluster) = mock(1);
     let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config(&cluster), &shutdown).unwrap();
+    let worker = pipeline::start(&cluster.config("in"), &shutdown).unwrap();
     let admin = worker.admin().to_string();
     eventually("it is ready", || http_get(&admin, "/readyz").filter(|(status, _)| *status == 200));
     assert_eq!(http_get(&admin, "/livez").unwrap(), (200, "ok\n".into()));
@@ -318,39 +289,32 @@ fn it_is_ready_once_assigned_and_not_while_stopping() {
     assert_eq!(http_get(&admin, "/readyz").unwrap(), (503, "stopping\n".into()));
 }
 
-/// Takes a while for each batch.
-struct Slow(HashEmbedder);
-
-impl Embedder for Slow {
-    fn dim(&self) -> usize {
-        self.0.dim()
-    }
-
-    fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
-        std::thread::sleep(Duration::from_millis(5));
-        self.0.embed(batch)
-    }
-}
-
 #[test]
 fn a_worker_whose_stage_has_failed_publishes_no_more() {
+    const BEFORE: usize = 20;
     const CAPTIONS: usize = 1000;
-    let (_mock, cluster) = mock();
-    let mut config = config(&cluster);
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
     config.batch.captions_max = NonZeroUsize::MIN;
-    cluster.send("in", &captions(CAPTIONS));
     let shutdown = Shutdown::default();
-    let worker = pipeline::start_with(&config, &shutdown, |_, package| {
-        let slow = Slow(HashEmbedder::new(package.manifest.network.dim));
-        Ok(Embedders::without_runtime(Box::new(slow), 1000))
+    let (worker, gate) = stuck::start(&config, &shutdown);
+    let out = cluster.observe("in.out");
+    let all = captions(CAPTIONS);
+    cluster.send("in", &all[..BEFORE]);
+    eventually("some are published", || (out.records() == BEFORE).then_some(()));
+    gate.close();
+    cluster.send("in", &all[BEFORE..]);
+    eventually("the others wait for the network, and one is in it", || {
+        let waiting = metric(&worker, "capvec_batch_pending_captions") as usize;
+        (waiting + 1 == CAPTIONS - BEFORE).then_some(())
     });
-    let worker = worker.unwrap();
-    let published = || cluster.ends("out").values().sum::<i64>() as usize;
-    eventually("some are published", || (published() > 10).then_some(()));
     // As a stage that fails does. Another worker gets the partitions, and is to publish the rest.
     shutdown.abort();
+    gate.open();
     assert!(worker.wait().is_err());
-    assert!(published() < CAPTIONS / 2, "{} were published", published());
+    // The sink may take one more before it looks.
+    let published = out.records();
+    assert!(published <= BEFORE + 1, "{published} were published");
 }
 
 #[test]
@@ -358,11 +322,7 @@ fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
     // A real broker: in the mock's group, the next member waits for the session's timeout.
     let cluster = Cluster::shared();
     cluster.create_topics("leaves", 2);
-    let mut config = config(&cluster);
-    config.kafka.group = "leaves.group".into();
-    config.input.topic = "leaves".into();
-    config.output.topic = "leaves.out".into();
-    config.reject.topic = "leaves.dead".into();
+    let config = cluster.config("leaves");
     let mut patient = config.clone();
     // An embedder that would take an hour: captions wait for a batch that never fills.
     patient.batch.wait_max = Duration::from_secs(3600);
@@ -403,17 +363,17 @@ fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
 /// rdkafka panics where it is asked for such a name.
 #[test]
 fn a_header_whose_name_is_not_utf8_passes_through() {
-    let (_mock, cluster) = mock();
+    let (_mock, cluster) = mock(1);
     // SAFETY: rdkafka only copies the name's bytes into a C string.
     let name = unsafe { std::str::from_utf8_unchecked(b"caf\xe9".to_vec().leak()) };
     let good = Outgoing { headers: vec![(name, Some(b"x"))], ..captions(1).remove(0) };
     let bad = Outgoing { value: Some(b"bad".to_vec()), ..good.clone() };
     cluster.send("in", &[good, bad]);
     let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config(&cluster), &shutdown).unwrap();
+    let worker = pipeline::start(&cluster.config("in"), &shutdown).unwrap();
     eventually("both come out", || {
         let number = |topic| cluster.ends(topic).values().sum::<i64>();
-        (number("out") == 1 && number("dead") == 1).then_some(())
+        (number("in.out") == 1 && number("in.dead") == 1).then_some(())
     });
     shutdown.drain();
     worker.wait().unwrap();
@@ -422,16 +382,16 @@ fn a_header_whose_name_is_not_utf8_passes_through() {
 /// librdkafka's call that sends a transaction's offsets waits for a coordinator that has gone for ever.
 #[test]
 fn a_coordinator_that_goes_away_for_good_does_not_stop_transactions() {
-    let (mock, cluster) = mock_of(3);
-    for topic in ["in", "out", "dead"] {
+    let (mock, cluster) = mock(3);
+    for topic in ["in", "in.out", "in.dead"] {
         for partition in 0..2 {
             mock.partition_leader(topic, partition, Some(1)).unwrap();
         }
     }
-    let group = || MockCoordinator::Group("group".into());
+    let group = || MockCoordinator::Group("in.group".into());
     mock.coordinator(group(), 2).unwrap();
     mock.coordinator(MockCoordinator::Transaction("worker".into()), 1).unwrap();
-    let mut config = config(&cluster);
+    let mut config = cluster.config("in");
     config.delivery.mode = DeliveryMode::ExactlyOnce;
     config.delivery.transactional_id = "worker".into();
     let shutdown = Shutdown::default();
@@ -453,8 +413,8 @@ fn a_coordinator_that_goes_away_for_good_does_not_stop_transactions() {
 /// Of brokers that are slow to commit: a transaction for each batch that waits would make the drain long.
 #[test]
 fn a_drain_commits_what_waits_together() {
-    let (mock, cluster) = mock();
-    let mut config = config(&cluster);
+    let (mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
     config.delivery.mode = DeliveryMode::ExactlyOnce;
     config.delivery.transactional_id = "drains".into();
     config.delivery.commit_interval = Duration::from_millis(100);
@@ -463,8 +423,9 @@ fn a_drain_commits_what_waits_together() {
     let worker = pipeline::start(&config, &shutdown).unwrap();
     cluster.send("in", &captions(4000));
     mock.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
-    eventually("batches wait for a commit", || {
-        (metric(&worker, "capvec_queue_length{queue=\"finished\"}") >= 60.0).then_some(())
+    let limit = metric(&worker, "capvec_queue_limit{queue=\"finished\"}");
+    eventually("as many batches wait for a commit as may", || {
+        (metric(&worker, "capvec_queue_length{queue=\"finished\"}") >= limit).then_some(())
     });
     let committed = "capvec_transactions_total{result=\"committed\"}";
     let before = metric(&worker, committed);
@@ -477,10 +438,30 @@ fn a_drain_commits_what_waits_together() {
 }
 
 #[test]
+fn a_package_that_is_replaced_while_it_is_loaded_ends_the_start() {
+    let (_mock, cluster) = mock(1);
+    let folder = tempfile::tempdir().unwrap();
+    let package = folder.path().join("model");
+    synthesize(&Synthesis::tiny(1, &package), &mut |_| ()).unwrap();
+    let mut config = cluster.config("in");
+    config.model.package = package.clone();
+    let started = pipeline::start_with(&config, &Shutdown::default(), |config, opened| {
+        let another = Synthesis { existing: Existing::Replace, ..Synthesis::tiny(2, &package) };
+        synthesize(&another, &mut |_| ())?;
+        Ok(load(config, opened)?)
+    });
+    let error = match started {
+        Ok(_) => panic!("it started"),
+        Err(error) => format!("{error:#}"),
+    };
+    assert!(error.contains("was replaced while it was loaded"), "{error}");
+}
+
+#[test]
 fn a_stop_ends_the_wait_for_brokers() {
-    let (_mock, cluster) = mock();
-    let mut config = config(&cluster);
-    config.kafka.brokers = crate::support::free_address();
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
+    config.kafka.brokers = free_address();
     let shutdown = Shutdown::default();
     shutdown.drain();
     let started = Instant::now();

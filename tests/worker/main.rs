@@ -26,3 +26,4 @@ mod protocols;
 mod queries;
 mod rejection;
 mod security;
+mod signals;

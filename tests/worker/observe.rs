@@ -75,7 +75,7 @@ fn top_shows_a_worker_to_people_and_to_programs() {
         let is_moving = |key: &&str| figures[key].as_f64().is_some_and(|n| n > 0.0);
         if moving.iter().all(is_moving) { Ok(figures) } else { Err(text) }
     });
-    assert_eq!(figures["partitions"], 2.0);
+    assert_eq!(figures["partitions"], 2);
     assert_eq!(figures["execution_provider"], "CPUExecutionProvider");
     assert_eq!(figures["stages"].as_array().unwrap().len(), 4);
     eventually("batches and rejections come through", || {

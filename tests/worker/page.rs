@@ -4,12 +4,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use capvec::admin::{Health, serve};
 use capvec::metrics::Metrics;
 
+use crate::promises::read;
 use crate::support::load::{Bursts, Load};
-use crate::support::{Cluster, Worker, eventually, metric, tiny_package};
+use crate::support::{Cluster, PATIENCE, Worker, eventually, metric, tiny_package};
 
 /// The lines of the page with their colours, as `src/admin/page.css` has them.
 const LINES: [(&str, [u8; 3]); 5] = [
@@ -58,27 +60,32 @@ fn browse(chromium: &str, folder: &Path, url: &str, what: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A door before a worker that lets a look at the metrics through only when there is something new to
-/// see, as in the browser's own time a second has passed since the last. Returns its address.
-///
-/// Its thread ends with the tests.
-fn door(worker: &str) -> String {
+/// Serves each connection on a thread of its own, since a browser opens some that it then doesn't use;
+/// returns the address. The threads end with the tests.
+fn served(serve: impl Fn(&TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let worker = worker.to_owned();
+    let serve = Arc::new(serve);
     std::thread::spawn(move || {
-        let mut seen = 0.0;
         for client in listener.incoming() {
-            // A browser opens connections that it then doesn't use.
-            drop(let_through(client.unwrap(), &worker, &mut seen));
+            let (client, serve) = (client.unwrap(), Arc::clone(&serve));
+            // The browser may have gone.
+            std::thread::spawn(move || drop(serve(&client)));
         }
     });
     address
 }
 
+/// A door before a worker that lets a look at the metrics through only when there is something new to
+/// see, as in the browser's own time a second has passed since the last. Returns its address.
+fn door(worker: &str) -> String {
+    let (worker, seen) = (worker.to_owned(), Mutex::new(0.0));
+    served(move |client| let_through(client, &worker, &seen))
+}
+
 /// Returns the lines of a request up to the empty one.
 fn head_of(client: &TcpStream) -> std::io::Result<Vec<String>> {
-    client.set_read_timeout(Some(std::time::Duration::from_millis(300)))?;
+    client.set_read_timeout(Some(PATIENCE))?;
     let mut head = Vec::new();
     for line in BufReader::new(client).lines() {
         match line? {
@@ -89,19 +96,20 @@ fn head_of(client: &TcpStream) -> std::io::Result<Vec<String>> {
     Ok(head)
 }
 
-fn let_through(client: TcpStream, worker: &str, seen: &mut f64) -> std::io::Result<()> {
-    let mut head = head_of(&client)?;
+fn let_through(mut client: &TcpStream, worker: &str, seen: &Mutex<f64>) -> std::io::Result<()> {
+    let mut head = head_of(client)?;
     // An answer ends with its connection, so that the next request has one of its own.
     head.retain(|line| !line.to_lowercase().starts_with("connection:"));
     let embedded = || metric(worker, "capvec_captions_embedded_total").unwrap_or(0.0);
     if head.first().is_some_and(|line| line.contains(" /metrics ")) {
+        let mut seen = seen.lock().unwrap();
         *seen = eventually("more captions", || Some(embedded()).filter(|now| *now > *seen));
     }
     let mut server = TcpStream::connect(worker)?;
     write!(server, "{}\r\nConnection: close\r\n\r\n", head.join("\r\n"))?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer)?;
-    (&client).write_all(&answer)
+    client.write_all(&answer)
 }
 
 /// Returns in how many columns of a picture a colour is to be seen.
@@ -167,30 +175,20 @@ fn the_page_draws_what_the_worker_does() {
 fn worker_that_hangs() -> String {
     const NO_ANSWER: &str = "window.fetch = (_, how) => new Promise((_, no) => \
          how.signal.addEventListener('abort', () => no(how.signal.reason)));\n";
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let mut client = client.unwrap();
-            // A browser opens connections that it then doesn't use.
-            let Ok(head) = head_of(&client) else { continue };
-            let path = head.first().and_then(|line| line.split(' ').nth(1));
-            let (kind, text) = match path {
-                Some("/") => ("text/html", crate::promises::read("src/admin/page.html")),
-                Some("/page.js") => (
-                    "text/javascript",
-                    NO_ANSWER.to_owned() + &crate::promises::read("src/admin/page.js"),
-                ),
-                _ => ("text/css", String::new()),
-            };
-            let length = text.len();
-            let head =
-                format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}");
-            // The browser may have gone.
-            drop(write!(client, "{head}\r\nConnection: close\r\n\r\n{text}"));
-        }
-    });
-    address
+    served(|mut client| {
+        let head = head_of(client)?;
+        let path = head.first().and_then(|line| line.split(' ').nth(1));
+        let (kind, text) = match path {
+            Some("/") => ("text/html", read("src/admin/page.html")),
+            Some("/page.js") => {
+                ("text/javascript", NO_ANSWER.to_owned() + &read("src/admin/page.js"))
+            }
+            _ => ("text/css", String::new()),
+        };
+        let length = text.len();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}");
+        write!(client, "{head}\r\nConnection: close\r\n\r\n{text}")
+    })
 }
 
 #[test]
@@ -207,9 +205,14 @@ fn a_worker_without_a_model_is_not_shown_as_keeping_up() {
     let Some(chromium) = chromium() else { return };
     let folder = tempfile::tempdir().unwrap();
     let health = Health::new(std::time::Duration::from_secs(60));
-    let address = serve(([127, 0, 0, 1], 0).into(), Metrics::new(), health).unwrap();
-    let page = browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"]);
-    assert!(page.contains(">the model is being loaded<"), "{page}");
+    let metrics = Metrics::new();
+    let address = serve(([127, 0, 0, 1], 0).into(), metrics.clone(), health).unwrap();
+    for (brokers_up, due) in [(0, ">waiting for the brokers<"), (1, ">the model is being loaded<")]
+    {
+        metrics.source.brokers_up.set(brokers_up);
+        let page = browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"]);
+        assert!(page.contains(due), "{page}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::{beside, capvec_ok, relative_error};
+use crate::support::{beside, capvec_ok, relative_error, text, unpacked};
 
 /// The reader of the one form of .npy that the goldens have: version 1.0, `<f4`, two dimensions.
 fn read_npy(path: &Path) -> (Vec<f32>, usize) {
@@ -22,14 +22,12 @@ fn check(model: &str) {
     let checkpoint = reference.join(model);
     let captions = reference.join("captions.jsonl");
     let folder = tempfile::tempdir().unwrap();
-    let package = folder.path().join("package");
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let (package, captions) = (text(&package), text(&captions));
-    let head = text(&checkpoint.join("Linear Weights.pkl"));
-    capvec_ok(&["model", "import", &text(&checkpoint), "--head", &head, "--out", &package]);
-    capvec_ok(&["model", "verify", &package]);
+    let (package, head) = (folder.path().join("package"), checkpoint.join("Linear Weights.pkl"));
+    let (package, head, captions) = (text(&package), text(&head), text(&captions));
+    capvec_ok(&["model", "import", text(&checkpoint), "--head", head, "--out", package]);
+    capvec_ok(&["model", "verify", package]);
 
-    let printed = capvec_ok(&["tokenize", "--model", &package, "--pointer", "/caption", &captions]);
+    let printed = capvec_ok(&["tokenize", "--model", package, "--pointer", "/caption", captions]);
     let golden = std::fs::read_to_string(checkpoint.join("golden_tokens.jsonl")).unwrap();
     assert_eq!(golden.lines().count(), 104);
     for (number, (found, golden)) in printed.lines().zip(golden.lines()).enumerate() {
@@ -43,24 +41,24 @@ fn check(model: &str) {
     assert_eq!((golden.len(), dim), (104 * 640, 640));
     let mut alone = Vec::new();
     for batch in ["1", "2", "7", "1024"] {
-        let out = text(&folder.path().join(format!("{batch}.npy")));
+        let out = folder.path().join(format!("{batch}.npy"));
         capvec_ok(&[
             "embed",
             "--model",
-            &package,
+            package,
             "--pointer",
             "/caption",
-            &captions,
+            captions,
             "--format",
             "npy",
             "--out",
-            &out,
+            text(&out),
             "--batch-captions",
             batch,
             "--batch-tokens",
             "100000",
         ]);
-        let (found, _) = read_npy(Path::new(&out));
+        let (found, _) = read_npy(&out);
         assert_eq!(found.len(), golden.len());
         if batch == "1" {
             alone.clone_from(&found);
@@ -80,16 +78,15 @@ fn check(model: &str) {
 fn errors_of_fp16(model: &str) -> Option<Vec<f64>> {
     let checkpoint = beside("CAPVEC_REFERENCE", "reference")?.join(model);
     let folder = tempfile::tempdir().unwrap();
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let (package, out) = (text(&folder.path().join("package")), text(&folder.path().join("npy")));
-    let head = text(&checkpoint.join("Linear Weights.pkl"));
-    let import = ["model", "import", &text(&checkpoint), "--head", &head, "--out", &package];
+    let (package, out) = (folder.path().join("package"), folder.path().join("npy"));
+    let (package, head) = (text(&package), checkpoint.join("Linear Weights.pkl"));
+    let import = ["model", "import", text(&checkpoint), "--head", text(&head), "--out", package];
     capvec_ok(&[&import[..], &["--precision", "fp16"]].concat());
-    let captions = text(&checkpoint.join("../captions.jsonl"));
-    let embed = ["embed", "--model", &package, "--pointer", "/caption", &captions];
-    capvec_ok(&[&embed[..], &["--format", "npy", "--out", &out]].concat());
+    let captions = checkpoint.join("../captions.jsonl");
+    let embed = ["embed", "--model", package, "--pointer", "/caption", text(&captions)];
+    capvec_ok(&[&embed[..], &["--format", "npy", "--out", text(&out)]].concat());
     let (golden, dim) = read_npy(&checkpoint.join("golden_embeddings.npy"));
-    let (found, _) = read_npy(Path::new(&out));
+    let (found, _) = read_npy(&out);
     assert_eq!(found.len(), golden.len());
     let rows = found.chunks(dim).zip(golden.chunks(dim));
     let mut errors: Vec<f64> = rows.map(|(found, golden)| relative_error(found, golden)).collect();
@@ -130,23 +127,14 @@ fn the_token_ids_of_20_000_captions_are_hugging_faces() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let unpack = |name: &str| {
-        let output = std::process::Command::new("gzip")
-            .arg("-dc")
-            .arg(captions.join(format!("{name}.gz")))
-            .output()
-            .unwrap();
-        assert!(output.status.success());
-        let path = folder.path().join(name);
-        std::fs::write(&path, output.stdout).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let package = folder.path().join("package").to_str().unwrap().to_owned();
-    let vocab = reference.join("vocab.txt").to_str().unwrap().to_owned();
-    capvec_ok(&["model", "synth", "--preset", "tiny", "--vocab", &vocab, "--out", &package]);
-    let input = unpack("multi30k.jsonl");
-    let printed = capvec_ok(&["tokenize", "--model", &package, "--pointer", "/caption", &input]);
-    let golden = std::fs::read_to_string(unpack("multi30k.tokens.txt")).unwrap();
+    let (package, vocab) = (folder.path().join("package"), reference.join("vocab.txt"));
+    let (package, vocab) = (text(&package), text(&vocab));
+    capvec_ok(&["model", "synth", "--preset", "tiny", "--vocab", vocab, "--out", package]);
+    let input = folder.path().join("multi30k.jsonl");
+    std::fs::write(&input, unpacked(&captions.join("multi30k.jsonl.gz"))).unwrap();
+    let tokenize = ["tokenize", "--model", package, "--pointer", "/caption", text(&input)];
+    let printed = capvec_ok(&tokenize);
+    let golden = unpacked(&captions.join("multi30k.tokens.txt.gz"));
     assert_eq!(golden.lines().count(), 20_000);
     assert_eq!(printed.lines().count(), 20_000);
     for (number, (found, golden)) in printed.lines().zip(golden.lines()).enumerate() {

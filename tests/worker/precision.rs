@@ -1,24 +1,13 @@
 //! Packages of other precisions: near the one of 32-bit floats, and the same vector in every company.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use capvec::model::import::ImportError;
 use capvec::model::manifest::Precision;
 use capvec::model::package::{Draft, Existing, Package, write};
-use capvec::model::synth::{Preset, Synthesis, synthesize};
+use capvec::model::synth::Preset;
 
-use crate::support::{capvec_ok, relative_error};
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// A tiny package of a precision, in a folder.
-fn package(folder: &Path, precision: Precision) -> PathBuf {
-    let path = folder.join(precision.as_str());
-    synthesize(&Synthesis { precision, ..Synthesis::tiny(1, &path) }, &mut |_| ()).unwrap();
-    path
-}
+use crate::support::{capvec_ok, package_of, relative_error, text};
 
 /// Vectors of the demo's captions, in batches of at most so many captions.
 fn embed(package: &Path, batch_captions: &str) -> Vec<Vec<f32>> {
@@ -39,7 +28,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn int8_is_near_fp32_and_the_same_in_every_company() {
     let folder = tempfile::tempdir().unwrap();
-    let make = |precision| package(folder.path(), precision);
+    let make = |precision| package_of(folder.path(), precision);
     let (fp32, int8) = (make(Precision::Fp32), make(Precision::Int8));
     let manifest = |path: &Path| Package::open(path).unwrap().manifest;
     assert_eq!(manifest(&int8).precision, Precision::Int8);
@@ -60,7 +49,7 @@ fn int8_is_near_fp32_and_the_same_in_every_company() {
 #[test]
 fn fp16_is_nearly_fp32_and_half_as_large() {
     let folder = tempfile::tempdir().unwrap();
-    let make = |precision| package(folder.path(), precision);
+    let make = |precision| package_of(folder.path(), precision);
     let (fp32, fp16) = (make(Precision::Fp32), make(Precision::Fp16));
     let manifest = |path: &Path| Package::open(path).unwrap().manifest;
     assert_ne!(manifest(&fp16).model_id, manifest(&fp32).model_id, "other vectors, another id");

@@ -4,7 +4,22 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use capvec::cli::Cli;
 use capvec::metrics::Metrics;
+use clap::CommandFactory;
+
+/// Folders of which nothing is in the repository: what is built, and what the README's steps make.
+const NOT_OURS: [&str; 5] = [".git", "target", "checkpoints", "models", "gpu"];
+
+/// Commands that the README leaves to a page that it links to.
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("model inspect", "docs/models.md"),
+    ("model verify", "docs/models.md"),
+    ("model compare", "docs/models.md"),
+    ("bench encoder", "docs/benchmarks.md"),
+    ("bench host", "docs/benchmarks.md"),
+    ("bench worker", "docs/benchmarks.md"),
+];
 
 /// The repository.
 pub fn root() -> &'static Path {
@@ -16,19 +31,72 @@ pub fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// The files that git would take; all of them where there is no git.
+/// The files that git would take; where git isn't there, or doesn't answer, those of all folders that
+/// may be in the repository.
 fn tracked_files() -> Vec<PathBuf> {
     let listed = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
         .current_dir(root())
         .output();
-    match listed {
+    let files: Vec<PathBuf> = match listed {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8(output.stdout).unwrap();
             text.lines().map(|line| root().join(line)).filter(|path| path.is_file()).collect()
         }
-        _ => Vec::new(),
+        _ => files_in(root()),
+    };
+    assert!(files.contains(&root().join("README.md")), "the files weren't found");
+    files
+}
+
+/// The files of a folder, and of those in it.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let kind = entry.file_type().unwrap();
+        if kind.is_file() {
+            files.push(entry.path());
+        } else if kind.is_dir() && !NOT_OURS.iter().any(|name| entry.file_name() == *name) {
+            files.extend(files_in(&entry.path()));
+        }
     }
+    files
+}
+
+/// Returns the commands that do something, as `model import`, without those that are kept from people.
+fn commands(of: &clap::Command, name: &str) -> Vec<String> {
+    let shown = of.get_subcommands().filter(|command| !command.is_hide_set());
+    let named = shown.map(|command| (command, format!("{name} {}", command.get_name())));
+    named
+        .flat_map(|(command, name)| match command.has_subcommands() {
+            true => commands(command, &name),
+            false => vec![name.trim_start().to_owned()],
+        })
+        .collect()
+}
+
+/// Returns whether there is the command that these words begin with.
+fn is_command(cli: &clap::Command, words: &str) -> bool {
+    let mut command = cli;
+    for word in words.split_whitespace() {
+        if !command.has_subcommands() {
+            break;
+        }
+        match command.find_subcommand(word) {
+            Some(found) => command = found,
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Returns the calls of the program in a document's blocks of code and between its backticks, without its name.
+fn calls(document: &str) -> Vec<&str> {
+    let blocks = document.split("```").skip(1).step_by(2);
+    let parts = blocks.flat_map(str::lines).flat_map(|line| line.split('|'));
+    let in_blocks = parts.filter_map(|part| part.trim_start().strip_prefix("capvec "));
+    let behind = document.split("`capvec ").skip(1);
+    in_blocks.chain(behind.filter_map(|rest| rest.split('`').next())).collect()
 }
 
 /// Returns the names of the metrics that docs/metrics.md lists.
@@ -73,20 +141,24 @@ fn the_readme_names_targets_and_commands_that_exist() {
         targets += 1;
     }
     assert!(targets >= 2, "the README names the two commands");
-    for command in [
-        "run",
-        "check",
-        "embed",
-        "tokenize",
-        "top",
-        "demo",
-        "bench",
-        "model import",
-        "model synth",
-        "dlq list",
-        "dlq replay",
-    ] {
-        assert!(readme.contains(&format!("capvec {command}")), "capvec {command} is not in it");
+    let cli = Cli::command();
+    for call in calls(&readme) {
+        assert!(is_command(&cli, call), "there is no capvec {call}");
+    }
+    for command in cli.get_subcommands() {
+        let name = command.get_name();
+        assert!(readme.contains(&format!("capvec {name}")), "capvec {name} is not in it");
+    }
+    let all: BTreeSet<String> = commands(&cli, "").into_iter().collect();
+    for command in &all {
+        let elsewhere = ELSEWHERE.iter().find(|(name, _)| name == command);
+        let page = elsewhere.map_or("README.md", |(_, page)| *page);
+        let is_linked = page == "README.md" || readme.contains(&format!("({page})"));
+        assert!(is_linked, "the README doesn't link to {page}");
+        assert!(read(page).contains(&format!("capvec {command}")), "{page}: no capvec {command}");
+    }
+    for (name, page) in ELSEWHERE {
+        assert!(all.contains(name), "{page}: there is no capvec {name}");
     }
 }
 

@@ -1,72 +1,21 @@
 //! The ways in which a group may share partitions out, each with workers that come and go under load, and
 //! a drain that doesn't end in time.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use capvec::batch::packing::TokenBatch;
-use capvec::config::Config;
-use capvec::embed::hash::HashEmbedder;
-use capvec::embed::load::Embedders;
-use capvec::embed::{EmbedError, Embedder};
-use capvec::pipeline;
 use capvec::shutdown::Shutdown;
 
-use crate::support::{Cluster, Outgoing, Worker, eventually, metric, tiny_package};
+use crate::support::load::Load;
+use crate::support::numbered::{check_each_once, index_of, numbered};
+use crate::support::{Cluster, Worker, eventually, metric, stuck, tiny_package};
 
 /// Partitions of the input.
 const PARTITIONS: i32 = 4;
 
-fn numbered(index: usize) -> Outgoing {
-    let text: &'static str = index.to_string().leak();
-    Outgoing {
-        headers: vec![("index", Some(text.as_bytes()))],
-        ..Outgoing::caption(&format!("key-{}", index % 40), &format!("caption {index}"))
-    }
-}
-
-/// Captions that keep coming.
-struct Stream {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<usize>,
-}
-
-impl Stream {
-    fn start(cluster: &Cluster, topic: &str) -> Stream {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (cluster, topic, is_over) = (cluster.clone(), topic.to_owned(), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            let mut sent = 0;
-            while !is_over.load(Ordering::Acquire) {
-                let captions: Vec<_> = (sent..sent + 40).map(numbered).collect();
-                cluster.send(&topic, &captions);
-                sent += captions.len();
-            }
-            sent
-        });
-        Stream { stop, thread }
-    }
-
-    /// Returns how many have come.
-    fn stop(self) -> usize {
-        self.stop.store(true, Ordering::Release);
-        self.thread.join().unwrap()
-    }
-}
-
 /// Holds the vectors that a reader of committed records sees against what was sent.
 #[track_caller]
-fn check_each_once(cluster: &Cluster, topic: &str, sent: usize) {
-    let mut indices: Vec<usize> = cluster
-        .committed_records(&format!("{topic}.out"))
-        .iter()
-        .map(|record| record.header("index").parse().unwrap())
-        .collect();
-    indices.sort_unstable();
-    let number = indices.len();
-    assert!(indices.into_iter().eq(0..sent), "{topic}: {number} vectors of {sent} captions");
+fn check_vectors(cluster: &Cluster, topic: &str, sent: usize) {
+    check_each_once(&cluster.committed_records(&format!("{topic}.out")), &[], sent);
 }
 
 fn partitions(worker: &Worker) -> i32 {
@@ -80,11 +29,8 @@ fn await_partitions(what: &str, worker: &Worker, wanted: impl Fn(i32) -> bool) {
 
 #[track_caller]
 fn await_settled(cluster: &Cluster, topic: &str, sent: usize) {
-    eventually("all is committed", || {
-        let committed = cluster.committed(&format!("{topic}.group"), topic);
-        (committed.values().map(|offset| (*offset).max(0)).sum::<i64>() == sent as i64)
-            .then_some(())
-    });
+    let group = cluster.observe_group(&format!("{topic}.group"), topic);
+    eventually("all is committed", || (group.settled() == sent).then_some(()));
 }
 
 /// One worker, then two, then the second alone, then two again, while captions keep coming.
@@ -101,7 +47,7 @@ fn come_and_go(topic: &str, options: &[&str]) {
         }
         Worker::start(&cluster, topic, tiny_package(), &all).ready()
     };
-    let stream = Stream::start(&cluster, topic);
+    let load = Load::numbered(&cluster, topic, numbered);
     let first = start("first");
     await_partitions("the first has all", &first, |n| n == PARTITIONS);
     let second = start("second");
@@ -114,11 +60,11 @@ fn come_and_go(topic: &str, options: &[&str]) {
     eventually("it embeds", || {
         third.metric("capvec_captions_embedded_total").filter(|number| *number > 0.0)
     });
-    let sent = stream.stop();
+    let sent = load.stop();
     await_settled(&cluster, topic, sent);
     second.stop();
     third.stop();
-    check_each_once(&cluster, topic, sent);
+    check_vectors(&cluster, topic, sent);
 }
 
 #[test]
@@ -163,7 +109,7 @@ fn a_static_member_that_comes_back_moves_no_partition() {
         let options = ["batch.captions_max=16", id.as_str()];
         Worker::start(&cluster, "static", tiny_package(), &options).ready()
     };
-    let stream = Stream::start(&cluster, "static");
+    let load = Load::numbered(&cluster, "static", numbered);
     let (first, second) = (start("first"), start("second"));
     for worker in [&first, &second] {
         await_partitions("both have some", worker, |n| n == PARTITIONS / 2);
@@ -178,48 +124,11 @@ fn a_static_member_that_comes_back_moves_no_partition() {
         first.metric("capvec_captions_embedded_total").filter(|number| *number > 0.0)
     });
     assert_eq!((assigned(), revoked()), before, "nobody noticed");
-    let sent = stream.stop();
+    let sent = load.stop();
     await_settled(&cluster, "static", sent);
     first.stop();
     second.stop();
-    check_each_once(&cluster, "static", sent);
-}
-
-/// Says whether an embedder is to be stuck, and wakes it when it isn't any more.
-type Gate = Arc<(Mutex<bool>, Condvar)>;
-
-struct Stuck {
-    inner: HashEmbedder,
-    gate: Gate,
-    /// Captions of the batch that is stuck.
-    inside: Arc<AtomicUsize>,
-}
-
-impl Stuck {
-    /// Starts a worker in this process whose embedder it is; the gate is open.
-    fn start(config: &Config, shutdown: &Shutdown) -> (pipeline::Worker, Gate, Arc<AtomicUsize>) {
-        let (gate, inside) = (Gate::default(), Arc::<AtomicUsize>::default());
-        let worker = pipeline::start_with(config, shutdown, |_, package| {
-            let inner = HashEmbedder::new(package.manifest.network.dim);
-            let (gate, inside) = (Arc::clone(&gate), Arc::clone(&inside));
-            // All fit into one batch.
-            Ok(Embedders::without_runtime(Box::new(Stuck { inner, gate, inside }), 8192))
-        });
-        (worker.unwrap(), gate, inside)
-    }
-}
-
-impl Embedder for Stuck {
-    fn dim(&self) -> usize {
-        self.inner.dim()
-    }
-
-    fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
-        self.inside.store(batch.captions(), Ordering::Release);
-        let (is_stuck, changed) = &*self.gate;
-        drop(changed.wait_while(is_stuck.lock().unwrap(), |is_stuck| *is_stuck).unwrap());
-        self.inner.embed(batch)
-    }
+    check_vectors(&cluster, "static", sent);
 }
 
 #[test]
@@ -232,17 +141,15 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     // So that the batch that is stuck has captions of all partitions.
     config.batch.wait_max = Duration::from_secs(2);
     let shutdown = Shutdown::default();
-    let (stuck, gate, inside) = Stuck::start(&config, &shutdown);
+    let (stuck, gate) = stuck::start(&config, &shutdown);
     let admin = stuck.admin().to_string();
     let of_stuck = |series| metric(&admin, series).unwrap_or(0.0);
     eventually("it has all partitions", || {
         (of_stuck("capvec_assigned_partitions") == f64::from(PARTITIONS)).then_some(())
     });
-    *gate.0.lock().unwrap() = true;
+    gate.close();
     cluster.send("missed", &(0..CAPTIONS).map(numbered).collect::<Vec<_>>());
-    eventually("all are in the network", || {
-        (inside.load(Ordering::Acquire) == CAPTIONS).then_some(())
-    });
+    eventually("all are in the network", || (gate.inside() == CAPTIONS).then_some(()));
 
     let next = Worker::start(&cluster, "missed", tiny_package(), &[]).ready();
     await_partitions("the next owner has some", &next, |n| n > 0 && n < PARTITIONS);
@@ -252,13 +159,12 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
         let waiting = next.metric("capvec_lag_messages")?;
         (embedded > 0.0 && waiting == 0.0).then_some(())
     });
-    *gate.0.lock().unwrap() = false;
-    gate.1.notify_all();
+    gate.open();
     await_settled(&cluster, "missed", CAPTIONS);
     shutdown.drain();
     stuck.wait().unwrap();
     next.stop();
-    check_each_once(&cluster, "missed", CAPTIONS);
+    check_vectors(&cluster, "missed", CAPTIONS);
 }
 
 /// librdkafka joins anew where the topic has more partitions, whether what was asked back is given up or not.
@@ -279,17 +185,15 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
             config.kafka.librdkafka.0.insert(name.into(), value.into());
         }
         let shutdown = Shutdown::default();
-        let (stuck, gate, inside) = Stuck::start(&config, &shutdown);
+        let (stuck, gate) = stuck::start(&config, &shutdown);
         let admin = stuck.admin().to_string();
         let of_stuck = |series| metric(&admin, series);
         eventually("it has all partitions", || {
             (of_stuck("capvec_assigned_partitions") == Some(f64::from(PARTITIONS))).then_some(())
         });
-        *gate.0.lock().unwrap() = true;
+        gate.close();
         cluster.send(topic, &(0..CAPTIONS).map(numbered).collect::<Vec<_>>());
-        eventually("all are in the network", || {
-            (inside.load(Ordering::Acquire) == CAPTIONS).then_some(())
-        });
+        eventually("all are in the network", || (gate.inside() == CAPTIONS).then_some(()));
 
         let options = properties.map(|(name, value)| format!("kafka.librdkafka.{name}={value}"));
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -304,13 +208,11 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
                 Some(assigned) => (assigned > 1.0).then_some(false),
             }
         });
-        *gate.0.lock().unwrap() = false;
-        gate.1.notify_all();
+        gate.open();
         let next = next.ready();
         eventually("every caption has a vector", || {
             let records = cluster.records(&format!("{topic}.out"));
-            let mut indices: Vec<usize> =
-                records.iter().map(|record| record.header("index").parse().unwrap()).collect();
+            let mut indices: Vec<usize> = records.iter().map(index_of).collect();
             indices.sort_unstable();
             indices.dedup();
             (indices.len() == CAPTIONS).then_some(())

@@ -52,7 +52,7 @@ const LATE: &str = "it is 0 unless the machine is so busy that captions take 10 
 
 /// Queries that give nothing, or 0, on healthy workers under load, and why. Alerts aren't here: theirs
 /// give 0 where all is well, unless they are.
-const UNUSUAL: [(&str, Answer, &str); 21] = [
+const UNUSUAL: [(&str, Answer, &str); 22] = [
     ("panel Blocked / A", Answer::Any, "chance has it whether a stage waits for the sink"),
     ("panel Batches that were split / A", Answer::Zero, "no pass fails"),
     (
@@ -81,6 +81,7 @@ const UNUSUAL: [(&str, Answer, &str); 21] = [
     ("panel Trouble with the brokers / B", Answer::Any, "it is 0 unless the broker is very busy"),
     ("panel Trouble with the brokers / C", Answer::Zero, "the broker is well"),
     ("panel Trouble with the brokers / D", Answer::Zero, "the broker is well"),
+    ("alerting CapvecModelNotLoaded", Answer::Nothing, "every worker has loaded its model"),
     ("recording capvec:end_to_end_late:ratio5m", Answer::Any, LATE),
     ("recording capvec:end_to_end_late:ratio30m", Answer::Any, LATE),
     ("recording capvec:end_to_end_late:ratio1h", Answer::Any, LATE),
@@ -268,11 +269,15 @@ fn as_number(alert: &str) -> String {
         text = text.replace(comparison, &format!("{comparison}bool "));
     }
     // `and` would give what is on its left, be what is on its right 0 or 1.
-    match text.split(" and ").collect::<Vec<_>>()[..] {
-        [left, right] => format!("({left}) * ({right})"),
-        [_] => text,
-        _ => panic!("more than one `and`: {alert}"),
+    let sides: Vec<&str> = text.split(" and ").collect();
+    if sides.len() == 1 {
+        return text;
     }
+    let factor = |side: &&str| match side.strip_prefix("on (job) ") {
+        Some(side) => format!("on (job) group_left () ({side})"),
+        None => format!("({side})"),
+    };
+    sides.iter().map(factor).collect::<Vec<_>>().join(" * ")
 }
 
 fn show(values: &[f64]) -> String {

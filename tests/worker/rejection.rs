@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Cluster, Outgoing, Record, Worker, eventually, tiny_package};
+use crate::support::{Cluster, Outgoing, Record, Worker, captions, eventually, tiny_package};
 
-/// Twenty kinds of bad message, each with the reason that it must be rejected for.
+/// A message of each bad kind, with the reason that it must be rejected for.
 fn bad_values() -> Vec<(Vec<u8>, &'static str)> {
     let caption = |json: &str| format!(r#"{{"caption": {json}}}"#).into_bytes();
     vec![
@@ -185,21 +185,13 @@ fn the_breaker_counts_what_cannot_be_written_as_it_counts_what_is_no_caption() {
     }
 }
 
-fn captions(number: usize) -> Vec<Outgoing> {
-    (0..number)
-        .map(|index| Outgoing::caption(&format!("key-{index}"), &format!("caption {index}")))
-        .collect()
-}
-
 /// Has a worker settle all messages of a topic of one partition.
 fn work_off(cluster: &Cluster, topic: &str, mode: &str, messages: &[Outgoing]) {
     cluster.send(topic, messages);
     let option = format!("delivery.mode={mode}");
     let worker = Worker::start(cluster, topic, tiny_package(), &[&option]).ready();
-    eventually("all are settled", || {
-        let committed = cluster.committed(&format!("{topic}.group"), topic);
-        (committed.get(&0) == Some(&(messages.len() as i64))).then_some(())
-    });
+    let group = cluster.observe_group(&format!("{topic}.group"), topic);
+    eventually("all are settled", || (group.settled() == messages.len()).then_some(()));
     worker.stop();
 }
 
@@ -267,7 +259,7 @@ fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
             })
             .collect();
         let expected =
-            [("key-120", "record_refused"), ("key-121", "not_json"), ("key-50", "record_refused")];
+            [("k120", "record_refused"), ("k121", "not_json"), ("k50", "record_refused")];
         assert_eq!(letters, expected.map(|(key, reason)| (key.into(), reason.into())), "{mode}");
         let sentence = dead[2].header("__connect.errors.exception.message");
         assert!(sentence.contains("message.timestamp.after.max.ms of 3600000"), "{sentence}");

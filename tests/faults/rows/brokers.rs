@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use super::workers::{self, start_for};
 use super::{BOTH, middle_and_longest};
 use crate::cluster::NODES;
-use crate::scene::{PARTITIONS, Scene};
+use crate::scene::{IN_FLIGHT_MAX, PARTITIONS, Scene};
 use crate::{Found, Mode, Row};
 
 /// How long all partitions may stand still while a broker is away.
 const SOON: Duration = Duration::from_secs(90);
 
 /// Captions that may come again where a worker was put out of its group meanwhile.
-const AGAIN_MAX: usize = 2 * 1024;
+const AGAIN_MAX: usize = 2 * IN_FLIGHT_MAX;
 
 /// How often each coordinator is killed.
 const ROUNDS: usize = 3;

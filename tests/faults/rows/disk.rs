@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{BOTH, captions, seconds};
+use super::{BOTH, captions, seconds, workers};
 use crate::cluster::{Cluster, NODES, Network};
 use crate::scene::{Scene, Way};
 use crate::{Found, Row, Setting};
 
 /// What a small disk holds.
 const DISK_MIB: u32 = 400;
+
+/// Captions that may come again: what a death brings again, for each broker that ends.
+const AGAIN_MAX: usize = 2 * workers::AGAIN_MAX;
 
 /// How long the workers may take to go on once there is room again.
 const SOON: Duration = Duration::from_secs(120);
@@ -21,7 +24,7 @@ pub const FULL: Row = Row {
     is_quick: false,
     modes: BOTH,
     bound: |mode| {
-        let repeats = mode.choose("repeats at most 2848", "none repeated");
+        let repeats = mode.choose(format!("repeats at most {AGAIN_MAX}"), "none repeated".into());
         format!(
             "with one disk full the worker goes on; with two, too few replicas are in sync: it waits, and recovers by \
              itself; none lost, {repeats}"
@@ -73,7 +76,7 @@ pub const FULL: Row = Row {
                 seconds(with_one),
                 seconds(recovered)
             ),
-            broken: end.verdict.broken(setting.mode.choose(2 * 1424, 0)),
+            broken: end.verdict.broken(setting.mode.choose(AGAIN_MAX, 0)),
         }
     },
 };

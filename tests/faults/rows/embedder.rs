@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::network::GROWTH_MIB_MAX;
+use super::workers::{AGAIN_MAX, RATE};
 use super::{BOTH, Memory, captions, seconds};
-use crate::feed::{Fate, Sent};
+use crate::feed::{Fate, KEYS, Sent};
 use crate::misbehave::{FAILS, HANGS, NAN, STUMBLES, with_misbehaving_embedder};
 use crate::scene::{PARTITIONS, Scene, Way};
 use crate::{Found, Row};
@@ -68,7 +69,7 @@ pub const HANGING: Row = Row {
     is_quick: false,
     modes: BOTH,
     bound: |mode| {
-        let repeats = mode.choose("repeats at most 1424", "none repeated");
+        let repeats = mode.choose(format!("repeats at most {AGAIN_MAX}"), "none repeated".into());
         format!(
             "/livez red within admin.stall_timeout (8 s) + 2 s, the partitions still the worker's; after its restart \
              none lost, {repeats}"
@@ -80,9 +81,9 @@ pub const HANGING: Row = Row {
         let options = ["kafka.delivery_timeout=4s", "admin.stall_timeout=8s"];
         let program = with_misbehaving_embedder(Duration::ZERO);
         let worker = scene.worker_of(program, 0, Way::Proxied, &options).ready();
-        let hanging = 400 * 10;
+        let hanging = u64::from(RATE) * 10;
         scene.start_feed(
-            400,
+            RATE,
             Box::new(move |n| match n {
                 _ if n == hanging => Sent::caption(0, format!("{HANGS} {n}")),
                 _ => Sent::numbered(n),
@@ -103,7 +104,7 @@ pub const HANGING: Row = Row {
         let restarted = scene.worker(0, Way::Proxied, &[]).ready();
         scene.until_going_again(SOON);
         let end = scene.finish(vec![restarted]);
-        let mut broken = end.verdict.broken(setting.mode.choose(1024 + 400, 0));
+        let mut broken = end.verdict.broken(setting.mode.choose(AGAIN_MAX, 0));
         if !was_green || red > stall + Duration::from_secs(2) {
             broken
                 .push(format!("/livez was green before: {was_green}, red after {}", seconds(red)));
@@ -177,7 +178,7 @@ fn misbehaved(number: u64) -> Sent {
         1 => (NAN, Some("not_finite")),
         _ => (STUMBLES, None),
     };
-    let caption = Sent::caption(number % 48, format!("{word} {number}"));
+    let caption = Sent::caption(number % KEYS, format!("{word} {number}"));
     let fate = fate.map_or(caption.fate, Fate::DeadLetter);
     Sent { fate, ..caption }
 }

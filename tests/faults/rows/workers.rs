@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{BOTH, captions, every, middle_and_longest, seconds};
-use crate::scene::{SESSION_TIMEOUT, Scene, TRANSACTION_TIMEOUT, Way};
+use crate::scene::{IN_FLIGHT_MAX, SESSION_TIMEOUT, Scene, TRANSACTION_TIMEOUT, Way};
 use crate::support::Worker;
 use crate::{Found, Mode, Row, Setting};
 
@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Captions that one death may bring again: those in flight, and those settled since the last commit, which is made
 /// every half second and takes less than another on these brokers.
-pub const AGAIN_MAX: usize = 1024 + RATE as usize;
+pub const AGAIN_MAX: usize = IN_FLIGHT_MAX + RATE as usize;
 
 pub const KILLED: Row = Row {
     id: "1",

@@ -27,6 +27,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use capvec::embed::library::cache_folder;
 use tempfile::TempDir;
 
 /// Names the version of Kafka; `scripts/kafka-jars` takes it from the same place.
@@ -406,16 +407,13 @@ impl Log {
 
 /// Returns the folder of Kafka's jars.
 fn libs() -> Result<PathBuf, String> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = env::var_os("CAPVEC_KAFKA_LIBS").filter(|value| !value.is_empty());
     let in_cache = || {
         let (_, rest) = POM.split_once("<kafka.version>")?;
         let (version, _) = rest.split_once("</kafka.version>")?;
-        let cache = set("CAPVEC_CACHE")
-            .or_else(|| Some(set("XDG_CACHE_HOME")?.join("capvec")))
-            .or_else(|| Some(set("HOME")?.join(".cache/capvec")))?;
-        Some(cache.join("kafka").join(version).join("libs"))
+        Some(cache_folder()?.join("kafka").join(version).join("libs"))
     };
-    let libs = set("CAPVEC_KAFKA_LIBS").or_else(in_cache);
+    let libs = set.map(PathBuf::from).or_else(in_cache);
     let libs = libs.ok_or("there is no HOME to look for the real Kafka in; run `make test`")?;
     if libs.is_dir() {
         return Ok(libs);

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use capvec::embed::library::cache_folder;
 use serde_json::Value;
 
 use super::{eventually, free_address};
@@ -22,13 +23,9 @@ pub struct Prometheus {
 
 /// Returns the path of `prometheus` or `promtool`; says that the test is skipped where there is none.
 pub fn program(name: &str) -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache = set("CAPVEC_CACHE")
-        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("capvec")))
-        .or_else(|| Some(set("HOME")?.join(".cache/capvec")));
     let on_the_path: Vec<PathBuf> =
         std::env::var_os("PATH").map_or(Vec::new(), |path| std::env::split_paths(&path).collect());
-    let cached = cache.map(|cache| cache.join("prometheus/bin"));
+    let cached = cache_folder().map(|cache| cache.join("prometheus/bin"));
     let found = on_the_path.into_iter().chain(cached).map(|folder| folder.join(name));
     let found = found.into_iter().find(|path| path.is_file());
     if found.is_none() {
