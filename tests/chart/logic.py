@@ -280,6 +280,13 @@ def free_map_wins(chart):
     })
     assert options(objects)["kafka"]["librdkafka"] == {
         "security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}
+    # Under whatever name the program takes a property by: none is said twice.
+    objects = chart.render({
+        "kafka": {"tls": {"enabled": True}, "sasl": {"mechanism": "PLAIN", "existingSecret": "s"}},
+        "config": {"kafka": {"librdkafka": {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanisms": "SCRAM-SHA-256"}}},
+    })
+    assert options(objects)["kafka"]["librdkafka"] == {
+        "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "SCRAM-SHA-256"}
 
 
 # === Model ===
@@ -370,6 +377,7 @@ def keda(chart):
     assert spec["fallback"] == {"failureThreshold": 4, "replicas": 1, "behavior": "currentReplicasIfHigher"}
     (trigger,) = spec["triggers"]
     assert trigger["metadata"]["limitToPartitionsWithLag"] == "true"
+    assert trigger["metadata"]["version"] == "2.8.0"
     assert trigger["metadata"]["consumerGroup"] == options(objects)["kafka"]["group"]
     assert trigger["metadata"]["topic"] == options(objects)["input"]["topic"]
     assert trigger["metadata"]["bootstrapServers"] == options(objects)["kafka"]["brokers"]
@@ -379,6 +387,10 @@ def keda(chart):
     assert "authenticationRef" not in trigger and "TriggerAuthentication" not in kinds(objects)
     values["autoscaling"]["maxReplicas"] = 5
     assert one(chart.render(values), "ScaledObject")["spec"]["maxReplicaCount"] == 5
+    for version, said in [("3.9.0", {"version": "3.9.0"}), ("", {})]:
+        values["autoscaling"]["keda"] = {"version": version}
+        (trigger,) = one(chart.render(values), "ScaledObject")["spec"]["triggers"]
+        assert {key: value for key, value in trigger["metadata"].items() if key == "version"} == said, trigger["metadata"]
 
 
 def keda_authentication(chart):
@@ -408,16 +420,39 @@ def keda_authentication(chart):
     values["config"] = {"kafka": {"librdkafka": {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}}}
     (trigger,) = one(chart.render(values), "ScaledObject")["spec"]["triggers"]
     assert trigger["authenticationRef"] == {"name": "mine"} and "sasl" not in trigger["metadata"]
+    # A protocol's name is the same in any case, and under any name of the property.
+    for given, tls in [
+        ({"security.protocol": "sasl_ssl"}, True), ({"security.protocol": "Ssl"}, True), ({"security_protocol": "SSL"}, True),
+        ({"security.protocol": "sasl_plaintext"}, False),
+    ]:
+        (trigger,) = one(chart.render({**values, "config": {"kafka": {"librdkafka": given}}}), "ScaledObject")["spec"]["triggers"]
+        assert (trigger["metadata"].get("tls") == "enable") == tls, given
 
 
 def hpa(chart):
-    """an HPA scales on the custom metric, up to the partitions"""
-    objects = chart.render({"autoscaling": {"kind": "hpa", "partitions": 4, "hpa": {"type": "Pods", "averageValue": 500}}})
+    """an HPA scales on the workers' own lag, up to the partitions, or on what a selector selects"""
+    # The lag of all partitions: there is one by partition only where it is wanted.
+    objects = chart.render({
+        "autoscaling": {"kind": "hpa", "partitions": 4, "hpa": {"averageValue": 500}},
+        "config": {"metrics": {"per_partition": False}}})
     spec = one(objects, "HorizontalPodAutoscaler")["spec"]
     assert spec["maxReplicas"] == 4 and "replicas" not in workload(objects)["spec"]
     assert spec["scaleTargetRef"]["name"] == workload(objects)["metadata"]["name"]
     assert spec["metrics"] == [{"type": "Pods", "pods": {
-        "metric": {"name": "capvec_consumer_lag_messages"}, "target": {"type": "AverageValue", "averageValue": "500"}}}]
+        "metric": {"name": "capvec_lag_messages"}, "target": {"type": "AverageValue", "averageValue": "500"}}}]
+    given = {"type": "External", "metric": "capvec_consumer_lag_messages", "selector": {"job": "a"}}
+    objects = chart.render({"autoscaling": {"kind": "hpa", "partitions": 4, "hpa": given}})
+    assert one(objects, "HorizontalPodAutoscaler")["spec"]["metrics"] == [{"type": "External", "external": {
+        "metric": {"name": "capvec_consumer_lag_messages", "selector": {"matchLabels": {"job": "a"}}},
+        "target": {"type": "AverageValue", "averageValue": "1000"}}}]
+
+
+def own_variables(chart):
+    """variables that are nobody else's concern stay as they are, those of Secrets among them"""
+    given = [
+        {"name": "CAPVEC__BATCH__WAIT_MAX", "value": "1ms"}, {"name": "CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD", "value": "x"},
+        {"name": "CAPVEC__KAFKA__LIBRDKAFKA__SASL_OAUTHBEARER_CLIENT_SECRET", "value": "x"}, {"name": "HTTPS_PROXY", "value": "x"}]
+    assert worker(chart.render({"extraEnv": given}))["env"] == given
 
 
 # === Around it ===
@@ -487,7 +522,7 @@ def absence_where_none_is_due(chart):
 
 
 def absence_of_one_job(chart):
-    """the alert of absence watches the release's own job where the chart says what it is called"""
+    """the alerts of absence watch the release's own job where the chart says what it is called"""
 
     def rendered(monitor):
         objects = chart.render({"monitoring": {"podMonitor": {"enabled": monitor}, "prometheusRule": {"enabled": True}}})
@@ -498,6 +533,9 @@ def absence_of_one_job(chart):
     assert alone["CapvecAbsent"]["expr"] == "absent(capvec_build_info)"
     # What the operator calls the job of a PodMonitor, namespace/name.
     assert watched["CapvecAbsent"].pop("expr") == 'absent(capvec_build_info{job="somewhere/release-capvec"})'
+    lines = [rules["CapvecWorkerDown"].pop("expr").splitlines() for rules in [alone, watched]]
+    assert [first for first, _ in lines] == ["up == 0", 'up{job="somewhere/release-capvec"} == 0'], lines
+    assert lines[0][1] == lines[1][1]
     alone["CapvecAbsent"].pop("expr")
     assert watched == alone
 

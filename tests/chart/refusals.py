@@ -13,8 +13,16 @@ def scaled(kind="keda", **over):
     return {"autoscaling": {"kind": kind, "partitions": 6, **over}}
 
 
+def free_map(**over):
+    return {"config": {"kafka": {"librdkafka": over}}}
+
+
 def properties(**over):
-    return {"config": {"kafka": {"librdkafka": {key.replace("_", "."): value for key, value in over.items()}}}}
+    return free_map(**{key.replace("_", "."): value for key, value in over.items()})
+
+
+def variable(name):
+    return {"extraEnv": [{"name": name, "value": "x"}]}
 
 
 # (what is wrong, values over the least that is required, a part of the message)
@@ -81,6 +89,17 @@ BAD = [
     ("one member's name for all, as a variable",
      {"extraEnv": [{"name": "CAPVEC__KAFKA__LIBRDKAFKA__GROUP_INSTANCE_ID", "value": "x"}]},
      "extraEnv has CAPVEC__KAFKA__LIBRDKAFKA__GROUP_INSTANCE_ID"),
+    *((f"what the chart has to know of, as the variable {name}", variable(name), f"extraEnv has {name}, on which")
+      for name in [
+          "CAPVEC__KAFKA__BROKERS", "CAPVEC__KAFKA__GROUP", "CAPVEC__INPUT__TOPIC",
+          "CAPVEC__KAFKA__LIBRDKAFKA__SECURITY_PROTOCOL", "CAPVEC__KAFKA__LIBRDKAFKA__SASL_MECHANISM",
+          "CAPVEC__KAFKA__LIBRDKAFKA__SASL_MECHANISMS",
+          # The program's ways to write the same.
+          "capvec__kafka__brokers", "CAPVEC__KAFKA.BROKERS", "CAPVEC__KAFKA__LIBRDKAFKA__security.protocol",
+          "CAPVEC__KAFKA__LIBRDKAFKA__SASL__MECHANISM", "CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_MECHANISM",
+          "capvec__delivery__mode"]),
+    ("one member's name for all, as a variable in small letters", variable("capvec__kafka__librdkafka__group.instance.id"),
+     "extraEnv has capvec__kafka__librdkafka__group.instance.id, which the chart makes"),
     ("an admin port for the pod alone", {"config": {"admin": {"listen": "127.0.0.1:9180"}}},
      "config.admin.listen has to be 0.0.0.0:PORT"),
     ("a surge of GPUs", {"gpu": {"enabled": True}, "rollout": {"maxSurge": 1}}, "rollout.maxSurge is 1 with gpu.enabled"),
@@ -96,6 +115,9 @@ BAD = [
     ("a password in the ConfigMap", properties(sasl_password="x"), "a ConfigMap is no place for a secret"),
     ("a key in the ConfigMap", properties(ssl_key_pem="x"), "CAPVEC__KAFKA__LIBRDKAFKA__SSL_KEY_PEM"),
     ("one member's name for all", properties(group_instance_id="x"), "set kafka.staticMembership instead"),
+    ("one member's name for all, with underscores", free_map(group_instance_id="x"), "set kafka.staticMembership instead"),
+    ("a token's source in the ConfigMap, with underscores", free_map(sasl_oauthbearer_config="x"),
+     "CAPVEC__KAFKA__LIBRDKAFKA__SASL_OAUTHBEARER_CONFIG"),
     ("SASL without a password", {"kafka": {"sasl": {"mechanism": "PLAIN"}}}, "kafka.sasl.existingSecret is required"),
     ("a password without SASL", {"kafka": {"sasl": {"existingSecret": "s"}}}, "kafka.sasl.mechanism is required"),
     ("certificates without TLS", {"kafka": {"tls": {"ca": {"existingSecret": "s"}}}}, "set kafka.tls.enabled"),
@@ -115,7 +137,17 @@ BAD = [
     ("KEDA with another login than the worker's",
      {**properties(sasl_mechanism="OAUTHBEARER"), **scaled(), "kafka": {"sasl": {"mechanism": "PLAIN", "existingSecret": "s"}}},
      "can't tell KEDA how to log in with OAUTHBEARER"),
+    # librdkafka's mechanisms are in capitals, and it refuses this one.
+    ("KEDA with a login in small letters",
+     {**free_map(sasl_mechanism="plain"), **scaled(), "kafka": {"sasl": {"mechanism": "PLAIN", "existingSecret": "s"}}},
+     "can't tell KEDA how to log in with plain"),
+    ("a Kafka version that KEDA doesn't understand", scaled(keda={"version": "4"}), "at '/autoscaling/keda/version'"),
     ("an HPA from nothing", scaled("hpa", minReplicas=0), "use kind \"keda\""),
+    ("an HPA on everybody's lag", scaled("hpa", hpa={"type": "External"}), "autoscaling.hpa.selector is empty"),
+    *((f"an HPA on {metric}, which no worker has",
+       {**scaled("hpa", hpa={"metric": metric}), "config": {"metrics": {"per_partition": False}}},
+       f"autoscaling.hpa.metric is {metric}, which config.metrics.per_partition false takes away")
+      for metric in ["capvec_consumer_lag_messages", "capvec_consumer_lag_seconds"]),
 ]
 
 BAD_ON_OLD = [

@@ -46,6 +46,15 @@ The brokers' name has the namespace in it: KEDA's operator looks it up from anot
 {{- toYaml $view -}}
 {{- end -}}
 
+{{/* The free map by librdkafka's names. The program takes underscores for dots, and has one name where librdkafka has two. */}}
+{{- define "capvec.freeMap" -}}
+{{- $given := dict -}}
+{{- range $key, $value := .Values.config.kafka.librdkafka -}}
+{{- $_ := set $given (replace "_" "." $key | replace "sasl.mechanisms" "sasl.mechanism") $value -}}
+{{- end -}}
+{{- toYaml $given -}}
+{{- end -}}
+
 {{/* The librdkafka properties that follow from it, and over them those of the free map. */}}
 {{- define "capvec.librdkafka" -}}
 {{- $kafka := include "capvec.kafka" . | fromYaml -}}
@@ -60,7 +69,7 @@ The brokers' name has the namespace in it: KEDA's operator looks it up from anot
 {{- $_ := set $properties "ssl.certificate.location" "/etc/capvec/kafka/client.crt" -}}
 {{- $_ := set $properties "ssl.key.location" "/etc/capvec/kafka/client.key" -}}
 {{- end -}}
-{{- toYaml (merge (deepCopy (default dict .Values.config.kafka.librdkafka)) $properties) -}}
+{{- toYaml (merge (include "capvec.freeMap" . | fromYaml) $properties) -}}
 {{- end -}}
 
 {{/* Variables with the secrets and with the pod's own name. */}}

@@ -31,10 +31,15 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- $faults = append $faults (printf "terminationGracePeriodSeconds is %d, and a worker may need %d to stop: delivery.drain_timeout, and 15 to leave the group. Leave it at 0, or shorten config.delivery.drain_timeout" $grace $least) -}}
 {{- end -}}
 {{- range .Values.extraEnv -}}
-{{- if has .name (list "CAPVEC__DELIVERY__DRAIN_TIMEOUT" "CAPVEC__ADMIN__LISTEN" "CAPVEC__MODEL__PACKAGE" "CAPVEC__DELIVERY__MODE") -}}
-{{- $faults = append $faults (printf "extraEnv has %s, on which other parts of the chart depend; set it in `config` or `model`" .name) -}}
+{{- /* The program takes variables in any case, a dot for two underscores, and for a property's dots as many as one likes. */}}
+{{- $name := upper .name | replace "." "__" -}}
+{{- if regexMatch "^CAPVEC__KAFKA__LIBRDKAFKA(_FILES)?__" $name -}}
+{{- $name = printf "LIBRDKAFKA %s" (regexReplaceAll "_+" (regexReplaceAll "^CAPVEC__KAFKA__LIBRDKAFKA(_FILES)?__" $name "") "_") -}}
 {{- end -}}
-{{- if has .name (list "CAPVEC__DELIVERY__TRANSACTIONAL_ID" "CAPVEC__KAFKA__LIBRDKAFKA__GROUP_INSTANCE_ID") -}}
+{{- if has $name (list "CAPVEC__DELIVERY__DRAIN_TIMEOUT" "CAPVEC__ADMIN__LISTEN" "CAPVEC__MODEL__PACKAGE" "CAPVEC__DELIVERY__MODE" "CAPVEC__KAFKA__BROKERS" "CAPVEC__KAFKA__GROUP" "CAPVEC__INPUT__TOPIC" "LIBRDKAFKA SECURITY_PROTOCOL" "LIBRDKAFKA SASL_MECHANISM" "LIBRDKAFKA SASL_MECHANISMS") -}}
+{{- $faults = append $faults (printf "extraEnv has %s, on which other parts of the chart depend; set it in `config`, `kafka` or `model`" .name) -}}
+{{- end -}}
+{{- if has $name (list "CAPVEC__DELIVERY__TRANSACTIONAL_ID" "LIBRDKAFKA GROUP_INSTANCE_ID") -}}
 {{- $faults = append $faults (printf "extraEnv has %s, which the chart makes of each pod's name: leave it out, and set config.delivery.mode or kafka.staticMembership" .name) -}}
 {{- end -}}
 {{- end -}}
@@ -51,7 +56,7 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- $faults = append $faults (printf "rollout.maxSurge is %s and rollout.maxUnavailable %s, their defaults counted in, so that no rollout could begin" $surge $unavailable) -}}
 {{- end -}}
 
-{{- range $key, $_ := .Values.config.kafka.librdkafka -}}
+{{- range $key, $_ := include "capvec.freeMap" . | fromYaml -}}
 {{- if or (regexMatch "password|secret|pem|token|jaas" $key) (eq $key "sasl.oauthbearer.config") -}}
 {{- $faults = append $faults (printf "config.kafka.librdkafka has %q, and a ConfigMap is no place for a secret: use kafka.sasl or kafka.tls, or the variable CAPVEC__KAFKA__LIBRDKAFKA__%s from a Secret in extraEnv" $key (upper $key | replace "." "_")) -}}
 {{- end -}}
@@ -116,8 +121,15 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- if and (eq .kind "hpa") (not (int64 .minReplicas)) -}}
 {{- $faults = append $faults "autoscaling.minReplicas is 0, which a HorizontalPodAutoscaler can't do; use kind \"keda\"" -}}
 {{- end -}}
+{{- $perPartition := list "capvec_consumer_lag_messages" "capvec_consumer_lag_seconds" -}}
+{{- if and (eq .kind "hpa") (has .hpa.metric $perPartition) (not (dig "metrics" "per_partition" true $.Values.config)) -}}
+{{- $faults = append $faults (printf "autoscaling.hpa.metric is %s, which config.metrics.per_partition false takes away: use capvec_lag_messages, the lag of all of a worker's partitions" .hpa.metric) -}}
+{{- end -}}
+{{- if and (eq .kind "hpa") (eq .hpa.type "External") (not .hpa.selector) -}}
+{{- $faults = append $faults "autoscaling.hpa.selector is empty with type \"External\", which would add up the workers of every release: select this one's series by their labels, or use type \"Pods\"" -}}
+{{- end -}}
 {{- range $key, $mechanism := include "capvec.librdkafka" $ | fromYaml -}}
-{{- if and (eq $.Values.autoscaling.kind "keda") (not $.Values.autoscaling.keda.triggerAuthentication) (regexMatch "^sasl[._]mechanisms?$" $key) (ne $mechanism $kafka.mechanism) -}}
+{{- if and (eq $.Values.autoscaling.kind "keda") (not $.Values.autoscaling.keda.triggerAuthentication) (eq $key "sasl.mechanism") (ne $mechanism $kafka.mechanism) -}}
 {{- $faults = append $faults (printf "the chart can't tell KEDA how to log in with %s, which config.kafka.librdkafka says: use kafka.sasl, or name a TriggerAuthentication of your own in autoscaling.keda.triggerAuthentication, with `sasl` and what belongs to it" $mechanism) -}}
 {{- end -}}
 {{- end -}}
