@@ -19,11 +19,12 @@ help: ## List the targets
 
 build: ## Build target/release/capvec, and fetch ONNX Runtime
 	@scripts/setup build
+	@scripts/cache-folder >/dev/null # It may refuse: now rather than after minutes of compiling.
 	cargo build --release --locked
 	@scripts/onnxruntime
 
 demo: build ## Build, then watch capvec embed captions: make demo ARGS="..."
-	$(target_dir)/release/capvec demo $(ARGS)
+	"$(target_dir)/release/capvec" demo $(ARGS)
 
 test: ## Run all tests, those on a real Kafka included
 	@scripts/setup test
@@ -31,20 +32,20 @@ test: ## Run all tests, those on a real Kafka included
 	@scripts/kafka-jars
 	@scripts/prometheus || true # The tests that need it say that they are skipped.
 	@scripts/check-image --prepare
-	@mkdir -p $(target_dir)
+	@mkdir -p "$(target_dir)"
 	@echo cargo test --locked --no-fail-fast
 	@status=0; \
-	cargo test --locked --no-fail-fast 2>&1 | tee $(target_dir)/test.log || status=$$?; \
+	cargo test --locked --no-fail-fast 2>&1 | tee "$(target_dir)/test.log" || status=$$?; \
 	echo 'cargo test --locked --test faults # the short rows of make faults'; \
-	cargo test --locked --test faults 2>&1 | tee -a $(target_dir)/test.log || status=$$?; \
-	scripts/check-chart 2>&1 | tee -a $(target_dir)/test.log || status=$$?; \
+	cargo test --locked --test faults 2>&1 | tee -a "$(target_dir)/test.log" || status=$$?; \
+	scripts/check-chart 2>&1 | tee -a "$(target_dir)/test.log" || status=$$?; \
 	awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
 	  END { if (passed + failed + skipped) printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped }' \
-	  $(target_dir)/test.log; \
+	  "$(target_dir)/test.log"; \
 	exit $$status
 
 image-test: build ## Build the container image around the release and run it
-	@scripts/check-image $(target_dir)/release/capvec
+	@scripts/check-image "$(target_dir)/release/capvec"
 
 chart: ## Check the Helm chart alone
 	@scripts/check-chart
