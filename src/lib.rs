@@ -22,7 +22,7 @@
 //! - [`pipeline`]: the only file that knows every stage.
 //!
 //! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`admin`],
-//! [`queue`], [`shutdown`], [`clock`], [`stats`], [`unfinished`], [`cli`].
+//! [`queue`], [`seldom`], [`shutdown`], [`clock`], [`stats`], [`unfinished`], [`cli`].
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -47,6 +47,7 @@ pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod queue;
+pub mod seldom;
 pub mod shutdown;
 pub mod stats;
 pub mod unfinished;

@@ -94,10 +94,10 @@ pub fn start_with(
     health.model_loaded();
 
     let in_flight = config.delivery.in_flight_captions_max.get();
-    // Twice the limit: what a rebalance brings while the source pauses goes over it, and no stage
-    // may ever wait for the source while the source waits for it.
-    let (settlements, settled) = crossbeam_channel::bounded(2 * in_flight + 1000);
-    let (to_tokenize, received) = queue::bounded("received", 2 * in_flight + 1000, &metrics.queues);
+    // No stage may ever wait for the source while the source waits for it.
+    let bound = config.in_flight_bound();
+    let (settlements, settled) = crossbeam_channel::bounded(bound);
+    let (to_tokenize, received) = queue::bounded("received", bound, &metrics.queues);
     let (to_batch, tokenized) = queue::bounded("tokenized", in_flight, &metrics.queues);
     let (to_sink, finished) = queue::bounded::<Finished>("finished", FINISHED_MAX, &metrics.queues);
     let (requests, free_embedders) = crossbeam_channel::bounded(embedders.len());

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use clap::Args;
 
-use crate::wire::pointer::{Found, Pointer};
+use crate::wire::caption::{CaptionDecoder, CaptionFormat};
+use crate::wire::pointer::Pointer;
 
 /// Where captions come from.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ impl InputArgs {
 /// The captions of a file, in order.
 pub struct Captions {
     lines: io::Split<Box<dyn BufRead + Send>>,
-    pointer: Option<Pointer>,
+    decoder: CaptionDecoder,
     name: String,
     number: usize,
 }
@@ -52,21 +53,20 @@ impl Captions {
         } else {
             Box::new(BufReader::new(File::open(file).with_context(|| name.clone())?))
         };
-        Ok(Captions { lines: reader.split(b'\n'), pointer, name, number: 0 })
+        let format = match pointer {
+            Some(pointer) => CaptionFormat::Json { pointer },
+            None => CaptionFormat::Text,
+        };
+        let decoder = CaptionDecoder { format, id_pointer: None, caption_bytes_max: usize::MAX };
+        Ok(Captions { lines: reader.split(b'\n'), decoder, name, number: 0 })
     }
 
     fn caption(&self, mut line: Vec<u8>) -> anyhow::Result<String> {
         if line.last() == Some(&b'\r') {
             line.pop();
         }
-        let line = String::from_utf8(line).map_err(|_| anyhow::anyhow!("not UTF-8"))?;
-        let Some(pointer) = &self.pointer else { return Ok(line) };
-        match pointer.find(&line).context("not JSON")? {
-            Some(Found::Text(text)) => Ok(text.into_owned()),
-            Some(Found::Integer(_)) => bail!("a number stands at {pointer}, not a caption"),
-            Some(Found::Other(what)) => bail!("{what} stands at {pointer}, not a caption"),
-            None => bail!("nothing stands at {pointer}"),
-        }
+        let caption = self.decoder.decode(&line).map_err(|rejection| anyhow!(rejection.detail))?;
+        Ok(caption.text.into_owned())
     }
 }
 

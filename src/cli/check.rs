@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{ConfigArgs, EXIT_USAGE, say};
-use crate::config::{Config, DeliveryMode, EmbedderKind, IdFrom};
+use crate::config::{Config, DeliveryMode, EmbedderKind};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::consumer::is_final;
@@ -26,7 +26,6 @@ use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
 use crate::wire::caption::key_as_id;
-use crate::wire::vector::VectorFormat;
 
 /// How long the brokers may take to answer a check.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -277,7 +276,7 @@ fn look_into(
 ) -> anyhow::Result<Looked> {
     let deadline = Instant::now() + PATIENCE;
     let decoder = config.decoder();
-    let needs_key = config.output.format == VectorFormat::Json && config.id_from() == IdFrom::Key;
+    let needs_key = config.key_is_id();
     let mut looked = Looked::default();
     let mut ends = BTreeSet::new();
     let mut trouble = None;

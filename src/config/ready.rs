@@ -72,6 +72,17 @@ impl Config {
         self.output.id.parse().expect("validated: output.id")
     }
 
+    /// Returns whether the message's key becomes the id of the record, and so must be one.
+    pub fn key_is_id(&self) -> bool {
+        self.output.format == VectorFormat::Json && self.id_from() == IdFrom::Key
+    }
+
+    /// Returns how many messages there can be in the worker: what a rebalance brings while the source
+    /// pauses goes over the limit.
+    pub fn in_flight_bound(&self) -> usize {
+        2 * self.delivery.in_flight_captions_max.get() + 1000
+    }
+
     /// Returns the latency objective, if there is one.
     pub fn latency_objective(&self) -> Option<Duration> {
         Some(self.batch.latency_objective).filter(|objective| !objective.is_zero())

@@ -1,10 +1,11 @@
-//! Kafka: the properties of the two clients, and the bridge from librdkafka's log and statistics.
+//! Kafka: the properties of the clients.
 
 pub mod bearer;
 pub mod breaker;
 pub mod committer;
 pub mod consumer;
 pub mod dead_letter;
+mod log;
 pub mod login;
 pub mod offsets;
 pub mod reach;
@@ -16,15 +17,11 @@ pub mod topics;
 pub mod transaction;
 pub mod writable;
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
 
 use crate::config::Config;
+use log::{log, log_client_error};
 
 /// How often the clients report statistics, from which the lag comes, and which brokers are connected.
 const STATISTICS_INTERVAL_MS: u32 = 2_000;
@@ -66,15 +63,12 @@ pub fn producer_properties(config: &Config) -> ClientConfig {
         // librdkafka's smaller one.
         .set("message.max.bytes", "67108864");
     common_properties(&mut client, config);
-    // In flight there can be no more than the source lets in, and its limit may be passed by what a
-    // rebalance brings: twice is enough.
-    let queue = 2 * config.delivery.in_flight_captions_max.get().max(1000);
     client
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("partitioner", "murmur2_random")
         .set("message.timeout.ms", config.kafka.delivery_timeout.as_millis().to_string())
-        .set("queue.buffering.max.messages", queue.to_string())
+        .set("queue.buffering.max.messages", config.in_flight_bound().to_string())
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string());
     client
 }
@@ -120,70 +114,4 @@ fn common_properties(client: &mut ClientConfig, config: &Config) {
             Some(_) => RDKafkaLogLevel::Debug,
             None => RDKafkaLogLevel::Info,
         });
-}
-
-/// Writes a line of librdkafka into the log.
-fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    // One map of properties serves both clients, and each is told of the other's: no news.
-    if facility == "CONFWARN" {
-        tracing::debug!(target: "librdkafka", facility, "{message}");
-        return;
-    }
-    match level {
-        RDKafkaLogLevel::Emerg
-        | RDKafkaLogLevel::Alert
-        | RDKafkaLogLevel::Critical
-        | RDKafkaLogLevel::Error => {
-            if let Some(repeated) = repeats(facility) {
-                tracing::error!(target: "librdkafka", facility, repeated, "{message}");
-            }
-        }
-        RDKafkaLogLevel::Warning => {
-            if let Some(repeated) = repeats(facility) {
-                tracing::warn!(target: "librdkafka", facility, repeated, "{message}");
-            }
-        }
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-            tracing::info!(target: "librdkafka", facility, "{message}");
-        }
-        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
-    }
-}
-
-/// Notes an error that librdkafka tells of and retries by itself.
-fn log_client_error(client: &'static str, error: &KafkaError, reason: &str) {
-    if let Some(repeated) = repeats(&format!("{client} {error}")) {
-        tracing::warn!(client, %error, repeated, "{reason}");
-    }
-}
-
-/// Between two lines about one kind of trouble. While brokers are away librdkafka has several a
-/// second to say.
-const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Kinds of trouble that are told apart; beyond that all are told.
-const KINDS_MAX: usize = 256;
-
-/// Returns how many lines of this kind were left out since the last, or `None` where this one is
-/// left out too.
-fn repeats(kind: &str) -> Option<u64> {
-    static LAST: Mutex<BTreeMap<String, (Instant, u64)>> = Mutex::new(BTreeMap::new());
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let now = Instant::now();
-    match last.get_mut(kind) {
-        Some((told, left_out)) if now - *told < REPEAT_INTERVAL => {
-            *left_out += 1;
-            None
-        }
-        Some((told, left_out)) => {
-            *told = now;
-            Some(std::mem::take(left_out))
-        }
-        None => {
-            if last.len() < KINDS_MAX {
-                last.insert(kind.into(), (now, 0));
-            }
-            Some(0)
-        }
-    }
 }

@@ -104,7 +104,7 @@ fn what_cannot_be_compared_is_refused() {
     let error = refused(tiny_package(), &file, &[]);
     assert!(error.contains("1 different captions") && error.contains("3 lines"), "{error}");
     let error = refused(tiny_package(), &file, &["--pointer", "/caption"]);
-    assert!(error.contains("captions, line 1") && error.contains("not JSON"), "{error}");
+    assert!(error.contains("captions, line 1") && error.contains("isn't JSON"), "{error}");
     refused(tiny_package(), &folder.path().join("nowhere"), &[]);
 
     let vocab = folder.path().join("vocab.txt");

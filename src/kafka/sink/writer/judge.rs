@@ -1,0 +1,149 @@
+//! Whether a parcel may become a record: what its topic takes, what a refusal asks for, and whether there are too many.
+
+use std::time::Instant;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::Writer;
+use crate::clock::since_epoch;
+use crate::config::OnReject;
+use crate::kafka::sink::SinkError;
+use crate::kafka::sink::parcel::{Ordered, Parcel};
+use crate::kafka::timestamps::{OutOfBounds, TimestampBounds};
+use crate::tracked::{Origin, RejectReason, Rejection};
+use crate::wire::caption::key_as_id;
+
+impl Writer {
+    /// Judges and counts a parcel that is about to be written for the first time.
+    pub(in crate::kafka::sink) fn count(&mut self, parcel: &Parcel) {
+        if parcel.rejection().is_none()
+            && let Some(rejection) = self.unwritable(parcel)
+        {
+            parcel.refuse(rejection);
+        }
+        match parcel.rejection() {
+            Some(rejection) => {
+                self.count_rejection(parcel.origin(), rejection);
+                self.breaker.rejected();
+            }
+            None => self.breaker.accepted(),
+        }
+        self.look_at_breaker();
+    }
+
+    /// Returns why a parcel must not be written, once it is counted: the breaker has tripped, or it is rejected and may be
+    /// neither kept nor skipped. What was written before is to be settled first.
+    pub(in crate::kafka::sink) fn check(&self, parcel: &Parcel) -> Result<(), SinkError> {
+        self.check_breaker()?;
+        match parcel.rejection() {
+            Some(rejection)
+                if self.dead_letter_topic.is_none()
+                    && self.on_reject == OnReject::Stop
+                    && !parcel.origin().assignment.is_revoked() =>
+            {
+                Err(self.stop_at(parcel.origin(), rejection))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns why to stop, if the breaker has tripped.
+    pub(in crate::kafka::sink) fn check_breaker(&self) -> Result<(), SinkError> {
+        let Some(tripped) = self.tripped else { return Ok(()) };
+        Err(SinkError::Breaker { tripped, last: self.rejections.last().into() })
+    }
+
+    /// Returns why the output topic wouldn't take a parcel's record, as far as can be known before it is sent: the brokers
+    /// refuse all that is in one batch with such a record.
+    fn unwritable(&self, parcel: &Parcel) -> Option<Rejection> {
+        let (topic, message) = (&self.output_topic, &parcel.origin().message);
+        let refused = |detail| Some(Rejection::new(RejectReason::RecordRefused, detail));
+        if self.needs_key && message.key.is_none() {
+            return refused(format!("{topic} is compacted, and takes no record without a key"));
+        }
+        if let Err(bounds) = check(self.output_timestamps, message.timestamp_ms) {
+            return refused(format!("{topic} doesn't take {bounds}"));
+        }
+        let is_vector = matches!(parcel.item, Ordered::Vector { .. });
+        if is_vector && self.key_is_id {
+            return key_as_id(message.key.as_deref()).err();
+        }
+        None
+    }
+
+    fn count_rejection(&mut self, origin: &Origin, rejection: &Rejection) {
+        self.metrics.rejected.with_label_values(&[rejection.reason.as_label()]).inc();
+        let position = self.source(origin);
+        self.rejections.add(&position, rejection, Instant::now());
+    }
+
+    fn look_at_breaker(&mut self) {
+        self.metrics.rejected_run.set(self.breaker.run() as i64);
+        self.metrics.rejected_share.set(self.breaker.share());
+        if let Err(tripped) = self.breaker.check() {
+            self.tripped.get_or_insert(tripped);
+        }
+    }
+
+    /// Makes a dead letter of a parcel that was counted as a good one. It is written even where this trips the breaker.
+    pub(in crate::kafka::sink) fn refuse(&mut self, parcel: &Parcel, rejection: Rejection) {
+        self.count_rejection(parcel.origin(), &rejection);
+        parcel.refuse(rejection);
+        self.breaker.rejected_after_all();
+        self.look_at_breaker();
+    }
+
+    /// Judges a parcel that is to be written another time: what its topic takes may have changed with the time.
+    pub(in crate::kafka::sink) fn judge_again(&mut self, parcel: &Parcel) {
+        if parcel.rejection().is_none()
+            && let Some(rejection) = self.unwritable(parcel)
+        {
+            self.refuse(parcel, rejection);
+        }
+    }
+
+    /// Returns the rejection that a refused record asks for; `None` where it isn't the record's fault,
+    /// or it is a dead letter already.
+    pub(in crate::kafka::sink) fn rejection_for(
+        &self,
+        parcel: &Parcel,
+        error: &KafkaError,
+    ) -> Option<Rejection> {
+        if parcel.rejection().is_some() || !is_refused_for_itself(error) {
+            return None;
+        }
+        let detail = format!("{} refuses the record: {error}", self.output_topic);
+        Some(Rejection::new(RejectReason::RecordRefused, detail))
+    }
+
+    /// Returns whether a dead letter that was refused for its time is to be sent again with that of now.
+    pub(in crate::kafka::sink) fn drops_time(&self, parcel: &Parcel, error: &KafkaError) -> bool {
+        let is_for_time = error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp);
+        is_for_time && parcel.rejection().is_some() && parcel.drop_time()
+    }
+}
+
+/// Tells whether a topic of these bounds takes a record of this time now. One without a time is given
+/// that of now.
+pub(super) fn check(bounds: TimestampBounds, timestamp_ms: Option<i64>) -> Result<(), OutOfBounds> {
+    let Some(timestamp_ms) = timestamp_ms else { return Ok(()) };
+    bounds.check(timestamp_ms, since_epoch().as_millis() as i64)
+}
+
+/// Returns whether a record was refused for another one of its batch.
+pub(in crate::kafka::sink) fn is_refused_for_another(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidDifferentRecord)
+}
+
+/// Returns whether a record was refused for what it is.
+pub(in crate::kafka::sink) fn is_refused_for_itself(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::InvalidTimestamp
+        )
+    )
+}
