@@ -20,12 +20,13 @@ use crate::config::Config;
 use crate::embed::duty::DutyClock;
 use crate::embed::load::{Embedders, OnDevice, load};
 use crate::embed::task::EmbedTask;
+use crate::kafka::asker::Asker;
 use crate::kafka::consumer::Connection;
 use crate::kafka::consumer_properties;
 use crate::kafka::sink::{Ends, Finished, Sink};
 use crate::kafka::source::Source;
 use crate::kafka::topics::Inquiry;
-use crate::kafka::writable::{Quiet, Takes, asking, try_topics};
+use crate::kafka::writable::{Takes, asking, try_topics};
 use crate::metrics::{Metrics, Stage};
 use crate::model::package::{Package, TOKENIZER};
 use crate::queue;
@@ -208,8 +209,8 @@ fn cannot_listen(listen: SocketAddr, error: io::Error) -> anyhow::Error {
 
 /// Waits until the brokers answer for all topics; returns what those take that are written.
 fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Vec<Takes>> {
-    let consumer: BaseConsumer<Quiet> = consumer_properties(config)
-        .create_with_context(Quiet::default())
+    let consumer: BaseConsumer<Asker> = consumer_properties(config)
+        .create_with_context(Asker::heard_as("consumer"))
         .context("the consumer can't be made")?;
     let inquiry = Inquiry {
         client: consumer.client(),
@@ -219,7 +220,8 @@ fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Vec<Ta
         shutdown,
     };
     inquiry.partitions_of(&config.input.topic, "input.topic")?;
-    let client = asking(config).context("the producer can't be made")?;
+    let client =
+        asking(config, Asker::heard_as("producer")).context("the producer can't be made")?;
     Ok(try_topics(config, &client, shutdown)?)
 }
 

@@ -47,6 +47,10 @@ pub fn remove_on_signals() -> io::Result<()> {
             // To the end: nothing that is half removed may be moved to its place.
             let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
             folders.iter().for_each(|folder| remove_from(folder));
+            if std::process::id() == 1 {
+                // A container's first process is spared what a signal does by default.
+                std::process::exit(128 + signal);
+            }
             drop(emulate_default_handler(signal));
         }
     })?;

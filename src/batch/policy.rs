@@ -7,7 +7,8 @@
 //!
 //! Under a latency objective a batch is no larger than what is predicted to be done in time for its
 //! oldest caption. Where even that caption alone would be late, the objective is missed already, and
-//! the batch is as large as without one: small batches would only make more captions late.
+//! the batch is as large as without one, for small batches would only make more captions late; but it
+//! isn't kept back for more.
 //!
 //! What waits and would fit into one batch is shared among the embedders that are free, where each of
 //! its parts is predicted to be done much sooner than the whole.
@@ -43,7 +44,7 @@ pub enum CutReason {
     Idle,
     /// The oldest caption had waited as long as it may.
     Deadline,
-    /// With the next caption the oldest would have missed the latency objective.
+    /// With the next caption, or with a longer wait for more, the oldest would have missed the latency objective.
     Objective,
     /// Another embedder was free for the rest.
     Shared,

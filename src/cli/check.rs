@@ -18,10 +18,11 @@ use super::{ConfigArgs, EXIT_USAGE, say};
 use crate::config::{Config, DeliveryMode, EmbedderKind};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
+use crate::kafka::asker::Asker;
 use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
 use crate::kafka::topics::{Inquiry, look_up};
-use crate::kafka::writable::{self, Answer, Quiet, broker_options, record_limit};
+use crate::kafka::writable::{self, Answer, broker_options, record_limit};
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
@@ -123,7 +124,7 @@ fn devices(config: &Config, package: &Package) -> anyhow::Result<String> {
 
 fn kafka_checks(config: &Config, checks: &mut Checks) {
     let brokers = checks.check("brokers", || {
-        let client = writable::asking(config)?;
+        let client = writable::asking(config, Asker::default())?;
         let inquiry = Inquiry {
             client: client.client(),
             serve: &|_| (),
@@ -221,7 +222,7 @@ struct Looked {
 fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
     let mut properties = consumer_properties(config);
     properties.set("enable.partition.eof", "true");
-    let consumer: BaseConsumer<Quiet> = properties.create_with_context(Quiet::default())?;
+    let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
     let topic = &config.input.topic;
     let inquiry = Inquiry {
         client: consumer.client(),
@@ -270,7 +271,7 @@ fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
 /// Looks at messages up to one with a caption, or to the ends of all partitions. Errors that pass, as of
 /// one of several brokers, are passed over, as the worker does.
 fn look_into(
-    consumer: &BaseConsumer<Quiet>,
+    consumer: &BaseConsumer<Asker>,
     partitions: usize,
     config: &Config,
 ) -> anyhow::Result<Looked> {
@@ -332,7 +333,7 @@ fn is_transient(error: &KafkaError) -> bool {
 
 /// Finds out whether a topic may be written, and leaves no record in it.
 fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Result<(String, ())> {
-    let client = writable::asking(config)?;
+    let client = writable::asking(config, Asker::default())?;
     let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
     let partitions = look_up(client.client(), brokers, topic, option, patience(config), &shutdown)?;
     let there = format!("{topic}, {partitions} partitions");

@@ -24,32 +24,22 @@ pub(super) fn faults(kafka: &Kafka) -> Vec<Fault> {
         faults.push(Fault::new(format!("kafka.librdkafka.{property}"), message));
     };
     let protocol = kafka.property("security.protocol").map(str::to_lowercase);
-    let (is_sasl, is_tls) = match protocol.as_deref() {
-        None | Some("plaintext") => (false, false),
-        Some("ssl") => (false, true),
-        Some("sasl_plaintext") => (true, false),
-        Some("sasl_ssl") => (true, true),
-        // It has a fault already.
-        Some(_) => return faults,
-    };
-    let first =
-        |prefix: &str| kafka.properties().map(|(name, _)| name).find(|n| n.starts_with(prefix));
-    let is = protocol.as_deref().map_or("is not set".into(), |protocol| format!("is {protocol}"));
-    if let Some(name) = first("sasl.").filter(|_| !is_sasl) {
-        fault(
-            "security.protocol",
-            format!("{is}, and {name} has no effect; set SASL_SSL, or SASL_PLAINTEXT without TLS"),
-        );
-    } else if let Some(name) = first("ssl.").filter(|_| !is_tls) {
-        let due = if is_sasl { "SASL_SSL" } else { "SSL, or SASL_SSL with a login" };
-        fault("security.protocol", format!("{is}, and {name} has no effect; set {due}"));
+    // Where it is set, what it has no use for may be of a layer below.
+    let mut names = kafka.properties().map(|(name, _)| name);
+    if protocol.is_none()
+        && let Some(name) = names.find(|n| n.starts_with("sasl.") || n.starts_with("ssl."))
+    {
+        let due = "SASL_SSL, SSL without a login, or SASL_PLAINTEXT without TLS";
+        fault("security.protocol", format!("is not set, and {name} has no effect; set {due}"));
     }
+    let protocol = protocol.unwrap_or_default();
+    let (is_sasl, is_tls) = (protocol.starts_with("sasl_"), protocol.ends_with("ssl"));
     let advice = "such as SCRAM-SHA-512, PLAIN or OAUTHBEARER";
     match kafka.property("sasl.mechanism") {
         None if is_sasl => {
             fault("sasl.mechanism", format!("is required with security.protocol SASL_*, {advice}"));
         }
-        Some(mechanism) if mechanism.eq_ignore_ascii_case("GSSAPI") => {
+        Some(mechanism) if is_sasl && mechanism.eq_ignore_ascii_case("GSSAPI") => {
             fault(
                 "sasl.mechanism",
                 format!("is GSSAPI, which isn't built in; set another, {advice}"),
@@ -57,7 +47,7 @@ pub(super) fn faults(kafka: &Kafka) -> Vec<Fault> {
         }
         _ => {}
     }
-    for name in FILES {
+    for name in FILES.iter().filter(|_| is_tls) {
         // librdkafka looks for the system's certificates where it is told to probe.
         let path = kafka.property(name).filter(|path| !["probe", ""].contains(path));
         if let Some(path) = path.map(Path::new)
@@ -94,11 +84,10 @@ mod tests {
         refused(&[("ssl.ca.location", "probe")], &[&format!("{of_protocol}ssl.ca.location has")]);
         let plain = [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "PLAIN")];
         refused(&plain, &[]);
-        let with_tls = [&plain[..], &[("ssl.ca.pem", "x")]].concat();
-        refused(
-            &with_tls,
-            &["security.protocol: is sasl_plaintext, and ssl.ca.pem has no effect; set SASL_SSL"],
-        );
+        let over = [&plain[..], &[("ssl.ca.pem", "x")]].concat();
+        refused(&over, &[]);
+        refused(&[("security.protocol", "PLAINTEXT"), ("sasl.password", "hunter2")], &[]);
+        refused(&[("security.protocol", "PLAINTEXT"), ("ssl.ca.location", "/nowhere")], &[]);
         refused(&[("security.protocol", "ssl"), ("ssl.ca.pem", "x")], &[]);
         refused(&[("linger.ms", "1")], &[]);
     }

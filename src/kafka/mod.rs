@@ -1,5 +1,6 @@
 //! Kafka: the properties of the clients.
 
+pub mod asker;
 pub mod bearer;
 pub mod breaker;
 pub mod committer;

@@ -12,14 +12,13 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
 };
 
+use super::asker::Asker;
 use super::bearer;
-use super::login::{Login, WithLogin};
 use super::timestamps::TimestampBounds;
 use super::topics::{TopicError, look_up};
 use super::transaction::is_refusal;
@@ -70,15 +69,15 @@ pub enum Answer {
 
 /// A client that asks of topics, and is polled by a thread of its own. Its questions, as any producer's, make topics
 /// where the brokers make them by themselves.
-pub type Asking = ThreadedProducer<Quiet>;
+pub type Asking = ThreadedProducer<Asker>;
 
 /// Makes the client that asks.
 ///
 /// # Errors
 ///
 /// When librdkafka refuses the configuration.
-pub fn asking(config: &Config) -> KafkaResult<Asking> {
-    admin_properties(config).create_with_context(Quiet::default())
+pub fn asking(config: &Config, asker: Asker) -> KafkaResult<Asking> {
+    admin_properties(config).create_with_context(asker)
 }
 
 /// What a topic takes.
@@ -219,8 +218,8 @@ fn options_of(
     }
     let cannot = |reason: &dyn std::fmt::Display| format!("{what} can't be read: {reason}");
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| cannot(&e))?;
-    let client: AdminClient<Quiet> =
-        admin_properties(config).create_with_context(Quiet::default()).map_err(|e| cannot(&e))?;
+    let client: AdminClient<Asker> =
+        admin_properties(config).create_with_context(Asker::default()).map_err(|e| cannot(&e))?;
     let options = AdminOptions::new().request_timeout(Some(patience));
     let described =
         runtime.block_on(client.describe_configs(resources, &options)).map_err(|e| cannot(&e))?;
@@ -281,38 +280,6 @@ pub fn ask(
 pub fn limit_batches(properties: &mut ClientConfig, limit: usize) {
     let wanted = properties.get("batch.size").and_then(|size| size.parse().ok());
     properties.set("batch.size", wanted.unwrap_or(BATCH_SIZE).min(limit).to_string());
-}
-
-/// Keeps librdkafka's log out of a command's lines.
-#[derive(Default)]
-pub struct Quiet(Login);
-
-impl ClientContext for Quiet {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.note(&error, reason);
-    }
-
-    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
-        bearer::answer(file)
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
-impl ProducerContext for Quiet {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, _result: &DeliveryResult<'_>, (): ()) {}
-}
-
-impl WithLogin for Quiet {
-    fn login(&self) -> &Login {
-        &self.0
-    }
 }
 
 /// Receives what became of the record: `None` where it was taken.

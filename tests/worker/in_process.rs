@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use capvec::config::{DeliveryMode, EmbedderKind};
 use capvec::embed::load::load;
+use capvec::kafka::asker::Asker;
 use capvec::kafka::writable::{Takes, asking, try_topics};
 use capvec::metrics::Metrics;
 use capvec::model::package::{Existing, Package};
@@ -218,7 +219,9 @@ fn what_all_topics_take_is_asked_for_at_once() {
     ];
     cluster.create_topic_with("limited.dead", 1, &compacted);
     let config = cluster.config("limited");
-    let all = try_topics(&config, &asking(&config).unwrap(), &Shutdown::default()).unwrap();
+    let all =
+        try_topics(&config, &asking(&config, Asker::default()).unwrap(), &Shutdown::default())
+            .unwrap();
     let [out, dead] = &all[..] else { panic!("{all:?}") };
     assert_eq!((&*out.topic, out.bytes_max, out.needs_key), ("limited.out", 12_000, false));
     assert_eq!((&*dead.topic, dead.bytes_max, dead.needs_key), ("limited.dead", 34_000, true));
@@ -232,7 +235,7 @@ fn what_all_topics_take_is_asked_for_at_once() {
 fn the_embedded_broker_is_not_asked_for_limits() {
     let (_mock, cluster) = mock(1);
     let config = cluster.config("in");
-    let client = asking(&config).unwrap();
+    let client = asking(&config, Asker::default()).unwrap();
     let started = Instant::now();
     let limits = try_topics(&config, &client, &Shutdown::default()).unwrap();
     assert!(limits.is_empty(), "{limits:?}");

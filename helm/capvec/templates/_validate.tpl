@@ -37,7 +37,7 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 {{- $name = printf "LIBRDKAFKA %s" (regexReplaceAll "_+" (regexReplaceAll "^CAPVEC__KAFKA__LIBRDKAFKA(_FILES)?__" $name "") "_") -}}
 {{- end -}}
 {{- if has $name (list "CAPVEC__DELIVERY__DRAIN_TIMEOUT" "CAPVEC__ADMIN__LISTEN" "CAPVEC__MODEL__PACKAGE" "CAPVEC__DELIVERY__MODE" "CAPVEC__KAFKA__BROKERS" "CAPVEC__KAFKA__GROUP" "CAPVEC__INPUT__TOPIC" "LIBRDKAFKA SECURITY_PROTOCOL" "LIBRDKAFKA SASL_MECHANISM" "LIBRDKAFKA SASL_MECHANISMS") -}}
-{{- $faults = append $faults (printf "extraEnv has %s, on which other parts of the chart depend; set it in `config`, `kafka` or `model`" .name) -}}
+{{- $faults = append $faults (printf "extraEnv has %s, on which other parts of the chart depend; set it in `config`, `kafka` or `model` (what a Secret alone has may come by extraEnvFrom, which isn't looked into, and those parts don't know it then)" .name) -}}
 {{- end -}}
 {{- if has $name (list "CAPVEC__DELIVERY__TRANSACTIONAL_ID" "LIBRDKAFKA GROUP_INSTANCE_ID") -}}
 {{- $faults = append $faults (printf "extraEnv has %s, which the chart makes of each pod's name: leave it out, and set config.delivery.mode or kafka.staticMembership" .name) -}}

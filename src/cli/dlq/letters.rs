@@ -13,13 +13,13 @@ use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::config::Config;
+use crate::kafka::asker::Asker;
 use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
 use crate::kafka::dead_letter::{
     HEADER_EXCEPTION, HEADER_MESSAGE, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC,
 };
 use crate::kafka::topics::Inquiry;
-use crate::kafka::writable::Quiet;
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tracked::RawMessage;
 
@@ -49,7 +49,7 @@ pub(super) struct Cause {
 
 /// The letters of a topic, in the order of each partition.
 pub(super) struct Letters {
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<Asker>,
     patience: Duration,
     shutdown: Shutdown,
     first: BTreeMap<i32, i64>,
@@ -69,7 +69,7 @@ impl Letters {
     ) -> anyhow::Result<Letters> {
         let mut properties = consumer_properties(config);
         properties.set("enable.partition.eof", "true").set("statistics.interval.ms", "0");
-        let consumer: BaseConsumer<Quiet> = properties.create_with_context(Quiet::default())?;
+        let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
         let patience = config.kafka.startup_timeout;
         let inquiry = Inquiry {
             client: consumer.client(),

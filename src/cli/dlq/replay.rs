@@ -20,6 +20,7 @@ use crate::cli::progress::{Progress, Unit};
 use crate::cli::{say, tell};
 use crate::clock::since_epoch;
 use crate::config::Config;
+use crate::kafka::asker::Asker;
 use crate::kafka::topics::look_up;
 use crate::kafka::writable::{asking, limit_of, topic_options};
 use crate::shutdown::{Shutdown, Wanted};
@@ -145,7 +146,7 @@ struct Target {
 
 impl Target {
     fn look_up(config: &Config, stamp_now: bool, shutdown: &Shutdown) -> anyhow::Result<Target> {
-        let client = asking(config)?;
+        let client = asking(config, Asker::default())?;
         let (brokers, topic) = (&config.kafka.brokers, &config.input.topic);
         let patience = config.kafka.startup_timeout;
         let partitions =
