@@ -59,6 +59,11 @@ impl Source {
         self.waiting = None;
         tracing::info!(partitions = ?ids, "partitions assigned");
         self.count(Rebalance::Assigned, &ids);
+        if matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Eager) {
+            // It is all there is; one before may not have been asked back.
+            let ended = self.ledger.partitions().into_iter().filter(|held| !ids.contains(held));
+            ended.for_each(|partition| self.end_assignment(partition));
+        }
         for partition in ids {
             self.begin_assignment(partition);
             self.placing.begin(partition, self.assignments);
@@ -67,11 +72,20 @@ impl Source {
         // would come back so, and stand still for ever. Before the assignment nothing is fetched that
         // a resumption could interfere with.
         self.consumer.resume(partitions).map_err(SourceError::Consumer)?;
-        // The group waits for no offsets; see `placing`.
-        let none_yet = TopicPartitionList::new();
-        take(&self.consumer, &none_yet).map_err(SourceError::Consumer)?;
+        // The group has gone on without an answer to the one before, if that is unanswered.
+        if self.placing.is_owed() || self.stopping {
+            self.take_none()?;
+        }
+        if !self.stopping {
+            self.placing.owe(Instant::now());
+        }
         self.health.assigned();
         self.or_join_anew(is_overtaken)
+    }
+
+    /// Answers an assignment without taking anything of it.
+    fn take_none(&self) -> Result<(), SourceError> {
+        take(&self.consumer, &TopicPartitionList::new()).map_err(SourceError::Consumer)
     }
 
     /// The cooperative protocol has an event for every rebalance of the group, which mostly changes nothing here.
@@ -87,6 +101,8 @@ impl Source {
         lost: bool,
         generation: Option<ConsumerGroupMetadata>,
     ) -> Result<(), SourceError> {
+        // Whatever of an assignment is unanswered, the group has gone on.
+        self.placing.is_owed();
         let ids = ids(&partitions);
         let kind = if lost { Rebalance::Lost } else { Rebalance::Revoked };
         tracing::info!(partitions = ?ids, event = kind.as_label(), "partitions asked back");
@@ -172,6 +188,11 @@ impl Source {
         self.waiting = None;
         self.health.stopping();
         self.out = None;
+        if self.placing.is_owed()
+            && let Err(error) = self.take_none()
+        {
+            tracing::warn!(%error, "failed to answer the group before the drain");
+        }
         if let Some(leaving) = self.leaving.take() {
             if leaving.lost {
                 // They are another's, and no drain can save what is in flight of them.
@@ -232,14 +253,14 @@ impl Source {
         if uncommitted && !leaving.lost {
             tracing::warn!("the last commit didn't end in time; some captions come again");
         }
+        if self.stopping && !leaving.lost && !leaving.is_missed && (uncommitted || is_committing) {
+            return Err(SourceError::CommitMissed);
+        }
         self.leave(&leaving)?;
         if self.stopping && leaving.is_missed {
             // A failure ends the sink too, with what it still waits for: a record that is delivered
             // after the next owner's would be out of order.
             return Err(SourceError::DrainMissed);
-        }
-        if self.stopping && !leaving.lost && (uncommitted || is_committing) {
-            return Err(SourceError::CommitMissed);
         }
         Ok(true)
     }
@@ -281,7 +302,12 @@ impl Source {
     }
 
     /// Leaves the group. Dropping the consumer does it, and polls meanwhile.
-    pub(super) fn close(self) {
+    pub(super) fn close(mut self) {
+        if self.placing.is_owed()
+            && let Err(error) = self.take_none()
+        {
+            tracing::debug!(%error, "an assignment was not answered");
+        }
         self.consumer.context().close();
         let mut unanswered = self.unanswered;
         for event in self.consumer.context().take_events() {

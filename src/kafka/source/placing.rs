@@ -3,8 +3,13 @@
 //! librdkafka would ask for the group's offsets by itself, and goes wrong in two ways. An offset that
 //! another's open transaction holds it takes for none where a rebalance ends meanwhile, and begins at
 //! the beginning. And where the group's coordinator moves while it is asked, it never asks again
-//! (confluentinc/librdkafka#5586). So the group is answered at once, with no partitions, a thread of its
-//! own asks until it has been told, and only then are the partitions taken, each at its offset.
+//! (confluentinc/librdkafka#5586). So a thread of its own asks until it has been told, and the partitions
+//! are taken when it is known where each begins.
+//!
+//! Mostly that is a round trip, for which the group's assignment stays unanswered. librdkafka fetches
+//! nothing meanwhile, so after `HOLD` it is answered with what is known, and the others are taken later.
+//! That is for need alone: a list that is taken at the moment of another rebalance can be mistaken for
+//! its answer.
 //!
 //! (To take them at once and to seek them later is no way: a lookup of a logical offset that a seek
 //! overtakes is made again by librdkafka half a second later, and moves the partition.)
@@ -26,11 +31,15 @@ use rdkafka::topic_partition_list::{Offset as Position, TopicPartitionList};
 
 use super::waiting::Waiting;
 use crate::config::Config;
-use crate::kafka::consumer::{SourceConsumer, take};
+use crate::kafka::consumer::{SourceConsumer, is_final, take};
 use crate::tracked::NextOffset;
 
-/// How long one question may take.
-const QUESTION: Duration = Duration::from_secs(1);
+/// How long an assignment stays unanswered.
+const HOLD: Duration = Duration::from_secs(2);
+
+/// How long the first question may take. Each that isn't answered in time makes the next one twice as long, up to the
+/// second: what comes later is thrown away.
+const QUESTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 
 /// Before the next question.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -43,14 +52,19 @@ pub(super) struct Placing {
     topic: String,
     /// Where a group without an offset begins; `None` where that is an error.
     reset: Option<Position>,
-    requests: Sender<TopicPartitionList>,
+    requests: Sender<(TopicPartitionList, Duration)>,
     answers: Receiver<KafkaResult<TopicPartitionList>>,
     thread: JoinHandle<()>,
     unplaced: Assignments,
     /// Those that a question is under way for.
     asked: Option<Assignments>,
     ask_at: Instant,
+    patience: Duration,
+    /// Until when the group's assignment may stay unanswered, where it is.
+    answer_by: Option<Instant>,
     waiting: Option<Waiting>,
+    /// Why there was no answer, the last time.
+    trouble: Option<KafkaError>,
 }
 
 /// A partition that has its beginning.
@@ -71,15 +85,15 @@ impl Placing {
         consumer: &Arc<SourceConsumer>,
         config: &Config,
     ) -> std::io::Result<Placing> {
-        let (requests, requested) = crossbeam_channel::bounded::<TopicPartitionList>(1);
+        let (requests, requested) = crossbeam_channel::bounded::<(TopicPartitionList, Duration)>(1);
         let (answers, answered) = crossbeam_channel::bounded(1);
         // The last one to let go of the consumer leaves the group, and that isn't for this thread.
         let consumer: Weak<SourceConsumer> = Arc::downgrade(consumer);
         let thread =
             std::thread::Builder::new().name("capvec-placing".into()).spawn(move || {
-                for partitions in requested {
+                for (partitions, patience) in requested {
                     let Some(consumer) = consumer.upgrade() else { return };
-                    let answer = consumer.committed_offsets(partitions, QUESTION);
+                    let answer = consumer.committed_offsets(partitions, patience);
                     drop(consumer);
                     // One question is under way at a time, so there is room for its answer.
                     if answers.send(answer).is_err() {
@@ -96,7 +110,10 @@ impl Placing {
             unplaced: Assignments::new(),
             asked: None,
             ask_at: Instant::now(),
+            patience: QUESTION.0,
+            answer_by: None,
             waiting: None,
+            trouble: None,
         })
     }
 
@@ -104,6 +121,16 @@ impl Placing {
     pub(super) fn begin(&mut self, partition: i32, assignment: u64) {
         self.unplaced.insert(partition, assignment);
         self.waiting.get_or_insert_with(|| Waiting::since(Instant::now()));
+    }
+
+    /// The group waits for an answer to its assignment.
+    pub(super) fn owe(&mut self, now: Instant) {
+        self.answer_by = Some(now + HOLD);
+    }
+
+    /// Returns whether the group's assignment is unanswered, and leaves the answer to the caller.
+    pub(super) fn is_owed(&mut self) -> bool {
+        self.answer_by.take().is_some()
     }
 
     /// A partition is no more this worker's.
@@ -138,11 +165,19 @@ impl Placing {
         {
             self.ask_at = now + PAUSE;
             match answer {
-                Ok(offsets) => placed = self.take_known(consumer, offsets)?,
-                Err(error) => tracing::debug!(%error, "the group's offsets are asked for again"),
+                Ok(offsets) => placed = self.take_known(consumer, offsets, now)?,
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => {
+                    self.patience = QUESTION.1.min(2 * self.patience);
+                    self.trouble = Some(error);
+                }
             }
             self.asked = None;
             placed.iter().for_each(|placed| self.end(placed.partition));
+        }
+        if self.answer_by.is_some_and(|by| now >= by || self.unplaced.is_empty()) {
+            self.answer_by = None;
+            take(consumer, &TopicPartitionList::new())?;
         }
         if self.unplaced.is_empty() {
             (self.waiting, self.ask_at) = (None, now);
@@ -151,7 +186,8 @@ impl Placing {
             for &partition in self.unplaced.keys() {
                 partitions.add_partition(&self.topic, partition);
             }
-            self.requests.send(partitions).expect("the thread lives as long as this handle");
+            let request = (partitions, self.patience);
+            self.requests.send(request).expect("the thread lives as long as this handle");
             self.asked = Some(self.unplaced.clone());
         }
         if let Some(waited) = self.waiting.as_mut().and_then(|waiting| waiting.line_due(now)) {
@@ -159,6 +195,7 @@ impl Placing {
             tracing::info!(
                 ?partitions,
                 waited_s = waited.as_secs(),
+                error = self.trouble.as_ref().map(tracing::field::display),
                 "waiting for the group's offsets: no broker tells them while the group's coordinator is away, or \
                  while the open transaction of a worker that is gone holds them (delivery.transaction_timeout)"
             );
@@ -168,10 +205,12 @@ impl Placing {
 
     /// Takes the partitions whose offsets the answer has, of those that are still to be taken as when it was asked.
     fn take_known(
-        &self,
+        &mut self,
         consumer: &SourceConsumer,
         mut answer: TopicPartitionList,
+        now: Instant,
     ) -> KafkaResult<Vec<Placed>> {
+        (self.patience, self.trouble) = (QUESTION.0, None);
         let asked = self.asked.as_ref().expect("an answer is to a question");
         let mut known = Vec::new();
         for element in answer.elements() {
@@ -181,14 +220,17 @@ impl Placing {
             match element.error() {
                 Ok(()) if is_same => known.push((partition, element.offset())),
                 Ok(()) => {}
-                Err(error) => tracing::debug!(partition, %error, "its offset isn't known yet"),
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => self.trouble = Some(error),
             }
         }
         let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
         // An eager group's partitions are taken all at once; of those that are lost nothing is taken, which would be
         // to say that they aren't.
         let is_all = known.len() == self.unplaced.len();
-        if known.is_empty() || (is_eager && !is_all) || consumer.assignment_lost() {
+        let is_early = self.answer_by.is_some_and(|by| now < by);
+        let is_due = is_all || !(is_early || is_eager);
+        if known.is_empty() || !is_due || consumer.assignment_lost() {
             return Ok(Vec::new());
         }
         if known.len() != answer.count() {
@@ -211,6 +253,7 @@ impl Placing {
             placed.push(Placed { partition, begins });
         }
         take(consumer, &answer)?;
+        self.answer_by = None;
         Ok(placed)
     }
 

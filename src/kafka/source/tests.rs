@@ -180,6 +180,17 @@ fn the_groups_offsets_are_asked_for_until_they_are_told() {
 }
 
 #[test]
+fn offsets_that_may_not_be_read_end_the_worker() {
+    let rig = Rig::start_after(&[], |broker| {
+        let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
+        broker.cluster().request_errors(RDKafkaApiKey::OffsetFetch, &refused);
+    });
+    let error = rig.source.join().unwrap().unwrap_err();
+    let SourceError::Consumer(error) = error else { panic!("{error}") };
+    assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::GroupAuthorizationFailed));
+}
+
+#[test]
 fn a_group_without_offsets_begins_where_it_is_told_to() {
     let rig = Rig::start(&[("auto.offset.reset", "earliest")]);
     let messages = rig.receive_until(9);
