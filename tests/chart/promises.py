@@ -119,6 +119,14 @@ def environment(container):
     return variables
 
 
+def mounted(text, folder):
+    """The text, with the files of mounted Secrets in a folder that has them."""
+    def file(match):
+        (folder / match[1]).write_text("secret")
+        return str(folder / match[1])
+    return re.sub(r"/etc/capvec/kafka/([\w.-]+)", file, text)
+
+
 def accepted_by_program(chart):
     """the program accepts the rendered configuration and variables of every ci/ file"""
     binary = program()
@@ -128,9 +136,10 @@ def accepted_by_program(chart):
         objects = chart.render(file=file, kubernetes="1.34.0")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "capvec.toml"
-            path.write_text(config_map(objects)["capvec.toml"])
+            path.write_text(mounted(config_map(objects)["capvec.toml"], Path(folder)))
+            variables = {name: mounted(value, Path(folder)) for name, value in environment(worker(objects)).items()}
             done = subprocess.run(
-                [binary, "check", "--offline", "--config", path], env=environment(worker(objects)), capture_output=True,
+                [binary, "check", "--offline", "--config", path], env=variables, capture_output=True,
                 text=True, timeout=60, check=False,
             )
         assert done.returncode == 0, f"{file.name}: {done.stdout}{done.stderr}"
