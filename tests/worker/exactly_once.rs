@@ -222,16 +222,23 @@ fn an_offset_that_an_open_transaction_holds_is_waited_for() {
         cluster.client().set("transactional.id", "held-holder").create().unwrap();
     holder.init_transactions(PATIENCE).unwrap();
     holder.begin_transaction().unwrap();
+    let held = group.committed()[&0];
     let mut offsets = TopicPartitionList::new();
-    for (partition, offset) in group.committed() {
-        offsets.add_partition_offset("held", partition, Offset::Offset(offset)).unwrap();
-    }
+    offsets.add_partition_offset("held", 0, Offset::Offset(held)).unwrap();
     let member: BaseConsumer = cluster.client().set("group.id", "held.group").create().unwrap();
     let metadata = member.group_metadata().unwrap();
     holder.send_offsets_to_transaction(&offsets, &metadata, PATIENCE).unwrap();
 
     let has_one = |worker: &Worker| worker.metric("capvec_assigned_partitions") == Some(1.0);
     let second = start(&cluster, "held", "held-2", &[]).ready();
+    let more = MESSAGES + 20;
+    cluster.send("held", &messages(more)[MESSAGES..]);
+    let come = held + cluster.ends("held")[&1];
+    eventually("the other partition goes on", || {
+        let records = cluster.committed_records("held.out").len()
+            + cluster.committed_records("held.dead").len();
+        (records as i64 == come).then_some(())
+    });
     let third = start(&cluster, "held", "held-3", &[]).ready();
     eventually("both have a partition", || (has_one(&second) && has_one(&third)).then_some(()));
     let log = || second.log() + &third.log();
@@ -239,8 +246,6 @@ fn an_offset_that_an_open_transaction_holds_is_waited_for() {
         log().contains("waiting for the group's offsets").then_some(())
     });
     holder.abort_transaction(PATIENCE).unwrap();
-    let more = MESSAGES + 20;
-    cluster.send("held", &messages(more)[MESSAGES..]);
     eventually("all are committed", || (group.settled() == more).then_some(()));
     second.stop();
     third.stop();

@@ -63,7 +63,10 @@ impl Source {
             // It is all there is; one before may not have been asked back.
             let ended = self.ledger.partitions().into_iter().filter(|held| !ids.contains(held));
             ended.for_each(|partition| self.end_assignment(partition));
+        } else {
+            self.placing.leave_behind();
         }
+        let is_empty = ids.is_empty();
         for partition in ids {
             self.begin_assignment(partition);
             self.placing.begin(partition, self.assignments);
@@ -72,12 +75,11 @@ impl Source {
         // would come back so, and stand still for ever. Before the assignment nothing is fetched that
         // a resumption could interfere with.
         self.consumer.resume(partitions).map_err(SourceError::Consumer)?;
-        // The group has gone on without an answer to the one before, if that is unanswered.
-        if self.placing.is_owed() || self.stopping {
-            self.take_none()?;
-        }
-        if !self.stopping {
-            self.placing.owe(Instant::now());
+        // Whatever of the one before is unanswered: the group has gone on.
+        self.placing.is_owed();
+        match is_empty || self.stopping {
+            true => self.take_none()?,
+            false => self.placing.owe(Instant::now()),
         }
         self.health.assigned();
         self.or_join_anew(is_overtaken)
@@ -285,15 +287,21 @@ impl Source {
     /// After a failure: commits what is settled, so that less comes again.
     pub(super) fn commit_before_leaving(&mut self) {
         let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
+        let mut try_at = Instant::now();
         // The sink may have gone first, with settlements in the channel.
         self.settle();
         loop {
             self.note_commits();
-            if let Err(error) = self.commit() {
-                tracing::warn!(%error, "failed to commit before leaving");
-                return;
+            let now = Instant::now();
+            if now >= try_at {
+                try_at = now + COMMIT_RETRY;
+                if let Err(error) = self.commit() {
+                    tracing::warn!(%error, "failed to commit before leaving");
+                    return;
+                }
             }
-            if !self.is_committing() || Instant::now() > deadline {
+            let is_done = !self.is_committing() && self.ledger.committable().is_empty();
+            if is_done || now > deadline {
                 return;
             }
             // Messages that come now are dropped, and come again.

@@ -7,7 +7,8 @@
 //! are taken when it is known where each begins.
 //!
 //! Mostly that is a round trip, for which the group's assignment stays unanswered. librdkafka fetches
-//! nothing meanwhile, so after `HOLD` it is answered with what is known, and the others are taken later.
+//! nothing meanwhile, so after `HOLD`, or where one partition's offset can't be told, the others go on and
+//! that one is taken later.
 //! That is for need alone: a list that is taken at the moment of another rebalance can be mistaken for
 //! its answer.
 //!
@@ -24,7 +25,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rdkafka::consumer::{Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as Position, TopicPartitionList};
@@ -39,7 +40,7 @@ const HOLD: Duration = Duration::from_secs(2);
 
 /// How long the first question may take. Each that isn't answered in time makes the next one twice as long, up to the
 /// second: what comes later is thrown away.
-const QUESTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+const QUESTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(4));
 
 /// Before the next question.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -60,6 +61,10 @@ pub(super) struct Placing {
     asked: Option<Assignments>,
     ask_at: Instant,
     patience: Duration,
+    /// Whether partitions are asked for one by one: librdkafka gives no answer at all while one of them can't be told.
+    is_singly: bool,
+    /// The last one that was.
+    last: i32,
     /// Until when the group's assignment may stay unanswered, where it is.
     answer_by: Option<Instant>,
     waiting: Option<Waiting>,
@@ -111,6 +116,8 @@ impl Placing {
             asked: None,
             ask_at: Instant::now(),
             patience: QUESTION.0,
+            is_singly: false,
+            last: -1,
             answer_by: None,
             waiting: None,
             trouble: None,
@@ -126,6 +133,11 @@ impl Placing {
     /// The group waits for an answer to its assignment.
     pub(super) fn owe(&mut self, now: Instant) {
         self.answer_by = Some(now + HOLD);
+    }
+
+    /// Partitions are about to be given. Those that still wait must not keep them waiting.
+    pub(super) fn leave_behind(&mut self) {
+        self.is_singly |= self.is_busy();
     }
 
     /// Returns whether the group's assignment is unanswered, and leaves the answer to the caller.
@@ -160,35 +172,33 @@ impl Placing {
         now: Instant,
     ) -> KafkaResult<Vec<Placed>> {
         let mut placed = Vec::new();
-        if self.asked.is_some()
-            && let Ok(answer) = self.answers.try_recv()
-        {
-            self.ask_at = now + PAUSE;
+        let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
+        if let Some(answer) = self.answer() {
             match answer {
-                Ok(offsets) => placed = self.take_known(consumer, offsets, now)?,
+                Ok(offsets) => placed = self.take_known(consumer, offsets, is_eager, now)?,
                 Err(error) if is_final(&error) => return Err(error),
                 Err(error) => {
                     self.patience = QUESTION.1.min(2 * self.patience);
                     self.trouble = Some(error);
+                    // An eager group's are all needed anyway.
+                    self.is_singly = !is_eager;
                 }
             }
             self.asked = None;
+            self.ask_at = if placed.is_empty() { now + PAUSE } else { now };
             placed.iter().for_each(|placed| self.end(placed.partition));
         }
-        if self.answer_by.is_some_and(|by| now >= by || self.unplaced.is_empty()) {
+        // An answer would say of partitions that are lost that they aren't.
+        let is_due = self.answer_by.is_some_and(|by| now >= by || self.unplaced.is_empty());
+        if is_due && !consumer.assignment_lost() {
             self.answer_by = None;
             take(consumer, &TopicPartitionList::new())?;
         }
         if self.unplaced.is_empty() {
-            (self.waiting, self.ask_at) = (None, now);
+            (self.waiting, self.ask_at, self.trouble) = (None, now, None);
+            (self.patience, self.is_singly) = (QUESTION.0, false);
         } else if self.asked.is_none() && now >= self.ask_at {
-            let mut partitions = TopicPartitionList::with_capacity(self.unplaced.len());
-            for &partition in self.unplaced.keys() {
-                partitions.add_partition(&self.topic, partition);
-            }
-            let request = (partitions, self.patience);
-            self.requests.send(request).expect("the thread lives as long as this handle");
-            self.asked = Some(self.unplaced.clone());
+            self.ask();
         }
         if let Some(waited) = self.waiting.as_mut().and_then(|waiting| waiting.line_due(now)) {
             let partitions: Vec<i32> = self.unplaced.keys().copied().collect();
@@ -203,11 +213,40 @@ impl Placing {
         Ok(placed)
     }
 
+    /// Returns the answer, if there is one.
+    fn answer(&self) -> Option<KafkaResult<TopicPartitionList>> {
+        self.asked.as_ref()?;
+        match self.answers.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => panic!("the thread that asks for offsets has ended"),
+        }
+    }
+
+    fn ask(&mut self) {
+        let mut asked = self.unplaced.clone();
+        if self.is_singly {
+            // By turns: one that is held must not keep the others waiting.
+            let next = self.unplaced.range(self.last + 1..).next();
+            let next = next.or_else(|| self.unplaced.first_key_value()).map(|(p, n)| (*p, *n));
+            self.last = next.map_or(-1, |(partition, _)| partition);
+            asked = next.into_iter().collect();
+        }
+        let mut partitions = TopicPartitionList::with_capacity(asked.len());
+        for &partition in asked.keys() {
+            partitions.add_partition(&self.topic, partition);
+        }
+        let request = (partitions, self.patience);
+        self.requests.send(request).expect("the thread lives as long as this handle");
+        self.asked = Some(asked);
+    }
+
     /// Takes the partitions whose offsets the answer has, of those that are still to be taken as when it was asked.
     fn take_known(
         &mut self,
         consumer: &SourceConsumer,
         mut answer: TopicPartitionList,
+        is_eager: bool,
         now: Instant,
     ) -> KafkaResult<Vec<Placed>> {
         (self.patience, self.trouble) = (QUESTION.0, None);
@@ -224,12 +263,11 @@ impl Placing {
                 Err(error) => self.trouble = Some(error),
             }
         }
-        let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
         // An eager group's partitions are taken all at once; of those that are lost nothing is taken, which would be
         // to say that they aren't.
         let is_all = known.len() == self.unplaced.len();
         let is_early = self.answer_by.is_some_and(|by| now < by);
-        let is_due = is_all || !(is_early || is_eager);
+        let is_due = is_all || self.is_singly || !(is_early || is_eager);
         if known.is_empty() || !is_due || consumer.assignment_lost() {
             return Ok(Vec::new());
         }
