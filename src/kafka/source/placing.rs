@@ -67,7 +67,7 @@ pub(super) struct Placing {
     last: i32,
     /// Until when the group's assignment may stay unanswered, where it is.
     answer_by: Option<Instant>,
-    waiting: Option<Waiting>,
+    waiting: Waiting,
     /// Why there was no answer, the last time.
     trouble: Option<KafkaError>,
 }
@@ -119,15 +119,19 @@ impl Placing {
             is_singly: false,
             last: -1,
             answer_by: None,
-            waiting: None,
+            waiting: Waiting::since(Instant::now()),
             trouble: None,
         })
     }
 
     /// The group has given a partition.
     pub(super) fn begin(&mut self, partition: i32, assignment: u64) {
+        if self.unplaced.is_empty() {
+            let now = Instant::now();
+            (self.waiting, self.ask_at, self.trouble) = (Waiting::since(now), now, None);
+            (self.patience, self.is_singly) = (QUESTION.0, false);
+        }
         self.unplaced.insert(partition, assignment);
-        self.waiting.get_or_insert_with(|| Waiting::since(Instant::now()));
     }
 
     /// The group waits for an answer to its assignment.
@@ -172,8 +176,13 @@ impl Placing {
         now: Instant,
     ) -> KafkaResult<Vec<Placed>> {
         let mut placed = Vec::new();
-        let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
+        // Mostly there is nothing to do, and this is asked at every turn of the source.
+        if self.unplaced.is_empty() && self.asked.is_none() && self.answer_by.is_none() {
+            return Ok(placed);
+        }
         if let Some(answer) = self.answer() {
+            // This asks librdkafka's own thread.
+            let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
             match answer {
                 Ok(offsets) => placed = self.take_known(consumer, offsets, is_eager, now)?,
                 Err(error) if is_final(&error) => return Err(error),
@@ -195,12 +204,12 @@ impl Placing {
             take(consumer, &TopicPartitionList::new())?;
         }
         if self.unplaced.is_empty() {
-            (self.waiting, self.ask_at, self.trouble) = (None, now, None);
-            (self.patience, self.is_singly) = (QUESTION.0, false);
-        } else if self.asked.is_none() && now >= self.ask_at {
+            return Ok(placed);
+        }
+        if self.asked.is_none() && now >= self.ask_at {
             self.ask();
         }
-        if let Some(waited) = self.waiting.as_mut().and_then(|waiting| waiting.line_due(now)) {
+        if let Some(waited) = self.waiting.line_due(now) {
             let partitions: Vec<i32> = self.unplaced.keys().copied().collect();
             tracing::info!(
                 ?partitions,
