@@ -75,8 +75,8 @@ impl Source {
         // would come back so, and stand still for ever. Before the assignment nothing is fetched that
         // a resumption could interfere with.
         self.consumer.resume(partitions).map_err(SourceError::Consumer)?;
-        // Whatever of the one before is unanswered: the group has gone on.
-        self.placing.is_owed();
+        // If the one before is unanswered, the group has gone on without.
+        self.placing.take_debt();
         match is_empty || self.stopping {
             true => self.take_none()?,
             false => self.placing.owe(Instant::now()),
@@ -103,8 +103,8 @@ impl Source {
         lost: bool,
         generation: Option<ConsumerGroupMetadata>,
     ) -> Result<(), SourceError> {
-        // Whatever of an assignment is unanswered, the group has gone on.
-        self.placing.is_owed();
+        // If an assignment is unanswered, the group has gone on without.
+        self.placing.take_debt();
         let ids = ids(&partitions);
         let kind = if lost { Rebalance::Lost } else { Rebalance::Revoked };
         tracing::info!(partitions = ?ids, event = kind.as_label(), "partitions asked back");
@@ -190,7 +190,7 @@ impl Source {
         self.waiting = None;
         self.health.stopping();
         self.out = None;
-        if self.placing.is_owed()
+        if self.placing.take_debt()
             && let Err(error) = self.take_none()
         {
             tracing::warn!(%error, "failed to answer the group before the drain");
@@ -311,7 +311,7 @@ impl Source {
 
     /// Leaves the group. Dropping the consumer does it, and polls meanwhile.
     pub(super) fn close(mut self) {
-        if self.placing.is_owed()
+        if self.placing.take_debt()
             && let Err(error) = self.take_none()
         {
             tracing::debug!(%error, "an assignment was not answered");

@@ -144,8 +144,8 @@ impl Placing {
         self.is_singly |= self.is_busy();
     }
 
-    /// Returns whether the group's assignment is unanswered, and leaves the answer to the caller.
-    pub(super) fn is_owed(&mut self) -> bool {
+    /// Returns whether the group's assignment is unanswered; from here on that is the caller's affair.
+    pub(super) fn take_debt(&mut self) -> bool {
         self.answer_by.take().is_some()
     }
 
