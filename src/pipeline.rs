@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 
 use crate::admin::{self, Health};
 use crate::batch::Batcher;
@@ -25,7 +25,7 @@ use crate::kafka::consumer::Connection;
 use crate::kafka::consumer_properties;
 use crate::kafka::sink::{Ends, Finished, Sink};
 use crate::kafka::source::Source;
-use crate::kafka::topics::Inquiry;
+use crate::kafka::topics::look_up_polling;
 use crate::kafka::writable::{Takes, asking, try_topics};
 use crate::metrics::{Metrics, Stage};
 use crate::model::package::{Package, TOKENIZER};
@@ -212,14 +212,8 @@ fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Vec<Ta
     let consumer: BaseConsumer<Asker> = consumer_properties(config)
         .create_with_context(Asker::heard_as("consumer"))
         .context("the consumer can't be made")?;
-    let inquiry = Inquiry {
-        client: consumer.client(),
-        serve: &|patience| drop(consumer.poll(patience)),
-        brokers: &config.kafka.brokers,
-        patience: config.kafka.startup_timeout,
-        shutdown,
-    };
-    inquiry.partitions_of(&config.input.topic, "input.topic")?;
+    let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
+    look_up_polling(&consumer, brokers, &config.input.topic, "input.topic", patience, shutdown)?;
     let client =
         asking(config, Asker::heard_as("producer")).context("the producer can't be made")?;
     Ok(try_topics(config, &client, shutdown)?)

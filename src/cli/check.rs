@@ -21,7 +21,7 @@ use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::asker::Asker;
 use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
-use crate::kafka::topics::{Inquiry, look_up};
+use crate::kafka::topics::{Inquiry, look_up, look_up_polling};
 use crate::kafka::writable::{self, Answer, broker_options, record_limit};
 use crate::model::package::{Package, TOKENIZER};
 use crate::shutdown::Shutdown;
@@ -224,14 +224,10 @@ fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
     properties.set("enable.partition.eof", "true");
     let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
     let topic = &config.input.topic;
-    let inquiry = Inquiry {
-        client: consumer.client(),
-        serve: &|patience| drop(consumer.poll(patience)),
-        brokers: &config.kafka.brokers,
-        patience: patience(config),
-        shutdown: &Shutdown::default(),
-    };
-    let partitions = inquiry.partitions_of(topic, "input.topic")?;
+    let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
+    let patience = patience(config);
+    let partitions =
+        look_up_polling(&consumer, brokers, topic, "input.topic", patience, &shutdown)?;
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions as i32 - 1);
     let deadline = Instant::now() + PATIENCE;

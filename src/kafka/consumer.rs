@@ -243,6 +243,15 @@ pub fn take(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> Kafka
     }
 }
 
+/// Answers the group's assignment without taking anything of it.
+///
+/// # Errors
+///
+/// As [`take`].
+pub fn take_none(consumer: &SourceConsumer) -> KafkaResult<()> {
+    take(consumer, &TopicPartitionList::new())
+}
+
 /// Returns whether an error of the consumer stays, however long it is waited, or passes over messages.
 pub fn is_final(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageConsumptionFatal(_))

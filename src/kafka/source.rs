@@ -17,6 +17,7 @@
 //! - Every message that is sent on has been opened in the ledger.
 //! - A partition is given up only after its last commit, or after the drain's limit.
 
+mod backpressure;
 mod lag;
 mod membership;
 mod placing;
@@ -35,6 +36,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use thiserror::Error;
 
+use backpressure::Full;
 use lag::Lag;
 use membership::Leaving;
 use placing::{Placed, Placing};
@@ -58,10 +60,6 @@ const TICK: Duration = Duration::from_millis(20);
 /// The same while settlements are waited for. They don't wake the thread, for there is one for each
 /// message.
 const SETTLING_TICK: Duration = Duration::from_millis(2);
-
-/// How long the thread may not poll because a limit in flight is reached; a rebalance waits for it. A
-/// transaction is mostly committed within it.
-const HOLD_MAX: Duration = Duration::from_millis(500);
 
 /// Messages taken before settlements are looked at again.
 const POLL_BURST: usize = 256;
@@ -93,13 +91,6 @@ pub enum SourceError {
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
-}
-
-/// A limit in flight is reached: nothing is taken until half of it is free.
-struct Full {
-    since: Instant,
-    /// Whether the partitions are paused, and the thread polls again.
-    is_paused: bool,
 }
 
 /// The source stage.
@@ -248,10 +239,6 @@ impl Source {
         }
     }
 
-    fn is_holding(&self) -> bool {
-        self.full.as_ref().is_some_and(|full| !full.is_paused)
-    }
-
     /// Enters what has been settled; returns whether anything was.
     fn settle(&mut self) -> bool {
         let mut any = false;
@@ -366,44 +353,6 @@ impl Source {
         }
         super::log_client_error("consumer", &error, "the consumer goes on after an error");
         Ok(())
-    }
-
-    fn apply_backpressure(&mut self) -> Result<(), SourceError> {
-        let in_flight = self.ledger.in_flight();
-        let is_over = in_flight.messages >= self.messages_max || in_flight.bytes >= self.bytes_max;
-        let is_half_free =
-            in_flight.messages <= self.messages_max / 2 && in_flight.bytes <= self.bytes_max / 2;
-        match &mut self.full {
-            None if is_over => {
-                self.full = Some(Full { since: Instant::now(), is_paused: false });
-                self.metrics.paused.set(1);
-            }
-            Some(full) if is_half_free => {
-                self.metrics.paused.set(0);
-                self.metrics.paused_seconds.inc_by(full.since.elapsed().as_secs_f64());
-                let resume = full.is_paused && !self.stopping;
-                self.full = None;
-                if resume {
-                    let first = self.turns.go_on(self.ledger.partitions(), Instant::now());
-                    self.resume(&first)?;
-                }
-            }
-            Some(full) if !full.is_paused && full.since.elapsed() >= HOLD_MAX => {
-                full.is_paused = true;
-                self.turns.paused();
-                self.consumer.pause(&self.owned()).map_err(SourceError::Consumer)?;
-            }
-            _ => {}
-        }
-        let due = self.turns.due(Instant::now());
-        if due.is_empty() || self.stopping { Ok(()) } else { self.resume(&due) }
-    }
-
-    /// Goes on fetching those of the partitions that are still this worker's.
-    fn resume(&self, partitions: &[i32]) -> Result<(), SourceError> {
-        let owned = self.ledger.partitions();
-        let list = self.list(partitions.iter().copied().filter(|p| owned.contains(p)));
-        self.consumer.resume(&list).map_err(SourceError::Consumer)
     }
 
     /// Sends off what may be committed, unless a commit is under way.

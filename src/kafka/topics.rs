@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::client::Client;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaRespErr;
@@ -191,5 +192,22 @@ pub fn look_up<C: WithLogin>(
     shutdown: &Shutdown,
 ) -> Result<usize, TopicError> {
     let serve = &|_| ();
+    Inquiry { client, serve, brokers, patience, shutdown }.partitions_of(topic, option)
+}
+
+/// The same by a consumer that nothing else polls.
+///
+/// # Errors
+///
+/// As [`Inquiry::partitions_of`].
+pub fn look_up_polling<C: ConsumerContext + WithLogin>(
+    consumer: &BaseConsumer<C>,
+    brokers: &str,
+    topic: &str,
+    option: &'static str,
+    patience: Duration,
+    shutdown: &Shutdown,
+) -> Result<usize, TopicError> {
+    let (client, serve) = (consumer.client(), &|patience| drop(consumer.poll(patience)));
     Inquiry { client, serve, brokers, patience, shutdown }.partitions_of(topic, option)
 }

@@ -19,7 +19,7 @@ use crate::kafka::consumer_properties;
 use crate::kafka::dead_letter::{
     HEADER_EXCEPTION, HEADER_MESSAGE, HEADER_OFFSET, HEADER_PARTITION, HEADER_TOPIC,
 };
-use crate::kafka::topics::Inquiry;
+use crate::kafka::topics::look_up_polling;
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tracked::RawMessage;
 
@@ -71,14 +71,10 @@ impl Letters {
         properties.set("enable.partition.eof", "true").set("statistics.interval.ms", "0");
         let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
         let patience = config.kafka.startup_timeout;
-        let inquiry = Inquiry {
-            client: consumer.client(),
-            serve: &|patience| drop(consumer.poll(patience)),
-            brokers: &config.kafka.brokers,
-            patience,
-            shutdown,
-        };
-        let partitions = inquiry.partitions_of(topic, "reject.topic")? as i32;
+        let brokers = &config.kafka.brokers;
+        let partitions =
+            look_up_polling(&consumer, brokers, topic, "reject.topic", patience, shutdown)?;
+        let partitions = partitions as i32;
         if let Some((partition, _)) = from.iter().find(|(p, _)| *p >= partitions) {
             bail!("--from: there is no partition {partition} in {topic:?}, it has {partitions}");
         }

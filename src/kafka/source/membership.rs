@@ -9,7 +9,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use super::waiting::Waiting;
 use super::{Source, SourceError, TICK};
 use crate::kafka::committer::Committer;
-use crate::kafka::consumer::{Event, give_up, take};
+use crate::kafka::consumer::{Event, give_up, take, take_none};
 use crate::metrics::Rebalance;
 use crate::tracked::Assignment;
 
@@ -78,16 +78,11 @@ impl Source {
         // If the one before is unanswered, the group has gone on without.
         self.placing.take_debt();
         match is_empty || self.stopping {
-            true => self.take_none()?,
+            true => take_none(&self.consumer).map_err(SourceError::Consumer)?,
             false => self.placing.owe(Instant::now()),
         }
         self.health.assigned();
         self.or_join_anew(is_overtaken)
-    }
-
-    /// Answers an assignment without taking anything of it.
-    fn take_none(&self) -> Result<(), SourceError> {
-        take(&self.consumer, &TopicPartitionList::new()).map_err(SourceError::Consumer)
     }
 
     /// The cooperative protocol has an event for every rebalance of the group, which mostly changes nothing here.
@@ -191,7 +186,7 @@ impl Source {
         self.health.stopping();
         self.out = None;
         if self.placing.take_debt()
-            && let Err(error) = self.take_none()
+            && let Err(error) = take_none(&self.consumer)
         {
             tracing::warn!(%error, "failed to answer the group before the drain");
         }
@@ -312,7 +307,7 @@ impl Source {
     /// Leaves the group. Dropping the consumer does it, and polls meanwhile.
     pub(super) fn close(mut self) {
         if self.placing.take_debt()
-            && let Err(error) = self.take_none()
+            && let Err(error) = take_none(&self.consumer)
         {
             tracing::debug!(%error, "an assignment was not answered");
         }

@@ -32,7 +32,7 @@ use rdkafka::topic_partition_list::{Offset as Position, TopicPartitionList};
 
 use super::waiting::Waiting;
 use crate::config::Config;
-use crate::kafka::consumer::{SourceConsumer, is_final, take};
+use crate::kafka::consumer::{SourceConsumer, is_final, take, take_none};
 use crate::tracked::NextOffset;
 
 /// How long an assignment stays unanswered.
@@ -201,7 +201,7 @@ impl Placing {
         let is_due = self.answer_by.is_some_and(|by| now >= by || self.unplaced.is_empty());
         if is_due && !consumer.assignment_lost() {
             self.answer_by = None;
-            take(consumer, &TopicPartitionList::new())?;
+            take_none(consumer)?;
         }
         if self.unplaced.is_empty() {
             return Ok(placed);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// How far the first are ahead. Half of what may be in flight is left when a pause ends, and took longer
 /// than this before: the stages behind have enough to do meanwhile.
-const HEAD_START: Duration = super::HOLD_MAX;
+const HEAD_START: Duration = super::backpressure::HOLD_MAX;
 
 /// Whose turn it is.
 #[derive(Default)]

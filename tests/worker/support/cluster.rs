@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use capvec::config::{Config, EmbedderKind};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -127,13 +129,7 @@ impl Cluster {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         let new = options.iter().fold(new, |new, (key, value)| new.set(key, value));
-        let options = AdminOptions::new();
-        let created = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(admin.create_topics([&new], &options))
-            .unwrap();
-        created.into_iter().for_each(|result| drop(result.unwrap()));
+        done(admin.create_topics([&new], &AdminOptions::new()));
         eventually("the topic has leaders", || {
             let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE).ok()?;
             let found = metadata.topics().first()?;
@@ -146,13 +142,7 @@ impl Cluster {
     pub fn add_partitions(&self, topic: &str, partitions: usize) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         let more = NewPartitions::new(topic, partitions);
-        let options = AdminOptions::new();
-        let made = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(admin.create_partitions([&more], &options))
-            .unwrap();
-        made.into_iter().for_each(|result| drop(result.unwrap()));
+        done(admin.create_partitions([&more], &AdminOptions::new()));
     }
 
     /// Makes the topics `name`, `name.out` and `name.dead`.
@@ -293,6 +283,14 @@ impl Cluster {
     pub fn committed(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
         self.observe_group(group, topic).committed()
     }
+}
+
+/// Waits for what brokers were told to make; all of it must be made.
+#[track_caller]
+fn done(made: impl Future<Output = KafkaResult<Vec<TopicResult>>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let results = runtime.block_on(made).unwrap();
+    results.into_iter().for_each(|result| drop(result.unwrap()));
 }
 
 /// A consumer that looks at a topic again and again. To make one for each look takes a second on a busy
