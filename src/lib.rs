@@ -18,11 +18,11 @@
 //! - [`tokenize`]: text to token ids.
 //! - [`batch`]: when a batch is cut, and captions to tensors without padding.
 //! - [`embed`]: tensors to vectors.
-//! - [`tracked`]: the words that all stages share.
+//! - [`tracked`]: the words that all stages share; [`handover`]: what they hand to each other.
 //! - [`pipeline`]: the only file that knows every stage.
 //!
-//! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`admin`],
-//! [`queue`], [`seldom`], [`shutdown`], [`clock`], [`stats`], [`unfinished`], [`cli`].
+//! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`health`],
+//! [`admin`], [`queue`], [`lock`], [`seldom`], [`shutdown`], [`clock`], [`stats`], [`unfinished`], [`cli`].
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -36,6 +36,7 @@ pub mod batch;
 
 pub mod embed;
 
+pub mod handover;
 pub mod tracked;
 
 pub mod pipeline;
@@ -44,6 +45,8 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod health;
+pub mod lock;
 pub mod metrics;
 pub mod model;
 pub mod queue;

@@ -19,10 +19,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use prometheus::Histogram;
 
-use crate::kafka::sink::Finished;
+use crate::handover::{Finished, PreparedCaption};
 use crate::metrics::BatchMetrics;
 use crate::queue::{Closed, QueueReceiver, QueueSender};
-use crate::tokenize::task::PreparedCaption;
 use crate::tracked::Tracked;
 use budget::TokenBudget;
 use cost::CostModel;
@@ -253,10 +252,10 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::Health;
     use crate::embed::duty::DutyClock;
     use crate::embed::hash::HashEmbedder;
     use crate::embed::task::EmbedTask;
+    use crate::health::Health;
     use crate::metrics::{Metrics, Stage};
     use crate::queue;
     use crate::tokenize::TokenizedCaption;

@@ -1,9 +1,11 @@
 //! How long a device has a pass under way, whichever of its embedders runs it: its duty cycle.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use prometheus::Counter;
+
+use crate::lock::lock;
 
 /// The clock of one device. Clones are the same clock.
 #[derive(Clone, Debug)]
@@ -36,7 +38,7 @@ impl DutyClock {
 
     /// Counts what has gone by, so that passes that overlap without end are counted all the time.
     fn change(&self, of: impl FnOnce(usize) -> usize) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let now = Instant::now();
         if state.running > 0 {
             self.seconds.inc_by((now - state.counted).as_secs_f64());

@@ -7,7 +7,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::cuda::is_for_gpus;
 use super::device::DeviceChoice;
+use crate::lock::lock;
 
 /// The version of ONNX Runtime that the program is tried with.
 pub const VERSION: &str = "1.31.1";
@@ -117,7 +118,7 @@ pub fn cache_folder() -> Option<PathBuf> {
 /// When the library can't be used.
 pub fn environment(path: &Path) -> Result<Environment, LibraryError> {
     static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut loaded = lock(&LOADED);
     if let Some(environment) = &*loaded {
         return Ok(environment.clone());
     }

@@ -17,25 +17,13 @@ use thiserror::Error;
 
 use super::duty::DutyClock;
 use super::{EmbedError, Embedder, SplitReason, embed_known, is_finite};
-use crate::admin::PassWatch;
 use crate::batch::packing::TokenBatch;
 use crate::batch::{Job, Pass, Request};
-use crate::kafka::sink::Finished;
+use crate::handover::{EmbeddedBatch, Finished, PreparedCaption};
+use crate::health::PassWatch;
 use crate::metrics::EmbedMetrics;
 use crate::queue::{Closed, QueueSender};
-use crate::tokenize::task::PreparedCaption;
 use crate::tracked::{RejectReason, Rejection, Tracked};
-
-/// Captions with their vectors.
-#[derive(Debug)]
-pub struct EmbeddedBatch {
-    /// The captions, each with its row in `vectors`.
-    pub captions: Vec<(usize, Tracked<PreparedCaption>)>,
-    /// Row-major `[rows, dim]`.
-    pub vectors: Vec<f32>,
-    /// When the forward pass ended.
-    pub finished: Instant,
-}
 
 /// Why the stage ended.
 #[derive(Debug, Error)]
@@ -233,8 +221,8 @@ impl EmbedTask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::Health;
     use crate::embed::hash::HashEmbedder;
+    use crate::health::Health;
     use crate::metrics::Metrics;
     use crate::queue;
     use crate::tokenize::TokenizedCaption;

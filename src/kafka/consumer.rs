@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Receiver;
 use prometheus::IntGauge;
@@ -25,6 +25,7 @@ use super::STATISTICS_INTERVAL_MS;
 use super::login::{Login, WithLogin};
 use super::reach::brokers_up;
 use crate::config::Config;
+use crate::lock::lock;
 use crate::metrics::SourceMetrics;
 
 /// What librdkafka told while it was polled.
@@ -121,11 +122,6 @@ impl SourceContext {
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
     }
-}
-
-/// A lock that a panic elsewhere doesn't poison for good: what it guards is notes.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl WithLogin for SourceContext {

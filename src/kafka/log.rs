@@ -1,11 +1,12 @@
 //! What librdkafka has to say, in the worker's log.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 
+use crate::lock::lock;
 use crate::seldom::Seldom;
 
 /// Writes a line of librdkafka into the log.
@@ -47,6 +48,6 @@ pub(super) fn log_client_error(client: &'static str, error: &KafkaError, reason:
 /// out too. While brokers are away librdkafka has several a second to say.
 fn repeats(kind: &str) -> Option<u64> {
     static SELDOM: Mutex<Seldom<String>> = Mutex::new(Seldom::new(Duration::from_secs(10), 256));
-    let mut seldom = SELDOM.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut seldom = lock(&SELDOM);
     seldom.due(kind.to_owned(), Instant::now())
 }

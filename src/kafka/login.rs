@@ -4,10 +4,12 @@
 //! librdkafka tells a client's context of it, and tries again. A request only learns that nobody
 //! answered; whoever waits for one looks here for the reason.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::lock::lock;
 
 /// The last trouble of one client with its login, and with its connections.
 #[derive(Debug, Default)]
@@ -64,7 +66,7 @@ impl Login {
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -37,30 +37,17 @@ use super::sequencer::Sequencer;
 use super::topics::TopicError;
 use super::writable::{Takes, limit_batches};
 use crate::config::{Config, DeliveryMode};
-use crate::embed::task::EmbeddedBatch;
+use crate::handover::Finished;
 use crate::metrics::{Metrics, SinkMetrics, Stage};
 use crate::queue::{Closed, QueueReceiver};
 use crate::shutdown::{Shutdown, Wanted};
-use crate::tracked::{Assignment, Origin, Rejection, Settlement, Tracked};
+use crate::tracked::{Assignment, Origin, Settlement};
 
 /// How often the sink looks whether the worker is being aborted, or its records are acknowledged.
 const TICK: Duration = Duration::from_millis(20);
 
 /// How long the acknowledgements of what is written are waited for when rejections stop the worker.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// What comes to the sink.
-#[derive(Debug)]
-pub enum Finished {
-    /// Captions with their vectors.
-    Embedded(EmbeddedBatch),
-    /// A message that can't become a vector.
-    Rejected(Tracked<Rejection>),
-    /// A message without a value.
-    Tombstone(Tracked<()>),
-    /// A message whose partition is being given up before it was embedded.
-    Abandoned(Tracked<()>),
-}
 
 /// Why the sink ended.
 #[derive(Debug, Error)]

@@ -7,26 +7,13 @@ use std::time::Instant;
 
 use prometheus::Histogram;
 
-use super::{TokenizedCaption, Tokenizer, Words};
+use super::{Tokenizer, Words};
 use crate::config::OnEmpty;
-use crate::kafka::sink::Finished;
+use crate::handover::{Finished, PreparedCaption};
 use crate::metrics::TokenizeMetrics;
 use crate::queue::{Closed, QueueReceiver, QueueSender};
 use crate::tracked::{RejectReason, Rejection, Tracked};
-use crate::wire::caption::{CaptionDecoder, Id};
-
-/// A caption that is ready for the network, with what its record will need.
-#[derive(Clone, Debug)]
-pub struct PreparedCaption {
-    /// Its tokens.
-    pub tokens: TokenizedCaption,
-    /// Its text; empty where the output doesn't repeat it.
-    pub text: String,
-    /// Its id, where the output takes one from the message's value.
-    pub id: Option<Id>,
-    /// When it was ready.
-    pub ready: Instant,
-}
+use crate::wire::caption::CaptionDecoder;
 
 /// The stage of one thread.
 pub struct TokenizeTask {

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use capvec::admin::{Health, serve};
+use capvec::admin::serve;
+use capvec::health::Health;
 use capvec::metrics::Metrics;
 
 use crate::promises::read;

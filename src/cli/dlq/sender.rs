@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::kafka::dead_letter::HEADERS;
 use crate::kafka::producer_properties;
 use crate::kafka::writable::limit_batches;
+use crate::lock::lock;
 use crate::shutdown::{Shutdown, Wanted};
 
 /// Most letters on their way.
@@ -186,10 +187,6 @@ struct Report {
 
 /// Receives librdkafka's reports, from inside a poll of the producer.
 struct Reports(Arc<Mutex<Vec<Report>>>);
-
-fn lock(reports: &Mutex<Vec<Report>>) -> std::sync::MutexGuard<'_, Vec<Report>> {
-    reports.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl ClientContext for Reports {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crate::tokenize::task::PreparedCaption;
+use crate::handover::PreparedCaption;
 use crate::tracked::{Origin, Outcome, Rejection, Tracked};
 
 /// What leaves in the order of its partition.

@@ -6,7 +6,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use super::Writer;
 use crate::config::IdFrom;
-use crate::tokenize::task::PreparedCaption;
+use crate::handover::PreparedCaption;
 use crate::tracked::Origin;
 use crate::wire::caption::{Id, key_as_id};
 use crate::wire::vector::{
