@@ -1,5 +1,6 @@
 //! Kafka: the properties of the clients.
 
+pub mod acknowledged;
 pub mod asker;
 pub mod bearer;
 pub mod breaker;

@@ -66,6 +66,16 @@ pub enum SinkError {
         /// The broker's or librdkafka's words.
         source: KafkaError,
     },
+    /// It isn't known whether a record was written, and later ones of its partition were: to write it now
+    /// would be out of order.
+    #[error(
+        "{topic} has a later record, and it isn't known whether it has the one before it: the partition's \
+         leader changed, or was a new one; offsets stay, redelivery brings the captions again"
+    )]
+    Unanswered {
+        /// The topic.
+        topic: String,
+    },
     /// A message was rejected, there is no dead-letter topic, and skipping isn't allowed.
     #[error(
         "a message was rejected ({reason}): {detail} at {source_position}; set reject.topic to keep \

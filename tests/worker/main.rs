@@ -3,6 +3,7 @@
 
 mod support;
 
+mod acknowledged;
 mod bench;
 mod brokers;
 mod cli;

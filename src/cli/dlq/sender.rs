@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::letters::Letter;
 use crate::config::Config;
+use crate::kafka::acknowledged::acknowledged;
 use crate::kafka::dead_letter::HEADERS;
 use crate::kafka::producer_properties;
 use crate::kafka::writable::limit_batches;
@@ -203,7 +204,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Position>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, position: Box<Position>) {
-        let error = result.as_ref().err().map(|(error, _)| error.clone());
+        let error = acknowledged(result).err();
         lock(&self.0).push(Report { position: *position, error });
     }
 }

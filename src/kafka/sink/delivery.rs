@@ -20,6 +20,7 @@ use rdkafka::statistics::Statistics;
 
 use super::parcel::{Ordered, Parcel};
 use crate::clock::since_epoch;
+use crate::kafka::acknowledged::acknowledged;
 use crate::kafka::login::{Login, WithLogin};
 use crate::kafka::reach::brokers_up;
 use crate::metrics::SinkMetrics;
@@ -141,12 +142,12 @@ impl ProducerContext for SinkContext {
     type DeliveryOpaque = Arc<Parcel>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, parcel: Arc<Parcel>) {
-        match (result, &self.settler) {
-            (Ok(_), Some(settler)) => settler.settle(&parcel),
-            (Ok(_), None) => {}
+        match (acknowledged(result), &self.settler) {
+            (Ok(()), Some(settler)) => settler.settle(&parcel),
+            (Ok(()), None) => {}
             (Err(_), _) if self.is_left.load(Ordering::Acquire) => {}
-            (Err((error, _)), _) => {
-                let undelivered = Undelivered { parcel, error: error.clone() };
+            (Err(error), _) => {
+                let undelivered = Undelivered { parcel, error };
                 if self.undelivered.send(undelivered).is_err() {
                     tracing::debug!("a delivery report came after the worker had ended");
                 }

@@ -401,6 +401,10 @@ fn flush_and_commit(
         }
         std::thread::sleep(FLUSH_LOOK);
     }
+    // Its report comes before the record is counted out, and librdkafka may take it for delivered.
+    if !undelivered.is_empty() {
+        return Err(KafkaError::MessageProduction(RDKafkaErrorCode::State));
+    }
     producer.commit_transaction(step)
 }
 

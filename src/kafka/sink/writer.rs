@@ -18,6 +18,7 @@ use super::delivery::{Connector, SinkContext};
 use super::parcel::{Ordered, Parcel};
 use super::rejections::Rejections;
 use crate::config::{Config, IdFrom, OnReject};
+use crate::kafka::acknowledged::is_unanswered;
 use crate::kafka::breaker::{Breaker, Tripped};
 use crate::kafka::dead_letter::{self, Author};
 use crate::kafka::timestamps::TimestampBounds;
@@ -284,6 +285,10 @@ impl Writer {
             (Some(_), Some(topic)) => topic,
             _ => &self.output_topic,
         };
-        SinkError::Produce { topic: topic.to_string(), source }
+        let topic = topic.to_string();
+        match is_unanswered(&source) {
+            true => SinkError::Unanswered { topic },
+            false => SinkError::Produce { topic, source },
+        }
     }
 }
