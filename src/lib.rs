@@ -23,6 +23,8 @@
 //!
 //! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`health`],
 //! [`admin`], [`queue`], [`lock`], [`seldom`], [`shutdown`], [`clock`], [`stats`], [`unfinished`], [`cli`].
+//!
+//! It is for Unix alone: it takes signals and the modes of files for granted.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

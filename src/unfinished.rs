@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -34,14 +34,17 @@ pub fn undisturbed<T>(steps: impl FnOnce() -> T) -> T {
     steps()
 }
 
-/// From here on SIGINT and SIGTERM first remove what this process has half written, and then end it as
-/// they would have.
+/// From here on SIGINT, SIGTERM and SIGHUP first remove what this process has half written, and then end
+/// it as they would have. A SIGHUP that is ignored, as `nohup` has it, stays so.
 ///
 /// # Errors
 ///
 /// When the system refuses the handlers.
 pub fn remove_on_signals() -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    if !is_ignored(SIGHUP) {
+        signals.add_signal(SIGHUP)?;
+    }
     std::thread::Builder::new().name("capvec-signals".into()).spawn(move || {
         for signal in signals.forever() {
             // To the end: nothing that is half removed may be moved to its place.
@@ -55,6 +58,20 @@ pub fn remove_on_signals() -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Returns whether the process ignores this signal, and says so where the system doesn't tell: a handler
+/// would undo it.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores(&status, signal).unwrap_or(true)
+}
+
+/// Reads `SigIgn` of proc_pid_status(5): a bit a signal in hexadecimal, the lowest for the first.
+fn ignores(status: &str, signal: i32) -> Option<bool> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+    Some(mask >> (signal - 1) & 1 == 1)
 }
 
 /// What can't be removed stays: there is nobody to tell.
@@ -87,5 +104,14 @@ mod tests {
         let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let names: BTreeSet<_> = names.collect();
         assert_eq!(names, kept.map(Into::into).into());
+    }
+
+    #[test]
+    fn ignored_signals_are_read_by_their_bits() {
+        let status = "Name:\tcapvec\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\n";
+        for (signal, is_ignored) in [(1, true), (2, false), (13, true), (64, false)] {
+            assert_eq!(ignores(status, signal), Some(is_ignored), "{signal}");
+        }
+        assert_eq!(ignores("Name:\tcapvec\n", 1), None);
     }
 }

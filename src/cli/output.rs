@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -34,7 +35,7 @@ impl OutFile {
     ///
     /// # Errors
     ///
-    /// When there is a folder, or nothing can be written there.
+    /// When there is a folder, or the path can only be one's, or nothing can be written there.
     pub fn create(path: &Path) -> anyhow::Result<OutFile> {
         let shown = || path.display().to_string();
         let mut mode = readable();
@@ -50,6 +51,9 @@ impl OutFile {
             Err(error) => return Err(error).with_context(shown),
         }
         let place = resolved(path).with_context(shown)?;
+        if !is_file_name(&place) {
+            bail!("{} is the name of a folder; a file is due", place.display());
+        }
         let folder = place.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new()
             .prefix(unfinished::prefix_in(folder))
@@ -68,12 +72,16 @@ impl OutFile {
     ///
     /// # Errors
     ///
-    /// When it can't be moved.
+    /// When it can't be moved. Then it stays beside its place, and the error names it.
     pub fn finish(self) -> anyhow::Result<()> {
         match self {
             OutFile::Beside { file, place } => {
-                file.persist(&place).with_context(|| place.display().to_string())?;
-                Ok(())
+                // It is whole, and may have taken hours.
+                let Err(refused) = file.persist(&place) else { return Ok(()) };
+                let (_, beside) = refused.file.keep()?;
+                Err(refused.error).with_context(|| {
+                    format!("{}: what was written is in {}", place.display(), beside.display())
+                })
             }
             OutFile::Straight(mut file) => Ok(file.flush()?),
         }
@@ -113,9 +121,13 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other(format!("over {LINKS_MAX} symbolic links, one to the other")))
 }
 
-#[cfg(unix)]
+/// Returns whether a file can be of this name. To `Path`, `results/` and `results/.` are `results`.
+fn is_file_name(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    !bytes.ends_with(b"/") && !bytes.ends_with(b"/.") && path.file_name().is_some()
+}
+
 fn readable() -> fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
     fs::Permissions::from_mode(0o644)
 }
 
@@ -193,5 +205,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = write(folder.path(), "x").unwrap_err().to_string();
         assert!(error.contains("is a folder"), "{error}");
+    }
+
+    #[test]
+    fn the_name_of_a_folder_that_is_not_there_is_refused_before_anything_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("results/", folder.path().join("link")).unwrap();
+        for name in ["results/", "results/.", "results//", "..", "link"] {
+            let path = folder.path().join(name);
+            let error = OutFile::create(&path).err().unwrap().to_string();
+            assert!(error.contains("folder; a file is due"), "{name}: {error}");
+        }
+        assert_eq!(names(folder.path()), 1, "the link");
+        assert!(OutFile::create(Path::new("")).is_err());
+    }
+
+    #[test]
+    fn a_result_that_cannot_be_moved_is_kept_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut file = OutFile::create(&path).unwrap();
+        file.write_all(b"vectors").unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = format!("{:#}", file.finish().unwrap_err());
+        let beside = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let beside = beside.filter(|beside| *beside != path).collect::<Vec<_>>();
+        assert_eq!(beside.len(), 1, "{error}");
+        assert!(error.contains(beside[0].to_str().unwrap()), "{error}");
+        assert_eq!(fs::read_to_string(&beside[0]).unwrap(), "vectors");
     }
 }

@@ -110,6 +110,12 @@ impl FileDigest {
         io::copy(&mut std::fs::File::open(path)?, &mut hashing)?;
         Ok(hashing.finish(name).1)
     }
+
+    /// Returns the digest of these contents under `name`.
+    pub fn of_bytes(bytes: &[u8], name: &str) -> FileDigest {
+        let sha256 = hex(&Sha256::digest(bytes));
+        FileDigest { name: name.into(), bytes: bytes.len() as u64, sha256 }
+    }
 }
 
 /// A writer that digests what passes through it.

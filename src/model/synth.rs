@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::import::{ImportError, MAX_TOKENS_DEFAULT, Progress};
-use super::manifest::{FileDigest, Hashing, Manifest, Precision};
+use super::manifest::{FileDigest, Manifest, Precision};
 use super::network::{Family, Network, Weight, WeightKind};
 use super::package::{Draft, Existing, write};
 use super::tokenizer_json::{TokenizerConfig, from_vocabulary, id_space};
@@ -109,8 +109,9 @@ pub fn synthesize(
             .expect("the synthetic vocabulary is a vocabulary"),
         Some(path) => {
             let io = |source| ImportError::Io { path: path.into(), source };
-            sources.push(FileDigest::of_file(path, "vocab.txt").map_err(io)?);
+            // Once: what a pipe has given is gone.
             let text = std::fs::read_to_string(path).map_err(io)?;
+            sources.push(FileDigest::of_bytes(text.as_bytes(), "vocab.txt"));
             from_vocabulary(&text, &cased())
                 .map_err(|source| ImportError::Vocabulary { path: path.into(), source })?
         }
@@ -173,10 +174,8 @@ const CHUNK: usize = 1 << 16;
 
 /// What stands in the place of source files: the recipe.
 fn recipe(preset: Preset, seed: u64) -> FileDigest {
-    let mut hashing = Hashing::new(io::sink());
-    io::Write::write_all(&mut hashing, format!("{} {seed}", preset.name()).as_bytes())
-        .expect("a sink takes everything");
-    hashing.finish(&format!("random weights, seed {seed}")).1
+    let contents = format!("{} {seed}", preset.name());
+    FileDigest::of_bytes(contents.as_bytes(), &format!("random weights, seed {seed}"))
 }
 
 fn cased() -> TokenizerConfig {
@@ -221,6 +220,8 @@ fn synthetic_vocabulary() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
@@ -234,5 +235,25 @@ mod tests {
         assert_eq!(a, b);
         assert_ne!(a.files[1].sha256, c.files[1].sha256);
         assert_ne!(a.model_id, c.model_id);
+    }
+
+    #[test]
+    fn a_vocabulary_comes_through_a_pipe_as_from_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str, vocab: &Path| {
+            let out = folder.path().join(name);
+            synthesize(&Synthesis { vocab: Some(vocab), ..Synthesis::tiny(1, &out) }, &mut |_| ())
+        };
+        let text = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\n";
+        let file = folder.path().join("words");
+        std::fs::write(&file, text).unwrap();
+        let from_file = make("a", &file).unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        io::Write::write_all(&mut writer, text.as_bytes()).unwrap();
+        drop(writer);
+        let pipe = format!("/dev/fd/{}", reader.as_raw_fd());
+        let from_pipe = make("b", Path::new(&pipe)).unwrap();
+        assert_eq!(from_pipe, from_file);
+        assert_eq!(from_file.sources[1], FileDigest::of_file(&file, "vocab.txt").unwrap());
     }
 }

@@ -165,24 +165,43 @@ fn inspect_speaks_to_people_and_to_programs() {
     assert_eq!(verified.lines().filter(|line| line.starts_with("ok")).count(), 3);
 }
 
-#[test]
-fn an_interrupted_embed_leaves_nothing_half_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("vectors.npy");
-    let model = text(tiny_package());
-    let mut child = Command::new(CAPVEC)
-        .args(["embed", "--model", model, "--format", "npy", "--out", text(&out)])
+/// Starts an embedding that never ends into `folder`, with hang-ups as `env` sets them, sends it these signals when it
+/// has begun, and returns which one ended it.
+fn interrupted(hang_ups: &str, folder: &Path, signals: &[&str]) -> Option<i32> {
+    let out = folder.join("vectors.npy");
+    let mut child = Command::new("env")
+        .args([hang_ups, CAPVEC, "embed", "--model", text(tiny_package())])
+        .args(["--format", "npy", "--out", text(&out)])
         .stdin(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let number = || std::fs::read_dir(folder.path()).unwrap().count();
+    let number = || std::fs::read_dir(folder).unwrap().count();
     eventually("it has begun", || (number() == 1).then_some(()));
-    let sent = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
+    for signal in signals {
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+    }
     let status = child.wait().unwrap();
-    assert_eq!(status.signal(), Some(2), "as without a handler");
-    assert_eq!(number(), 0);
+    assert_eq!(number(), 0, "{signals:?}");
+    status.signal()
+}
+
+#[test]
+fn an_interrupted_embed_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        // Whoever runs the tests may ignore hang-ups.
+        let ended_by = interrupted("--default-signal=HUP", folder.path(), &[signal]);
+        assert_eq!(ended_by, Some(number), "as without a handler");
+    }
+}
+
+#[test]
+fn an_embed_that_is_started_by_nohup_outlives_a_hang_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended_by = interrupted("--ignore-signal=HUP", folder.path(), &["HUP", "TERM"]);
+    assert_eq!(ended_by, Some(15));
 }
 
 #[test]

@@ -307,15 +307,36 @@ fn two_files_that_say_two_things_of_the_tokenizer_are_refused() {
     // Beside vocab.txt, tokens that are added to it.
     std::fs::remove_file(checkpoint.path("tokenizer.json")).unwrap();
     std::fs::write(checkpoint.path("vocab.txt"), VOCAB).unwrap();
-    with_options(serde_json::json!({"additional_special_tokens": ["[MASK]"]})).unwrap();
-    for options in [
-        serde_json::json!({"additional_special_tokens": ["<img>"]}),
-        serde_json::json!({"added_tokens_decoder": {"5": {"content": "<img>"}}}),
-    ] {
-        let error = with_options(options).unwrap_err();
+    let own = serde_json::json!({
+        "unk_token": "[UNK]", "sep_token": {"content": "[SEP]", "lstrip": false}, "pad_token": "[PAD]",
+        "cls_token": "[CLS]", "mask_token": null, "additional_special_tokens": ["[MASK]"],
+    });
+    let foreign = [
+        serde_json::json!({"additional_special_tokens": ["[MASK]", "<img>"]}),
+        serde_json::json!({"additional_special_tokens": [{"content": "<img>", "lstrip": false}]}),
+        serde_json::json!({"unk_token": "<img>"}),
+        serde_json::json!({"bos_token": {"content": "<img>"}}),
+    ];
+    with_options(own.clone()).unwrap();
+    let decoded = serde_json::json!({"added_tokens_decoder": {"5": {"content": "<img>"}}});
+    for options in foreign.iter().chain([&decoded]) {
+        let error = with_options(options.clone()).unwrap_err();
         assert!(error.contains("\"<img>\"") && error.contains("tokenizer_config.json"), "{error}");
     }
     std::fs::remove_file(checkpoint.path("tokenizer_config.json")).unwrap();
+    let map = checkpoint.path("special_tokens_map.json");
+    let with_map = |map_json: &Value| {
+        std::fs::write(&map, map_json.to_string()).unwrap();
+        checkpoint.import(None).map(drop)
+    };
+    with_map(&own).unwrap();
+    for special in &foreign {
+        let error = with_map(special).unwrap_err();
+        assert!(error.contains("\"<img>\"") && error.contains("special_tokens_map"), "{error}");
+    }
+    let error = with_map(&serde_json::json!({"unk_token": "[PAD]"})).unwrap_err();
+    assert!(error.contains("\"[PAD]\""), "in another's place: {error}");
+    std::fs::remove_file(&map).unwrap();
     let added = checkpoint.path("added_tokens.json");
     std::fs::write(&added, r#"{"[MASK]": 5}"#).unwrap();
     checkpoint.import(None).unwrap();

@@ -13,16 +13,15 @@ use super::chart::{Chart, Scale, Series};
 use super::cluster::{Cluster, ClusterArgs, Ends};
 use super::feed::Feed;
 use super::process::Process;
+use super::relay::values;
 use super::report::{ReportArgs, Table};
 use super::stats::Spread;
 use crate::cli::progress::{Progress, Unit};
-use crate::embed::hash::HashEmbedder;
 use crate::model::package::{Package, TOKENIZER};
 use crate::model::synth::{Synthesis, synthesize};
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tokenize::Tokenizer;
-use crate::wire::caption::Id;
-use crate::wire::vector::{JsonVector, native, write_json};
+use crate::wire::vector::VectorFormat;
 
 /// Captions that the embedded broker gets ahead of its reader, and their bytes: what it keeps.
 const AHEAD_MAX: u64 = 20_000;
@@ -42,9 +41,6 @@ const TRIES: usize = 3;
 
 /// CPU time is counted in hundredths of a second; fewer captions would be a matter of luck.
 const MESSAGES_MIN: u64 = 100;
-
-/// Captions of which the mean size of a vector in JSON is taken.
-const SIZE_SAMPLE: usize = 200;
 
 /// Arguments of `capvec bench host`.
 #[derive(Debug, Args)]
@@ -87,6 +83,13 @@ impl Format {
             Format::Json => "json",
         }
     }
+
+    fn of_records(self) -> VectorFormat {
+        match self {
+            Format::Native => VectorFormat::Native,
+            Format::Json => VectorFormat::Json,
+        }
+    }
 }
 
 /// What is printed as JSON.
@@ -124,7 +127,6 @@ struct Bench<'a> {
     args: &'a HostArgs,
     package: Package,
     captions: Vec<Caption>,
-    value_bytes: usize,
     shutdown: Shutdown,
 }
 
@@ -148,10 +150,9 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
     let max_tokens = package.manifest.max_tokens;
     let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), max_tokens)?;
     let captions = args.captions.read(&tokenizer)?;
-    let value_bytes = value_bytes(args.format, &package, &captions);
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;
-    let bench = Bench { args, package, captions, value_bytes, shutdown };
+    let bench = Bench { args, package, captions, shutdown };
 
     let repeats = args.report.repeats();
     let total = 2 * u64::from(repeats);
@@ -168,6 +169,8 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
 
     let ratios = worker.iter().zip(&bare).map(|(w, b)| w.cpu_us_per_caption / b.cpu_us_per_caption);
     let tokens: usize = bench.captions.iter().map(|caption| caption.ids.len()).sum();
+    let manifest = &bench.package.manifest;
+    let values = values(args.format.of_records(), manifest.network.dim, &manifest.model_id);
     let report = HostReport {
         bench: "host",
         brokers: args.cluster.brokers.clone().unwrap_or_else(|| "embedded".into()),
@@ -175,34 +178,12 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
         messages: args.messages,
         repeats,
         mean_tokens: tokens as f64 / bench.captions.len() as f64,
-        value_bytes,
+        value_bytes: values.iter().map(Vec::len).sum::<usize>() / values.len(),
         cpu_ratio: Spread::of(ratios),
         worker: Side::of(worker),
         bare_client: Side::of(bare),
     };
     args.report.publish(&report, &report.text(), || report.chart())
-}
-
-/// Returns the bytes of a vector's value, in JSON on average.
-fn value_bytes(format: Format, package: &Package, captions: &[Caption]) -> usize {
-    let embedder = HashEmbedder::new(package.manifest.network.dim);
-    let sample = captions.iter().cycle().take(SIZE_SAMPLE).enumerate();
-    let mut bytes = Vec::new();
-    for (number, caption) in sample {
-        let vector = embedder.vector(caption.ids.iter().copied());
-        match format {
-            Format::Native => bytes.extend_from_slice(&native(&vector)),
-            Format::Json => {
-                let id = Id::Text(number.to_string());
-                let model = &package.manifest.model_id;
-                write_json(
-                    &JsonVector { id: &id, caption: None, vector: &vector, model },
-                    &mut bytes,
-                );
-            }
-        }
-    }
-    bytes.len() / SIZE_SAMPLE
 }
 
 impl Bench<'_> {
@@ -246,7 +227,6 @@ impl Bench<'_> {
             false => vec![
                 "bench".into(),
                 "relay".into(),
-                format!("--value-bytes={}", self.value_bytes),
                 format!("--model-id={}", self.package.manifest.model_id),
                 format!("--dim={}", self.package.manifest.network.dim),
             ],

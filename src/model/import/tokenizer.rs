@@ -18,6 +18,24 @@ use crate::tokenize::Tokenizer;
 /// The file with the options.
 const CONFIG: &str = "tokenizer_config.json";
 
+/// The file with tokens that have been added, and their ids.
+const ADDED: &str = "added_tokens.json";
+
+/// The file with the special tokens alone, which older tokenizers have beside [`CONFIG`].
+const MAP: &str = "special_tokens_map.json";
+
+/// Keys of [`CONFIG`] and [`MAP`] under which there are several tokens.
+const LISTS: [&str; 2] = ["additional_special_tokens", "added_tokens_decoder"];
+
+/// Keys of both with one token, and the one that BERT has there.
+const OWN: [(&str, &str); 5] = [
+    ("pad_token", "[PAD]"),
+    ("unk_token", "[UNK]"),
+    ("cls_token", "[CLS]"),
+    ("sep_token", "[SEP]"),
+    ("mask_token", "[MASK]"),
+];
+
 /// Returns the tokenizer's JSON and the files that it was read from.
 pub fn read_tokenizer(
     folder: &Path,
@@ -26,14 +44,13 @@ pub fn read_tokenizer(
     let path = find(folder, &["tokenizer.json", "vocab.txt"])?;
     let text = read_to_string(&path)?;
     let config_path = folder.join(CONFIG);
-    let (options, config) = match config_path.exists() {
-        true => {
-            let object = read_object(&config_path)?;
+    let (options, config) = match read_if_there(&config_path)? {
+        Some(object) => {
             let config = serde_json::from_value(Value::Object(object.clone()));
             let config = config.map_err(|e| wrong(&config_path, e.to_string()))?;
             (Some(object), config)
         }
-        false => (None, TokenizerConfig::default()),
+        None => (None, TokenizerConfig::default()),
     };
     let mut files = vec![path.clone()];
     let is_published = path.ends_with("tokenizer.json");
@@ -80,26 +97,46 @@ fn refuse_added_tokens(
     folder: &Path,
     options: Option<&Map<String, Value>>,
 ) -> Result<(), ImportError> {
-    let advice = "can't be imported beside vocab.txt; save the tokenizer as tokenizer.json";
-    let is_ours = |token: &str| SPECIAL.contains(&token);
-    let path = folder.join("added_tokens.json");
-    if path.exists()
-        && let Some(token) = read_object(&path)?.keys().find(|token| !is_ours(token))
-    {
-        return Err(wrong(&path, format!("the added token {token:?} {advice}")));
-    }
-    let of = |key: &str| options.and_then(|options| options.get(key));
-    let content = |token: &Value| -> Option<String> {
-        let text = token.get("content").unwrap_or(token).as_str()?;
-        (!is_ours(text)).then(|| text.to_owned())
+    let refused = |name: &str, token: &str| {
+        let reason = format!(
+            "the token {token:?} can't be imported beside vocab.txt; save the tokenizer as tokenizer.json"
+        );
+        wrong(&folder.join(name), reason)
     };
-    let special = of("additional_special_tokens").and_then(Value::as_array);
-    let decoded = of("added_tokens_decoder").and_then(Value::as_object);
-    let tokens = special.into_iter().flatten().chain(decoded.into_iter().flat_map(|d| d.values()));
-    match tokens.filter_map(content).next() {
-        Some(token) => {
-            Err(wrong(&folder.join(CONFIG), format!("the added token {token:?} {advice}")))
-        }
-        None => Ok(()),
+    let added = read_if_there(&folder.join(ADDED))?.unwrap_or_default();
+    if let Some(token) = added.keys().find(|token| !SPECIAL.contains(&token.as_str())) {
+        return Err(refused(ADDED, token));
     }
+    let map = read_if_there(&folder.join(MAP))?;
+    for (name, options) in [(CONFIG, options), (MAP, map.as_ref())] {
+        if let Some(token) = options.and_then(foreign_token) {
+            return Err(refused(name, token));
+        }
+    }
+    Ok(())
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Map<String, Value>>, ImportError> {
+    path.exists().then(|| read_object(path)).transpose()
+}
+
+/// Returns a token that these options name and that isn't one of BERT's own, or stands in another's place.
+fn foreign_token(options: &Map<String, Value>) -> Option<&str> {
+    options.iter().find_map(|(key, value)| {
+        let tokens: Vec<&Value> = match value {
+            Value::Array(tokens) if LISTS.contains(&key.as_str()) => tokens.iter().collect(),
+            Value::Object(tokens) if LISTS.contains(&key.as_str()) => tokens.values().collect(),
+            // As `unk_token`, and other tokenizers' `bos_token`.
+            token if key.ends_with("_token") => vec![token],
+            _ => Vec::new(),
+        };
+        let own = OWN.iter().find(|(name, _)| name == key).map(|(_, token)| *token);
+        // With flags of its own a token is an object.
+        let mut texts =
+            tokens.into_iter().filter_map(|token| token.get("content").unwrap_or(token).as_str());
+        texts.find(|token| match own {
+            Some(own) => *token != own,
+            None => !SPECIAL.contains(token),
+        })
+    })
 }

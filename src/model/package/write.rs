@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -187,15 +188,8 @@ fn aside_of(folder: &Path) -> PathBuf {
 }
 
 /// A temporary folder is its owner's alone; a package is for whoever runs the worker.
-#[cfg(unix)]
 fn make_readable(folder: &Path) -> Result<(), PackageError> {
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).map_err(io_error(folder))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_folder: &Path) -> Result<(), PackageError> {
-    Ok(())
 }
 
 #[cfg(test)]
