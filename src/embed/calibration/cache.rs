@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Calibration, Wanted};
 
 /// The layout of the file, and how what is in it was measured. What has another number is measured again.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Most calibrations in a file; the oldest goes first.
 const ENTRIES_MAX: usize = 16;
@@ -189,7 +189,7 @@ mod tests {
             &text[..text.len() / 2],
             &text.replace("1000.0", "-1.0"),
             &text.replace("\"sessions\": 1", "\"sessions\": 0"),
-            &text.replace("\"format\": 2", "\"format\": 1"),
+            &text.replace("\"format\": 3", "\"format\": 2"),
         ] {
             fs::write(cache.path(), damaged).unwrap();
             assert_eq!(cache.get(&key("a", 1)), None, "{damaged}");

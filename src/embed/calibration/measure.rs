@@ -116,11 +116,17 @@ where
             }
         };
         tracing::debug!(sessions, more, tokens, gain, "compared more passes at a time");
-        if gain < WORTH_MORE_SESSIONS {
+        if gain >= WORTH_MORE_SESSIONS {
+            (sessions, threads, present) = (more, threads_of_each, others);
+            is_measured = false;
+            continue;
+        }
+        // Where they lose by the CPUs that they leave idle alone, still more may win: they leave none.
+        let cpus_before = (sessions * threads) as f64;
+        let cpus_after = (more * threads_of_each) as f64;
+        if gain * cpus_before / cpus_after < WORTH_MORE_SESSIONS {
             break;
         }
-        (sessions, threads, present) = (more, threads_of_each, others);
-        is_measured = false;
     }
     if !is_measured {
         steps = measure(wanted, |passes| run(&mut present, passes))?;
@@ -252,6 +258,23 @@ mod tests {
         assert!(found.cost().predict(100).is_some());
         let fastest = found.steps.last().unwrap();
         assert!(fastest.tokens_per_second > 1.9 / 5e-6, "it is measured with both: {fastest:?}");
+    }
+
+    #[test]
+    fn a_session_for_each_cpu_is_found_on_any_number_of_cpus() {
+        // A session's threads get in each other's way: twice of them are not twice as fast.
+        let load = |number: usize, threads: usize| -> Loaded<(usize, usize)> {
+            Ok(Some((number, threads)))
+        };
+        let run = |&mut (number, threads): &mut (usize, usize), passes: Passes| {
+            let tokens = passes.tokens * passes.number;
+            let took = Duration::from_secs_f64(tokens as f64 / (threads as f64).powf(0.9) / 1e3);
+            Ok(Measured { tokens: number * tokens, took })
+        };
+        for cpus in [2, 3, 5, 6, 7, 10, 12, 14, 17, 24, 47, 48, 96, 97] {
+            let (found, _) = choose(&Wanted::default(), cpus, load, run).unwrap();
+            assert_eq!((found.sessions, found.threads), (cpus, 1));
+        }
     }
 
     #[test]
