@@ -20,6 +20,7 @@ use measure::{Measured, Passes, choose};
 
 pub use cache::{Cache, Key};
 pub use machine::{cpu_name, memory_available};
+pub use measure::Found;
 
 /// Tokens of a batch where nothing was measured. CPUs are full with fewer.
 pub const TOKENS_UNMEASURED: usize = 512;
@@ -63,8 +64,8 @@ impl Wanted {
     }
 
     /// Returns the numbers of sessions and threads to try on so many CPUs, fewest sessions first.
-    /// There are never more threads than CPUs, unless the configuration says so. From one to the next
-    /// the sessions are doubled at least, for many CPUs would else take minutes.
+    /// There are never more threads than CPUs, unless the configuration says so. From one to the
+    /// next the sessions are doubled at least, for many CPUs would else take minutes.
     fn candidates(&self, cpus: usize) -> Vec<(usize, usize)> {
         match (self.sessions, self.threads) {
             (Some(sessions), threads) => {
@@ -140,7 +141,7 @@ pub fn calibrate<E: Embedder, L>(
     cpus: usize,
     vocabulary: usize,
     load: impl FnMut(usize, usize) -> Result<Option<Vec<E>>, L>,
-) -> Result<(Calibration, Vec<E>), L>
+) -> Result<Found<Vec<E>>, L>
 where
     L: From<EmbedError> + From<NoMemory> + Display,
 {
@@ -210,7 +211,8 @@ mod tests {
         let load = |sessions: usize, _| {
             Ok::<_, EmbeddersError>(Some(vec![HashEmbedder::new(4); sessions]))
         };
-        let (found, embedders) = calibrate(&wanted, 4, 100, load).unwrap();
+        let found = calibrate(&wanted, 4, 100, load).unwrap();
+        let (found, embedders) = (found.calibration, found.sessions);
         assert_eq!((found.sessions, found.threads, embedders.len()), (2, 2, 2));
         assert_eq!(found.steps.len(), 1);
         assert!(found.steps[0].tokens_per_second > 0.0);
