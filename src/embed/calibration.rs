@@ -20,9 +20,13 @@ use measure::{Measured, Passes, choose};
 
 pub use cache::{Cache, Key};
 pub use machine::{cpu_name, memory_available};
+pub use measure::Found;
 
 /// Tokens of a batch where nothing was measured. CPUs are full with fewer.
 pub const TOKENS_UNMEASURED: usize = 512;
+
+/// The part of the CPUs that sessions and threads to be tried may leave idle, as one in so many.
+const IDLE_ONE_IN: usize = 16;
 
 /// How a package runs on a device.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -60,17 +64,33 @@ impl Wanted {
     }
 
     /// Returns the numbers of sessions and threads to try on so many CPUs, fewest sessions first.
-    /// There are never more threads than CPUs, unless the configuration says so.
+    /// There are never more threads than CPUs, unless the configuration says so. From one to the
+    /// next the sessions are doubled at least, for many CPUs would else take minutes.
     fn candidates(&self, cpus: usize) -> Vec<(usize, usize)> {
-        let threads = |sessions: usize| self.threads.unwrap_or((cpus / sessions).max(1));
-        if let Some(sessions) = self.sessions {
-            return vec![(sessions, threads(sessions))];
+        match (self.sessions, self.threads) {
+            (Some(sessions), threads) => {
+                vec![(sessions, threads.unwrap_or((cpus / sessions).max(1)))]
+            }
+            (None, Some(threads)) => {
+                let most = (cpus / threads).max(1);
+                let doubled = std::iter::successors(Some(1), |sessions| Some(sessions * 2));
+                let fewer = doubled.take_while(|sessions| *sessions < most);
+                fewer.chain([most]).map(|sessions| (sessions, threads)).collect()
+            }
+            (None, None) => {
+                let mut candidates = vec![(1, cpus)];
+                let mut least = 2;
+                // With one thread each no CPU is idle: a session for each CPU is always the last.
+                for threads in (1..cpus).rev() {
+                    let (sessions, idle) = (cpus / threads, cpus % threads);
+                    if sessions >= least && idle <= cpus / IDLE_ONE_IN {
+                        candidates.push((sessions, threads));
+                        least = 2 * sessions;
+                    }
+                }
+                candidates
+            }
         }
-        let most = (cpus / self.threads.unwrap_or(1)).max(1);
-        let doubled = std::iter::successors(Some(1), |sessions: &usize| Some(sessions * 2));
-        let mut sessions: Vec<usize> = doubled.take_while(|sessions| *sessions < most).collect();
-        sessions.push(most);
-        sessions.into_iter().map(|sessions| (sessions, threads(sessions))).collect()
     }
 }
 
@@ -121,7 +141,7 @@ pub fn calibrate<E: Embedder, L>(
     cpus: usize,
     vocabulary: usize,
     load: impl FnMut(usize, usize) -> Result<Option<Vec<E>>, L>,
-) -> Result<(Calibration, Vec<E>), L>
+) -> Result<Found<Vec<E>>, L>
 where
     L: From<EmbedError> + From<NoMemory> + Display,
 {
@@ -172,8 +192,15 @@ mod tests {
         let open = Wanted::default();
         assert_eq!(open.candidates(1), [(1, 1)]);
         assert_eq!(open.candidates(2), [(1, 2), (2, 1)]);
-        assert_eq!(open.candidates(6), [(1, 6), (2, 3), (4, 1), (6, 1)]);
+        assert_eq!(open.candidates(5), [(1, 5), (5, 1)]);
+        assert_eq!(open.candidates(6), [(1, 6), (2, 3), (6, 1)]);
+        assert_eq!(open.candidates(7), [(1, 7), (7, 1)]);
+        assert_eq!(open.candidates(12), [(1, 12), (2, 6), (4, 3), (12, 1)]);
+        assert_eq!(open.candidates(17), [(1, 17), (2, 8), (4, 4), (8, 2), (17, 1)]);
+        let of_96 = [(1, 96), (2, 48), (4, 24), (8, 12), (16, 6), (32, 3), (96, 1)];
+        assert_eq!(open.candidates(96), of_96);
         assert_eq!(Wanted { threads: Some(2), ..open }.candidates(8), [(1, 2), (2, 2), (4, 2)]);
+        assert_eq!(Wanted { threads: Some(2), ..open }.candidates(7), [(1, 2), (2, 2), (3, 2)]);
         assert_eq!(Wanted { sessions: Some(3), ..open }.candidates(8), [(3, 2)]);
         assert_eq!(Wanted { threads: Some(9), ..open }.candidates(8), [(1, 9)]);
     }
@@ -184,7 +211,8 @@ mod tests {
         let load = |sessions: usize, _| {
             Ok::<_, EmbeddersError>(Some(vec![HashEmbedder::new(4); sessions]))
         };
-        let (found, embedders) = calibrate(&wanted, 4, 100, load).unwrap();
+        let found = calibrate(&wanted, 4, 100, load).unwrap();
+        let (found, embedders) = (found.calibration, found.sessions);
         assert_eq!((found.sessions, found.threads, embedders.len()), (2, 2, 2));
         assert_eq!(found.steps.len(), 1);
         assert!(found.steps[0].tokens_per_second > 0.0);

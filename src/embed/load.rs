@@ -243,18 +243,9 @@ impl Site<'_> {
             }
             self.sessions(sessions, threads).map(Some)
         };
-        let (calibration, embedders) =
-            calibrate(wanted, cpus(), manifest.network.vocabulary, load)?;
-        let (cache, key) = (Cache::beside(&self.package.path), self.key(wanted));
-        if cache.get(&key).is_some() {
-            // Of more memory than there is now, and perhaps is again at the next start.
-            return Ok((calibration, embedders));
-        }
-        if let Err(error) = cache.put(key, calibration.clone()) {
-            let path = cache.path().display();
-            tracing::info!(%path, %error, "what was measured can't be kept; the next start measures again");
-        }
-        Ok((calibration, embedders))
+        let found = calibrate(wanted, cpus(), manifest.network.vocabulary, load)?;
+        Cache::beside(&self.package.path).keep(self.key(wanted), &found);
+        Ok((found.calibration, found.sessions))
     }
 
     fn sessions(

@@ -11,10 +11,10 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Calibration, Wanted};
+use super::{Calibration, Found, Wanted};
 
 /// The layout of the file, and how what is in it was measured. What has another number is measured again.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Most calibrations in a file; the oldest goes first.
 const ENTRIES_MAX: usize = 16;
@@ -90,12 +90,29 @@ impl Cache {
         usable.then_some(entry.calibration)
     }
 
-    /// Keeps a calibration.
+    /// Keeps what was found, unless it was cut short, or there is an entry. That is a whole one, of
+    /// more memory than there was now, and perhaps is again at the next start.
+    pub fn keep<S>(&self, key: Key, found: &Found<S>) {
+        let path = self.path.display();
+        if found.is_cut_short {
+            tracing::info!(
+                %path,
+                "something wasn't measured for want of memory, or since it failed: what was found is \
+                 used and not kept, and the next start measures again"
+            );
+        } else if self.get(&key).is_none()
+            && let Err(error) = self.put(key, found.calibration.clone())
+        {
+            tracing::info!(%path, %error, "what was measured can't be kept; the next start measures again");
+        }
+    }
+
+    /// Writes a calibration in place of the key's.
     ///
     /// # Errors
     ///
     /// When the file can't be written.
-    pub fn put(&self, key: Key, calibration: Calibration) -> io::Result<()> {
+    fn put(&self, key: Key, calibration: Calibration) -> io::Result<()> {
         let mut entries = self.read();
         entries.retain(|entry| entry.key != key);
         entries.push(Entry { key, calibration });
@@ -171,6 +188,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_cut_short_is_not_kept_and_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::beside(&folder.path().join("m"));
+        let found = |threads, is_cut_short| Found {
+            calibration: calibration(threads),
+            sessions: (),
+            is_cut_short,
+        };
+        cache.keep(key("a", 1), &found(1, true));
+        assert_eq!(cache.get(&key("a", 1)), None);
+        cache.keep(key("a", 1), &found(2, false));
+        assert_eq!(cache.get(&key("a", 1)), Some(calibration(2)));
+        for is_cut_short in [true, false] {
+            cache.keep(key("a", 1), &found(3, is_cut_short));
+            assert_eq!(cache.get(&key("a", 1)), Some(calibration(2)), "it stays as it is");
+        }
+    }
+
+    #[test]
     fn a_pipe_in_the_files_place_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::beside(&folder.path().join("m"));
@@ -189,7 +225,7 @@ mod tests {
             &text[..text.len() / 2],
             &text.replace("1000.0", "-1.0"),
             &text.replace("\"sessions\": 1", "\"sessions\": 0"),
-            &text.replace("\"format\": 2", "\"format\": 1"),
+            &text.replace("\"format\": 3", "\"format\": 2"),
         ] {
             fs::write(cache.path(), damaged).unwrap();
             assert_eq!(cache.get(&key("a", 1)), None, "{damaged}");

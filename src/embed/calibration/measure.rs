@@ -77,6 +77,17 @@ impl Measured {
     }
 }
 
+/// What was found to be best.
+pub struct Found<S> {
+    /// How the package runs.
+    pub calibration: Calibration,
+    /// The sessions that it was found with.
+    pub sessions: S,
+    /// Whether something wasn't measured to its end for want of memory, or since it failed. That
+    /// may pass, and what is found then may be better.
+    pub is_cut_short: bool,
+}
+
 /// Returns what is best, with the sessions that it was found with. `load` makes so many sessions with
 /// so many threads each, or none where there isn't the memory; `run` runs passes of all of them at the
 /// same time.
@@ -90,15 +101,15 @@ pub fn choose<S, L>(
     cpus: usize,
     mut load: impl FnMut(usize, usize) -> Result<Option<S>, L>,
     mut run: impl FnMut(&mut S, Passes) -> Result<Measured, EmbedError>,
-) -> Result<(Calibration, S), L>
+) -> Result<Found<S>, L>
 where
     L: From<EmbedError> + From<NoMemory> + Display,
 {
     let mut candidates = wanted.candidates(cpus).into_iter();
     let (mut sessions, mut threads) = candidates.next().expect("there is one candidate at least");
     let mut present = load(sessions, threads)?.ok_or(NoMemory { sessions })?;
-    let mut steps = measure(wanted, |passes| run(&mut present, passes))?;
-    let mut is_measured = true;
+    let (mut steps, mut is_cut_short) = measure(wanted, |passes| run(&mut present, passes))?;
+    let (mut is_measured, mut is_more_given_up) = (true, false);
     for (more, threads_of_each) in candidates {
         let tokens = wanted.tokens.unwrap_or_else(|| TokenBudget::new(steps.clone()).tokens());
         // It runs without them: that they fail is no reason not to start.
@@ -109,30 +120,45 @@ where
         });
         let (others, gain) = match tried {
             Ok(Some(tried)) => tried,
-            Ok(None) => break,
+            Ok(None) => {
+                is_more_given_up = true;
+                break;
+            }
             Err(error) => {
                 tracing::warn!(sessions = more, %error, "more sessions fail; they aren't used");
+                is_more_given_up = true;
                 break;
             }
         };
         tracing::debug!(sessions, more, tokens, gain, "compared more passes at a time");
-        if gain < WORTH_MORE_SESSIONS {
+        if gain >= WORTH_MORE_SESSIONS {
+            (sessions, threads, present) = (more, threads_of_each, others);
+            is_measured = false;
+            continue;
+        }
+        // Where they lose by idle CPUs alone, still more sessions may win: they leave none idle.
+        let cpus_before = (sessions * threads) as f64;
+        let cpus_after = (more * threads_of_each) as f64;
+        if gain * cpus_before / cpus_after < WORTH_MORE_SESSIONS {
             break;
         }
-        (sessions, threads, present) = (more, threads_of_each, others);
-        is_measured = false;
     }
     if !is_measured {
-        steps = measure(wanted, |passes| run(&mut present, passes))?;
+        (steps, is_cut_short) = measure(wanted, |passes| run(&mut present, passes))?;
     }
-    Ok((Calibration { sessions, threads, steps }, present))
+    Ok(Found {
+        calibration: Calibration { sessions, threads, steps },
+        sessions: present,
+        is_cut_short: is_cut_short || is_more_given_up,
+    })
 }
 
-/// Measures the sizes, the smallest first, until larger ones bring nothing.
+/// Measures the sizes, the smallest first, until larger ones bring nothing. Returns beside the
+/// steps whether it was a failure that ended them.
 fn measure(
     wanted: &Wanted,
     mut run: impl FnMut(Passes) -> Result<Measured, EmbedError>,
-) -> Result<Vec<Step>, EmbedError> {
+) -> Result<(Vec<Step>, bool), EmbedError> {
     let sizes = wanted.tokens.map_or_else(|| SIZES.to_vec(), |tokens| vec![tokens]);
     let mut steps: Vec<Step> = Vec::new();
     let (mut best, mut flat, mut spent) = (0.0, 0, Duration::ZERO);
@@ -151,7 +177,7 @@ fn measure(
             // A device has its memory: what is too large is no size for a batch.
             Err(error) if !steps.is_empty() => {
                 tracing::info!(tokens, %error, "batches of this size fail; smaller ones it is");
-                break;
+                return Ok((steps, true));
             }
             Err(error) => return Err(error),
         };
@@ -165,7 +191,7 @@ fn measure(
             break;
         }
     }
-    Ok(steps)
+    Ok((steps, false))
 }
 
 /// Returns how many times as fast the others are: the median of comparisons side by side, for what
@@ -235,7 +261,7 @@ mod tests {
             let took: Duration = (0..passes.number).map(pass).sum();
             Ok(Measured { tokens: *sessions * passes.number * passes.tokens, took })
         };
-        let (found, _) = choose(&wanted, 2, load, run).unwrap();
+        let found = choose(&wanted, 2, load, run).unwrap().calibration;
         assert_eq!(found.sessions, 2);
     }
 
@@ -243,10 +269,12 @@ mod tests {
     fn more_sessions_are_taken_where_they_are_worth_it() {
         // Twice the sessions are twice as fast.
         let load = |number: usize, _| match number {
-            1 | 2 => sessions(number, 500, 5, 4096),
+            1 | 2 => sessions(number, 500, 5, LARGEST),
             _ => Ok(None),
         };
-        let (found, taken) = choose(&Wanted::default(), 4, load, Sessions::run).unwrap();
+        let found = choose(&Wanted::default(), 4, load, Sessions::run).unwrap();
+        assert!(found.is_cut_short, "there wasn't the memory for four");
+        let (found, taken) = (found.calibration, found.sessions);
         assert_eq!((found.sessions, found.threads, taken.number), (2, 2, 2));
         assert!(found.steps.len() > 1);
         assert!(found.cost().predict(100).is_some());
@@ -255,10 +283,29 @@ mod tests {
     }
 
     #[test]
+    fn a_session_for_each_cpu_is_found_on_any_number_of_cpus() {
+        // A session's threads get in each other's way: twice of them are not twice as fast.
+        let load = |number: usize, threads: usize| -> Loaded<(usize, usize)> {
+            Ok(Some((number, threads)))
+        };
+        let run = |&mut (number, threads): &mut (usize, usize), passes: Passes| {
+            let tokens = passes.tokens * passes.number;
+            let took = Duration::from_secs_f64(tokens as f64 / (threads as f64).powf(0.9) / 1e3);
+            Ok(Measured { tokens: number * tokens, took })
+        };
+        for cpus in [2, 3, 5, 6, 7, 10, 12, 14, 17, 24, 47, 48, 96, 97] {
+            let found = choose(&Wanted::default(), cpus, load, run).unwrap().calibration;
+            assert_eq!((found.sessions, found.threads), (cpus, 1));
+        }
+    }
+
+    #[test]
     fn more_sessions_that_bring_nothing_are_not_taken() {
         let load =
-            |number: usize, _| sessions(number, 500 * number as u64, 5 * number as u64, 4096);
-        let (found, taken) = choose(&Wanted::default(), 4, load, Sessions::run).unwrap();
+            |number: usize, _| sessions(number, 500 * number as u64, 5 * number as u64, LARGEST);
+        let found = choose(&Wanted::default(), 4, load, Sessions::run).unwrap();
+        assert!(!found.is_cut_short, "nothing was given up");
+        let (found, taken) = (found.calibration, found.sessions);
         assert_eq!((found.sessions, found.threads, taken.number), (1, 4, 1));
     }
 
@@ -267,12 +314,13 @@ mod tests {
         // Twice the sessions would be twice as fast.
         for tokens_max in [Some(1), None] {
             let load = |number: usize, _| match (number, tokens_max) {
-                (1, _) => sessions(1, 500, 5, 4096),
+                (1, _) => sessions(1, 500, 5, LARGEST),
                 (_, Some(tokens)) => sessions(number, 0, 1, tokens),
                 (_, None) => Err(NoMemory { sessions: number }.into()),
             };
-            let (found, taken) = choose(&Wanted::default(), 4, load, Sessions::run).unwrap();
-            assert_eq!((found.sessions, taken.number), (1, 1));
+            let found = choose(&Wanted::default(), 4, load, Sessions::run).unwrap();
+            assert_eq!((found.calibration.sessions, found.sessions.number), (1, 1));
+            assert!(found.is_cut_short, "they may not fail at the next start");
         }
     }
 
@@ -280,15 +328,18 @@ mod tests {
     fn many_small_gains_are_not_the_end() {
         // From 48 tokens on each step brings less than 2 %, and all together 6 %.
         let load = |number, _| sessions(number, 300, 100, 4096);
-        let (found, _) = choose(&ONE_SESSION, 1, load, Sessions::run).unwrap();
+        let found = choose(&ONE_SESSION, 1, load, Sessions::run).unwrap();
+        assert!(!found.is_cut_short);
+        let found = found.calibration;
         assert_eq!(found.steps.last().unwrap().tokens, 1536, "four behind the last that counts");
     }
 
     #[test]
     fn sizes_that_fail_are_not_taken() {
         let load = |number, _| sessions(number, 2000, 1, 64);
-        let (found, _) = choose(&ONE_SESSION, 1, load, Sessions::run).unwrap();
-        assert_eq!(found.steps.last().unwrap().tokens, 64);
+        let found = choose(&ONE_SESSION, 1, load, Sessions::run).unwrap();
+        assert_eq!(found.calibration.steps.last().unwrap().tokens, 64);
+        assert!(found.is_cut_short, "another program may have had the memory");
         let load = |number, _| sessions(number, 2000, 1, 8);
         let failed = choose(&ONE_SESSION, 1, load, Sessions::run);
         assert!(matches!(failed, Err(EmbeddersError::Calibration(_))));
@@ -298,7 +349,7 @@ mod tests {
     fn more_tokens_than_any_device_needs_are_kept_and_not_measured() {
         let wanted = Wanted { tokens: Some(10_000_000), ..ONE_SESSION };
         let load = |number, _| sessions(number, 10, 1, LARGEST);
-        let (found, _) = choose(&wanted, 1, load, Sessions::run).unwrap();
+        let found = choose(&wanted, 1, load, Sessions::run).unwrap().calibration;
         assert_eq!(found.budget(&wanted).tokens(), 10_000_000);
     }
 
@@ -310,7 +361,7 @@ mod tests {
             sessions.run(passes)
         };
         let load = |number, _| sessions(number, 4_000_000, 0, 4096);
-        let (found, _) = choose(&Wanted::default(), 2, load, run).unwrap();
+        let found = choose(&Wanted::default(), 2, load, run).unwrap().calibration;
         assert_eq!((found.sessions, found.steps.len()), (2, 1));
         assert_eq!(runs, ROUNDS + 2 + ROUNDS, "one size, one comparison, the size again");
     }
