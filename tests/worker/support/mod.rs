@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 pub use cluster::{Cluster, Observer, Outgoing, Record, captions};
 pub use mocking::mock;
-pub use package::{beside, package_of, relative_error, tiny_package, tokenizer_of, unpacked};
+pub use package::{
+    beside, cosine, package_of, relative_error, tiny_package, tokenizer_of, unpacked,
+};
 pub use program::{CAPVEC, capvec, capvec_fails, capvec_ok, text};
 pub use worker::{Worker, http_get, metric};
 

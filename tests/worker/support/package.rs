@@ -42,6 +42,14 @@ pub fn relative_error(found: &[f32], golden: &[f32]) -> f64 {
     norm(&mut pairs.into_iter()) / norm(&mut golden.iter().map(|g| f64::from(*g)))
 }
 
+/// Returns the cosine of the angle between two vectors.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
 /// A folder beside the checkout that not every machine has. A test that needs it says that it is
 /// skipped where it isn't there.
 pub fn beside(variable: &str, folder: &str) -> Option<PathBuf> {
