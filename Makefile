@@ -39,9 +39,7 @@ test: ## Run all tests, those on a real Kafka included
 	echo 'cargo test --locked --test faults # the short rows of make faults'; \
 	cargo test --locked --test faults 2>&1 | tee -a "$(target_dir)/test.log" || status=$$?; \
 	scripts/check-chart 2>&1 | tee -a "$(target_dir)/test.log" || status=$$?; \
-	awk '/^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
-	  END { if (passed + failed + skipped) printf "\n%d passed, %d failed, %d skipped\n", passed, failed, skipped }' \
-	  "$(target_dir)/test.log"; \
+	scripts/test-summary "$(target_dir)/test.log"; \
 	exit $$status
 
 image-test: build ## Build the container image around the release and run it

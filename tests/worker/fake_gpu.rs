@@ -5,7 +5,6 @@
 //! The library is 740 MB to download, so it isn't fetched here: where `scripts/onnxruntime gpu` has
 //! been called, these run.
 
-use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,26 +13,22 @@ use std::sync::OnceLock;
 use capvec::embed::library;
 use capvec::model::manifest::Precision;
 
-use crate::support::{CAPVEC, Cluster, Worker, captions, eventually, package_of, tiny_package};
+use crate::support::{
+    CAPVEC, Cluster, Worker, captions, eventually, package_of, skipped, tiny_package,
+};
 
 /// CUDA's libraries, in the order of their numbers in the source.
 const CUDA: [&str; 5] =
     ["libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcuda.so.1"];
 
-/// Returns ONNX Runtime's library for GPUs in a folder with the CUDA that does nothing; `None`, said
-/// aloud, where there is none or no C compiler.
-fn gpu_library() -> Option<&'static Path> {
-    static LIBRARY: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
-    let made = LIBRARY.get_or_init(|| match make() {
-        Ok(made) => Some(made),
-        Err(reason) => {
-            // Not by eprintln!, which is shown of tests that fail alone.
-            let line = format!("skipped: no fake GPU: {reason}\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
-            None
-        }
-    });
-    made.as_ref().map(|(_, library)| library.as_path())
+/// Returns ONNX Runtime's library for GPUs in a folder with the CUDA that does nothing, or why there is
+/// none.
+fn gpu_library() -> Result<&'static Path, String> {
+    static LIBRARY: OnceLock<Result<(tempfile::TempDir, PathBuf), String>> = OnceLock::new();
+    match LIBRARY.get_or_init(make) {
+        Ok((_, library)) => Ok(library),
+        Err(reason) => Err(format!("no fake GPU: {reason}")),
+    }
 }
 
 fn make() -> Result<(tempfile::TempDir, PathBuf), String> {
@@ -94,7 +89,7 @@ fn check(library: &Path, package: &Path, device: &str, devices: usize) -> String
 /// The CUDA that does nothing refuses products in TensorFloat-32, which a pass would fail of.
 #[test]
 fn every_node_has_a_kernel_for_the_gpu_and_32_bits_stay_32() {
-    let Some(library) = gpu_library() else { return };
+    let Ok(library) = gpu_library().map_err(skipped) else { return };
     let folder = tempfile::tempdir().unwrap();
     for precision in [Precision::Fp32, Precision::Fp16] {
         let said = check(library, &package_of(folder.path(), precision), "cuda:0", 1);
@@ -108,7 +103,7 @@ fn every_node_has_a_kernel_for_the_gpu_and_32_bits_stay_32() {
 
 #[test]
 fn packages_that_run_on_different_devices_are_not_compared() {
-    let Some(library) = gpu_library() else { return };
+    let Ok(library) = gpu_library().map_err(skipped) else { return };
     let folder = tempfile::tempdir().unwrap();
     let captions = folder.path().join("captions");
     std::fs::write(&captions, "a fox\na moose\n").unwrap();
@@ -126,7 +121,7 @@ fn packages_that_run_on_different_devices_are_not_compared() {
 
 #[test]
 fn a_device_that_there_is_not_is_an_error_and_auto_does_without() {
-    let Some(library) = gpu_library() else { return };
+    let Ok(library) = gpu_library().map_err(skipped) else { return };
     let said = check(library, tiny_package(), "cuda:0,cuda:2", 2);
     assert!(said.starts_with("FAILED") && said.contains("cuda:2 can't be had"), "{said}");
     assert!(said.contains("Invalid device ID: 2"), "{said}");
@@ -141,7 +136,7 @@ fn a_device_that_there_is_not_is_an_error_and_auto_does_without() {
 
 #[test]
 fn a_worker_runs_on_all_of_its_devices() {
-    let Some(library) = gpu_library() else { return };
+    let Ok(library) = gpu_library().map_err(skipped) else { return };
     let cluster = Cluster::shared();
     cluster.create_topics("two-gpus", 1);
     let mut command = Command::new(CAPVEC);
@@ -169,7 +164,7 @@ fn a_worker_runs_on_all_of_its_devices() {
 
 #[test]
 fn a_bound_on_the_memory_is_kept_and_told_from_other_failures() {
-    let Some(library) = gpu_library() else { return };
+    let Ok(library) = gpu_library().map_err(skipped) else { return };
     let cluster = Cluster::shared();
     cluster.create_topics("small-gpu", 1);
     cluster.send("small-gpu", &captions(300));

@@ -22,7 +22,7 @@ const PER_KEY: usize = 20;
 
 /// Real captions where they are at hand, else as many made-up ones.
 fn texts() -> Vec<String> {
-    let Some(folder) = beside("CAPVEC_CAPTIONS", "captions") else {
+    let Ok(folder) = beside("CAPVEC_CAPTIONS", "captions") else {
         return (0..20_000).map(|i| format!("{i} horses in field {}, {i}", i % 7)).collect();
     };
     unpacked(&folder.join("multi30k.jsonl.gz"))
@@ -36,7 +36,7 @@ fn texts() -> Vec<String> {
 
 /// A package with PyTorch's own small weights where they are at hand, else the synthetic one.
 fn package() -> (Option<tempfile::TempDir>, PathBuf) {
-    let Some(reference) = beside("CAPVEC_REFERENCE", "reference") else {
+    let Ok(reference) = beside("CAPVEC_REFERENCE", "reference") else {
         return (None, tiny_package().to_owned());
     };
     let folder = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use crate::promises::{read, root};
 use crate::support::load::{Bursts, Load};
 use crate::support::prometheus::program;
 use crate::support::{
-    Cluster, Worker, capvec_fails, capvec_ok, eventually, eventually_ok, tiny_package,
+    Cluster, Worker, capvec_fails, capvec_ok, eventually, eventually_ok, skipped, tiny_package,
 };
 
 /// A network, and nothing to be measured first.
@@ -42,7 +42,7 @@ fn promtool_takes_the_rules_and_every_alert_has_its_cases_and_its_page() {
         assert!(!quiet.is_empty(), "no case in which {name} is quiet");
         assert!(!fires.is_empty(), "no case in which {name} fires");
     }
-    let Some(promtool) = program("promtool") else { return };
+    let Ok(promtool) = program("promtool").map_err(skipped) else { return };
     for (command, file) in
         [("check", "dashboards/alerts.yaml"), ("test", "dashboards/alerts_test.yaml")]
     {

@@ -12,7 +12,7 @@ use capvec::metrics::Metrics;
 
 use crate::promises::read;
 use crate::support::load::{Bursts, Load};
-use crate::support::{Cluster, PATIENCE, Worker, eventually, metric, tiny_package};
+use crate::support::{Cluster, PATIENCE, Worker, eventually, metric, skipped, tiny_package};
 
 /// The lines of the page with their colours, as `src/admin/page.css` has them.
 const LINES: [(&str, [u8; 3]); 5] = [
@@ -27,8 +27,8 @@ const LINES: [(&str, [u8; 3]); 5] = [
 /// once.
 const VIRTUAL_MS: u32 = 28_000;
 
-/// Returns the browser; says that the test is skipped where there is none.
-fn chromium() -> Option<&'static str> {
+/// Returns the browser, or how to install it.
+fn chromium() -> Result<&'static str, String> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let runs = |name: &&str| {
         let mut command = Command::new(name);
@@ -36,12 +36,7 @@ fn chromium() -> Option<&'static str> {
         status.is_ok_and(|status| status.success())
     };
     let found = names.into_iter().find(runs);
-    if found.is_none() {
-        // Not by eprintln!, which is shown of tests that fail alone.
-        let line = "skipped: no Chromium; on Debian: sudo apt-get install chromium\n";
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
-    }
-    found
+    found.ok_or_else(|| "no Chromium; on Debian: sudo apt-get install chromium".into())
 }
 
 fn browse(chromium: &str, folder: &Path, url: &str, what: &[&str]) -> String {
@@ -133,7 +128,7 @@ fn columns_with(picture: &Path, colour: [u8; 3]) -> usize {
 
 #[test]
 fn the_page_draws_what_the_worker_does() {
-    let Some(chromium) = chromium() else { return };
+    let Ok(chromium) = chromium().map_err(skipped) else { return };
     let cluster = Cluster::shared();
     cluster.create_topics("drawn", 2);
     let worker = Worker::start(&cluster, "drawn", tiny_package(), &[]).ready();
@@ -194,7 +189,7 @@ fn worker_that_hangs() -> String {
 
 #[test]
 fn a_worker_that_hangs_is_not_shown_as_keeping_up() {
-    let Some(chromium) = chromium() else { return };
+    let Ok(chromium) = chromium().map_err(skipped) else { return };
     let folder = tempfile::tempdir().unwrap();
     let url = format!("http://{}/", worker_that_hangs());
     let page = browse(chromium, folder.path(), &url, &["--dump-dom"]);
@@ -203,7 +198,7 @@ fn a_worker_that_hangs_is_not_shown_as_keeping_up() {
 
 #[test]
 fn a_worker_without_a_model_is_not_shown_as_keeping_up() {
-    let Some(chromium) = chromium() else { return };
+    let Ok(chromium) = chromium().map_err(skipped) else { return };
     let folder = tempfile::tempdir().unwrap();
     let health = Health::new(std::time::Duration::from_secs(60));
     let metrics = Metrics::new();
@@ -218,7 +213,7 @@ fn a_worker_without_a_model_is_not_shown_as_keeping_up() {
 
 #[test]
 fn a_worker_that_is_cut_off_is_not_shown_as_keeping_up() {
-    let Some(chromium) = chromium() else { return };
+    let Ok(chromium) = chromium().map_err(skipped) else { return };
     let folder = tempfile::tempdir().unwrap();
     let health = Health::new(std::time::Duration::from_secs(60));
     let metrics = Metrics::new();

@@ -1,9 +1,9 @@
-//! The vectors are PyTorch's: the reference checkpoints against the golden outputs that were computed
-//! from them in float64.
+//! The vectors are PyTorch's: small checkpoints against the golden outputs that were computed from them
+//! in float64.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::support::{beside, capvec_ok, relative_error, text, unpacked};
+use crate::support::{beside, capvec_ok, cosine, relative_error, skipped, text, unpacked};
 
 /// The reader of the one form of .npy that the goldens have: version 1.0, `<f4`, two dimensions.
 fn read_npy(path: &Path) -> (Vec<f32>, usize) {
@@ -17,55 +17,94 @@ fn read_npy(path: &Path) -> (Vec<f32>, usize) {
     (numbers.map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(), columns)
 }
 
-fn check(model: &str) {
-    let Some(reference) = beside("CAPVEC_REFERENCE", "reference") else { return };
-    let checkpoint = reference.join(model);
-    let captions = reference.join("captions.jsonl");
-    let folder = tempfile::tempdir().unwrap();
-    let (package, head) = (folder.path().join("package"), checkpoint.join("Linear Weights.pkl"));
-    let (package, head, captions) = (text(&package), text(&head), text(&captions));
-    capvec_ok(&["model", "import", text(&checkpoint), "--head", head, "--out", package]);
-    capvec_ok(&["model", "verify", package]);
+/// A checkpoint with the vectors that PyTorch computes from it.
+struct Golden {
+    checkpoint: PathBuf,
+    captions: PathBuf,
+    vectors: Vec<f32>,
+    dim: usize,
+}
 
-    let printed = capvec_ok(&["tokenize", "--model", package, "--pointer", "/caption", captions]);
-    let golden = std::fs::read_to_string(checkpoint.join("golden_tokens.jsonl")).unwrap();
-    assert_eq!(golden.lines().count(), 104);
-    for (number, (found, golden)) in printed.lines().zip(golden.lines()).enumerate() {
+impl Golden {
+    /// Reads one that `scripts/golden` has made.
+    fn committed(family: &str) -> Golden {
+        Golden::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), family)
+    }
+
+    /// Reads one of the larger ones beside the checkout, whose vocabulary is the published one.
+    fn reference(model: &str) -> Option<Golden> {
+        let folder = beside("CAPVEC_REFERENCE", "reference").map_err(skipped).ok()?;
+        Some(Golden::read(&folder, model))
+    }
+
+    fn read(folder: &Path, model: &str) -> Golden {
+        let (checkpoint, captions) = (folder.join(model), folder.join("captions.jsonl"));
+        let (vectors, dim) = read_npy(&checkpoint.join("golden_embeddings.npy"));
+        let lines = std::fs::read_to_string(&captions).unwrap().lines().count();
+        assert!(lines > 50 && vectors.len() == lines * dim, "{lines} captions");
+        Golden { checkpoint, captions, vectors, dim }
+    }
+
+    /// Imports the checkpoint.
+    fn import(&self, folder: &Path, precision: &str) -> PathBuf {
+        let (package, head) = (folder.join(precision), self.checkpoint.join("Linear Weights.pkl"));
+        let import = ["model", "import", text(&self.checkpoint), "--head", text(&head)];
+        let more = ["--precision", precision, "--out", text(&package)];
+        capvec_ok(&[&import[..], &more].concat());
+        package
+    }
+
+    /// Embeds the captions and returns their vectors, one behind the other.
+    fn embed(&self, package: &Path, options: &[&str]) -> Vec<f32> {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("npy");
+        let embed = ["embed", "--model", text(package), "--pointer", "/caption"];
+        let files = [text(&self.captions), "--format", "npy", "--out", text(&out)];
+        capvec_ok(&[&embed[..], &files, options].concat());
+        let (found, dim) = read_npy(&out);
+        assert_eq!((found.len(), dim), (self.vectors.len(), self.dim));
+        found
+    }
+
+    /// Returns what a precision's vectors give when they are measured against PyTorch's, ordered.
+    fn measure(&self, precision: &str, how: fn(&[f32], &[f32]) -> f64) -> Vec<f64> {
+        let folder = tempfile::tempdir().unwrap();
+        let found = self.embed(&self.import(folder.path(), precision), &[]);
+        let pairs = found.chunks(self.dim).zip(self.vectors.chunks(self.dim));
+        let mut measured: Vec<f64> = pairs.map(|(found, golden)| how(found, golden)).collect();
+        measured.sort_by(f64::total_cmp);
+        measured
+    }
+}
+
+/// The token ids are Hugging Face's, and the vectors PyTorch's in every company. The bounds are shares of
+/// a vector's length.
+fn check(golden: &Golden) {
+    let folder = tempfile::tempdir().unwrap();
+    let package = golden.import(folder.path(), "fp32");
+    capvec_ok(&["model", "verify", text(&package)]);
+
+    let tokenize = ["tokenize", "--model", text(&package), "--pointer", "/caption"];
+    let printed = capvec_ok(&[&tokenize[..], &[text(&golden.captions)]].concat());
+    let rows = golden.vectors.len() / golden.dim;
+    let tokens = std::fs::read_to_string(golden.checkpoint.join("golden_tokens.jsonl")).unwrap();
+    assert_eq!((printed.lines().count(), tokens.lines().count()), (rows, rows));
+    for (number, (found, golden)) in printed.lines().zip(tokens.lines()).enumerate() {
         let found: serde_json::Value = serde_json::from_str(found).unwrap();
         let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
         assert_eq!(found, golden["input_ids"], "caption {number}: {}", golden["caption"]);
     }
-    assert_eq!(printed.lines().count(), 104);
 
-    let (golden, dim) = read_npy(&checkpoint.join("golden_embeddings.npy"));
-    assert_eq!((golden.len(), dim), (104 * 640, 640));
     let mut alone = Vec::new();
     for batch in ["1", "2", "7", "1024"] {
-        let out = folder.path().join(format!("{batch}.npy"));
-        capvec_ok(&[
-            "embed",
-            "--model",
-            package,
-            "--pointer",
-            "/caption",
-            captions,
-            "--format",
-            "npy",
-            "--out",
-            text(&out),
-            "--batch-captions",
-            batch,
-            "--batch-tokens",
-            "100000",
-        ]);
-        let (found, _) = read_npy(&out);
-        assert_eq!(found.len(), golden.len());
+        let options = ["--batch-captions", batch, "--batch-tokens", "100000"];
+        let found = golden.embed(&package, &options);
         if batch == "1" {
             alone.clone_from(&found);
         }
-        for row in 0..104 {
-            let range = row * dim..(row + 1) * dim;
-            let error = relative_error(&found[range.clone()], &golden[range.clone()]);
+        for row in 0..rows {
+            let range = row * golden.dim..(row + 1) * golden.dim;
+            let error = relative_error(&found[range.clone()], &golden.vectors[range.clone()]);
             assert!(error <= 1e-5, "caption {row} in batches of {batch}: {error:e}");
             let apart = relative_error(&found[range.clone()], &alone[range]);
             assert!(apart <= 1e-6, "caption {row}, batches of {batch} and alone: {apart:e}");
@@ -73,59 +112,87 @@ fn check(model: &str) {
     }
 }
 
-/// Returns the relative errors of an fp16 package on the CPU, which stores the same numbers in 16 bits
-/// as a GPU, and sums in 32. In order of their size.
-fn errors_of_fp16(model: &str) -> Option<Vec<f64>> {
-    let checkpoint = beside("CAPVEC_REFERENCE", "reference")?.join(model);
-    let folder = tempfile::tempdir().unwrap();
-    let (package, out) = (folder.path().join("package"), folder.path().join("npy"));
-    let (package, head) = (text(&package), checkpoint.join("Linear Weights.pkl"));
-    let import = ["model", "import", text(&checkpoint), "--head", text(&head), "--out", package];
-    capvec_ok(&[&import[..], &["--precision", "fp16"]].concat());
-    let captions = checkpoint.join("../captions.jsonl");
-    let embed = ["embed", "--model", package, "--pointer", "/caption", text(&captions)];
-    capvec_ok(&[&embed[..], &["--format", "npy", "--out", text(&out)]].concat());
-    let (golden, dim) = read_npy(&checkpoint.join("golden_embeddings.npy"));
-    let (found, _) = read_npy(&out);
-    assert_eq!(found.len(), golden.len());
-    let rows = found.chunks(dim).zip(golden.chunks(dim));
-    let mut errors: Vec<f64> = rows.map(|(found, golden)| relative_error(found, golden)).collect();
-    errors.sort_by(f64::total_cmp);
-    Some(errors)
+/// On the CPU, which stores the same numbers in 16 bits as a GPU, and sums in 32.
+fn check_fp16(golden: &Golden, median_max: f64, most: f64) {
+    let errors = golden.measure("fp16", relative_error);
+    let (median, largest) = (errors[errors.len() / 2], errors[errors.len() - 1]);
+    assert!(median <= median_max, "the median: {median:e}");
+    assert!(largest <= most, "the largest: {largest:e}");
+}
+
+/// Directions are what 8-bit integers keep.
+fn check_int8(golden: &Golden) {
+    let lowest = golden.measure("int8", cosine)[0];
+    assert!(lowest > 0.99, "the lowest cosine: {lowest}");
+}
+
+#[test]
+fn bert_is_pytorch() {
+    check(&Golden::committed("bert"));
+}
+
+#[test]
+fn distilbert_is_pytorch() {
+    check(&Golden::committed("distilbert"));
+}
+
+#[test]
+fn fp16_is_nearly_pytorch() {
+    for family in ["bert", "distilbert"] {
+        check_fp16(&Golden::committed(family), 2e-3, 2e-3);
+    }
+}
+
+#[test]
+fn int8_is_near_pytorch() {
+    for family in ["bert", "distilbert"] {
+        check_int8(&Golden::committed(family));
+    }
 }
 
 #[test]
 fn m_bert_mini_is_pytorch() {
-    check("m-bert-mini");
+    let Some(golden) = Golden::reference("m-bert-mini") else { return };
+    check(&golden);
 }
 
 #[test]
 fn m_distil_mini_is_pytorch() {
-    check("m-distil-mini");
+    let Some(golden) = Golden::reference("m-distil-mini") else { return };
+    check(&golden);
 }
 
 #[test]
 fn m_bert_mini_in_fp16_is_nearly_pytorch() {
-    let Some(errors) = errors_of_fp16("m-bert-mini") else { return };
-    assert!(errors[103] <= 2e-3, "{:e}", errors[103]);
+    let Some(golden) = Golden::reference("m-bert-mini") else { return };
+    check_fp16(&golden, 2e-3, 2e-3);
 }
 
 #[test]
 fn m_distil_mini_in_fp16_is_nearly_pytorch() {
-    let Some(errors) = errors_of_fp16("m-distil-mini") else { return };
-    assert!(errors[51] <= 2e-3, "the median: {:e}", errors[51]);
+    let Some(golden) = Golden::reference("m-distil-mini") else { return };
     // Its random weights make much of little differences: with weights rounded to 16 bits, and
     // everything else in float64, the largest error is 3.2e-3.
-    assert!(errors[103] <= 4e-3, "the largest: {:e}", errors[103]);
+    check_fp16(&golden, 2e-3, 4e-3);
+}
+
+#[test]
+fn m_bert_mini_in_int8_is_near_pytorch() {
+    let Some(golden) = Golden::reference("m-bert-mini") else { return };
+    check_int8(&golden);
+}
+
+#[test]
+fn m_distil_mini_in_int8_is_near_pytorch() {
+    let Some(golden) = Golden::reference("m-distil-mini") else { return };
+    check_int8(&golden);
 }
 
 #[test]
 fn the_token_ids_of_20_000_captions_are_hugging_faces() {
-    let (Some(reference), Some(captions)) =
-        (beside("CAPVEC_REFERENCE", "reference"), beside("CAPVEC_CAPTIONS", "captions"))
-    else {
-        return;
-    };
+    let reference = beside("CAPVEC_REFERENCE", "reference");
+    let both = reference.and_then(|found| Ok((found, beside("CAPVEC_CAPTIONS", "captions")?)));
+    let Ok((reference, captions)) = both.map_err(skipped) else { return };
     let folder = tempfile::tempdir().unwrap();
     let (package, vocab) = (folder.path().join("package"), reference.join("vocab.txt"));
     let (package, vocab) = (text(&package), text(&vocab));

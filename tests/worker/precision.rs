@@ -7,7 +7,7 @@ use capvec::model::manifest::Precision;
 use capvec::model::package::{Draft, Existing, Package, write};
 use capvec::model::synth::Preset;
 
-use crate::support::{capvec_ok, package_of, relative_error, text};
+use crate::support::{capvec_ok, cosine, package_of, relative_error, text};
 
 /// Vectors of the demo's captions, in batches of at most so many captions.
 fn embed(package: &Path, batch_captions: &str) -> Vec<Vec<f32>> {
@@ -16,13 +16,6 @@ fn embed(package: &Path, batch_captions: &str) -> Vec<Vec<f32>> {
     let args = ["embed", "--model", package, "--pointer", "/caption", captions];
     let out = capvec_ok(&[&args[..], &["--out", "-", "--batch-captions", batch_captions]].concat());
     out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[test]

@@ -179,6 +179,30 @@ fn links_between_documents_hold() {
 }
 
 #[test]
+fn the_summary_of_the_tests_counts_those_that_had_nothing_to_run() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let summary = |text: &str| {
+        std::fs::write(log.path(), text).unwrap();
+        let script = root().join("scripts/test-summary");
+        let output = Command::new(script).arg(log.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ran = "test a::b ... ok\ntest result: ok. 7 passed; 1 failed; 2 ignored; 0 measured\n";
+    assert_eq!(summary(ran), "\n7 passed, 1 failed, 2 skipped\n");
+    // One says it twice, and another where the harness had begun a line. The chart's count theirs.
+    let skipped = "skipped: page::one: no Chromium\nskipped: page::one: no Chromium\n\
+                   test page::two ... skipped: page::two: no Chromium\nok\n\
+                   skipped  helm lint: no helm\ntest result: ok. 3 passed; 0 failed; 1 ignored\n";
+    assert_eq!(
+        summary(&format!("{ran}{skipped}")),
+        "\n10 passed, 1 failed, 3 skipped; of those that passed, 2 had nothing to run \
+         (see \"skipped:\")\n"
+    );
+    assert_eq!(summary("error: could not compile\n"), "");
+}
+
+#[test]
 fn no_file_is_long_enough_to_hold_two_ideas() {
     for file in tracked_files() {
         if file.extension().is_some_and(|e| e == "rs") {

@@ -1,6 +1,5 @@
 //! Model packages and what they are compared with.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -42,20 +41,24 @@ pub fn relative_error(found: &[f32], golden: &[f32]) -> f64 {
     norm(&mut pairs.into_iter()) / norm(&mut golden.iter().map(|g| f64::from(*g)))
 }
 
-/// A folder beside the checkout that not every machine has. A test that needs it says that it is
-/// skipped where it isn't there.
-pub fn beside(variable: &str, folder: &str) -> Option<PathBuf> {
+/// Returns the cosine of the angle between two vectors.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Returns a folder beside the checkout that not every machine has, or that it isn't there.
+pub fn beside(variable: &str, folder: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os(variable).map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(folder),
         PathBuf::from,
     );
-    if path.is_dir() {
-        return Some(path);
+    match path.is_dir() {
+        true => Ok(path),
+        false => Err(format!("{} is not there (or name it in {variable})", path.display())),
     }
-    // Not by eprintln!, which is shown of tests that fail alone.
-    let line = format!("skipped: {} is not there (or name it in {variable})\n", path.display());
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-    None
 }
 
 /// Returns the text of a file that gzip has packed.

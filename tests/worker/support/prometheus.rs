@@ -2,7 +2,6 @@
 //!
 //! `scripts/prometheus` puts both into the cache. Where they aren't there, tests say that they are skipped.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -21,19 +20,14 @@ pub struct Prometheus {
     folder: tempfile::TempDir,
 }
 
-/// Returns the path of `prometheus` or `promtool`; says that the test is skipped where there is none.
-pub fn program(name: &str) -> Option<PathBuf> {
+/// Returns the path of `prometheus` or `promtool`, or that there is none.
+pub fn program(name: &str) -> Result<PathBuf, String> {
     let on_the_path: Vec<PathBuf> =
         std::env::var_os("PATH").map_or(Vec::new(), |path| std::env::split_paths(&path).collect());
     let cached = cache_folder().map(|cache| cache.join("prometheus/bin"));
-    let found = on_the_path.into_iter().chain(cached).map(|folder| folder.join(name));
-    let found = found.into_iter().find(|path| path.is_file());
-    if found.is_none() {
-        // Not by eprintln!, which is shown of tests that fail alone.
-        let line = format!("skipped: {name} is missing; scripts/prometheus fetches it\n");
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
-    }
-    found
+    let mut paths = on_the_path.into_iter().chain(cached).map(|folder| folder.join(name));
+    let found = paths.find(|path| path.is_file());
+    found.ok_or_else(|| format!("{name} is missing; scripts/prometheus fetches it"))
 }
 
 impl Prometheus {
