@@ -130,12 +130,29 @@ def worker(objects):
     return workload(objects)["spec"]["template"]["spec"]["containers"][0]
 
 
-def config_map(objects):
-    return next(i for i in objects if i["kind"] == "ConfigMap" and "capvec.toml" in i["data"])["data"]
+def file_at(pod, path, cluster=()):
+    """The text that a pod's first container has at a path, as a kubelet puts it there: `pod` is an object with a spec or a
+    template of pods, and `cluster` has the objects that there are when the container starts."""
+    spec = pod["spec"]
+    mount = next(m for part in ("containers", "initContainers") for c in spec.get(part, []) for m in c["volumeMounts"]
+                 if path == m["mountPath"] or path.startswith(m["mountPath"] + "/"))
+    name = mount.get("subPath") or path.removeprefix(mount["mountPath"] + "/")
+    volume = next(v for v in spec["volumes"] if v["name"] == mount["name"])
+    if "configMap" in volume:
+        named = volume["configMap"]["name"]
+        return next(i["data"] for i in cluster if i["kind"] == "ConfigMap" and i["metadata"]["name"] == named)[name]
+    item = next(item for item in volume["downwardAPI"]["items"] if item["path"] == name)
+    key = re.fullmatch(r"metadata\.annotations\['(.*)'\]", item["fieldRef"]["fieldPath"])[1]
+    return pod["metadata"]["annotations"][key]
+
+
+def configuration(objects):
+    """The worker's configuration, as its pods have it."""
+    return file_at(workload(objects)["spec"]["template"], "/etc/capvec/capvec.toml", objects)
 
 
 def options(objects):
-    return tomllib.loads(config_map(objects)["capvec.toml"])
+    return tomllib.loads(configuration(objects))
 
 
 def version_of(pattern, path):

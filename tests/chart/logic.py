@@ -6,7 +6,7 @@ import re
 import yaml
 
 import schemas
-from chart import FILE, config_map, kinds, one, options, pod_specs, worker, workload
+from chart import FILE, file_at, kinds, one, options, pod_specs, worker, workload
 from restricted import faults
 
 FETCH = {"source": "fetch", "fetch": {"from": "http", "http": {"url": "https://models.example/m/"}, "files": FILE}}
@@ -36,7 +36,7 @@ def volumes(objects):
 def deployment_by_default(chart):
     """a Deployment by default, without a Service, a policy or custom resources"""
     objects = chart.render()
-    assert kinds(objects) == {"Deployment", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "Pod"}, kinds(objects)
+    assert kinds(objects) == {"Deployment", "ServiceAccount", "PodDisruptionBudget", "Pod"}, kinds(objects)
     assert workload(objects)["spec"]["replicas"] == 1
 
 
@@ -142,6 +142,26 @@ def replaced_by_configuration(chart):
     assert template({"config": {"batch": {"wait_max": "1ms"}}}) != before
     assert template({"replicas": 9}) == before
     assert template({"monitoring": {"podMonitor": {"enabled": True}}}) == before
+
+
+def configuration_of_old_pods(chart):
+    """a pod that restarts in the middle of a rollout starts with the configuration that it was made with, not the new one"""
+    paths = ["/etc/capvec/capvec.toml", "/etc/capvec-fetch/SHA256SUMS"]
+    for common in [{}, {"kafka": {"staticMembership": True}}, {"config": {"delivery": {"mode": "exactly-once"}}}]:
+        versions = []
+        for number in "12":
+            files = [{"name": "manifest.json", "sha256": number * 64}]
+            over = {"batch": {"wait_max": f"{number}ms"}, **common.get("config", {})}
+            model = {"source": "fetch", "fetch": {**FETCH["fetch"], "files": files}}
+            versions.append(chart.render({**common, "config": over, "model": model}))
+        old, new = versions
+        for pod in [workload(old)["spec"]["template"], one(old, "Pod")]:
+            for path in paths:
+                made_with, has_now = file_at(pod, path, old), file_at(pod, path, new)
+                assert made_with == has_now, f"{path} was {made_with!r}, and a container that restarts has {has_now!r}"
+        for path in paths:
+            text = [file_at(workload(objects)["spec"]["template"], path, objects) for objects in versions]
+            assert text[0] != text[1], f"{path} doesn't follow its values"
 
 
 def spread(chart):
@@ -331,7 +351,11 @@ def fetch_urls(chart):
         objects = chart.render({"model": {"source": "fetch", "fetch": {"files": FILE, **fetch}}})
         (init,) = workload(objects)["spec"]["template"]["spec"]["initContainers"]
         assert env(init)["FETCH_URL"]["value"] == url, env(init)["FETCH_URL"]
-        assert config_map(objects)["SHA256SUMS"] == f"{'1' * 64}  manifest.json\n"
+        template = workload(objects)["spec"]["template"]
+        sums = file_at(template, env(init)["FETCH_SUMS"]["value"], objects)
+        assert sums == f"{'1' * 64}  manifest.json\n", sums
+        script = file_at(template, init["command"][1], objects)
+        assert script == (chart.path / "files/fetch-model.sh").read_text()
 
 
 def pull_policies(chart):
@@ -407,7 +431,8 @@ def keda_authentication(chart):
     secrets = {r["parameter"]: (r["name"], r["key"]) for r in authentication["spec"]["secretTargetRef"]}
     assert secrets == {"password": ("s", "password"), "ca": ("ca", "ca.crt"), "cert": ("me", "tls.crt"), "key": ("me", "tls.key")}
     (username,) = authentication["spec"]["configMapTargetRef"]
-    assert config_map(objects)[username["key"]] == "u"
+    users = one(objects, "ConfigMap")
+    assert (users["metadata"]["name"], users["data"][username["key"]]) == (username["name"], "u")
     (trigger,) = one(objects, "ScaledObject")["spec"]["triggers"]
     assert trigger["metadata"]["sasl"] == "scram_sha512" and trigger["metadata"]["tls"] == "enable"
     assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]

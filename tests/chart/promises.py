@@ -14,7 +14,7 @@ import jsonschema
 import yaml
 
 import restricted
-from chart import CHART, LEAST, OPTIONS, ROOT, ci_files, config_map, kinds, options, version_of, worker
+from chart import CHART, LEAST, OPTIONS, ROOT, ci_files, configuration, kinds, options, version_of, worker
 from harness import Skip
 
 
@@ -136,7 +136,7 @@ def accepted_by_program(chart):
         objects = chart.render(file=file, kubernetes="1.34.0")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "capvec.toml"
-            path.write_text(mounted(config_map(objects)["capvec.toml"], Path(folder)))
+            path.write_text(mounted(configuration(objects), Path(folder)))
             variables = {name: mounted(value, Path(folder)) for name, value in environment(worker(objects)).items()}
             done = subprocess.run(
                 [binary, "check", "--offline", "--config", path], env=variables, capture_output=True,

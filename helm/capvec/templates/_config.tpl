@@ -59,16 +59,11 @@ slice or a share of one, CUDA shows as one device however many are asked for. */
 {{ end -}}
 {{- end -}}
 
-{{/* All keys of the ConfigMap. */}}
-{{- define "capvec.configData" -}}
+{{/* The files that a pod reads, by name. */}}
+{{- define "capvec.configFiles" -}}
 capvec.toml: |
   # Written by the chart from its values.
   {{- include "capvec.toml" . | nindent 2 }}
-{{- $kafka := include "capvec.kafka" . | fromYaml }}
-{{- if and (eq .Values.autoscaling.kind "keda") $kafka.mechanism $kafka.username }}
-# For KEDA, which reads it from here.
-kafka-username: {{ $kafka.username | quote }}
-{{- end }}
 {{- if eq .Values.model.source "fetch" }}
 SHA256SUMS: |
   {{- range .Values.model.fetch.files }}
@@ -76,5 +71,14 @@ SHA256SUMS: |
   {{- end }}
 fetch-model.sh: |
   {{- .Files.Get "files/fetch-model.sh" | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The same as annotations of the pod, which a volume makes files of again. So each pod keeps the configuration that it was
+made with, whatever becomes of the release: one that restarts while a rollout stands still mustn't start with what made it
+stand still. A changed one replaces the pods. */}}
+{{- define "capvec.configAnnotations" -}}
+{{- range $name, $text := include "capvec.configFiles" . | fromYaml }}
+capvec/{{ $name }}: {{ toJson $text }}
 {{- end }}
 {{- end -}}

@@ -14,9 +14,7 @@ metadata:
     {{- /* No version among them: a release that changes nothing of the pod replaces none. */}}
     {{- toYaml (merge (include "capvec.selectorLabels" . | fromYaml) (default dict .Values.podLabels) (default dict .Values.commonLabels)) | nindent 4 }}
   annotations:
-    {{- /* A changed configuration replaces the pods. */}}
-    {{- $checksum := dict "checksum/config" (include "capvec.configData" . | sha256sum) }}
-    {{- toYaml (merge $checksum (default dict .Values.podAnnotations) (dict "kubectl.kubernetes.io/default-container" "capvec")) | nindent 4 }}
+    {{- toYaml (merge (include "capvec.configAnnotations" . | fromYaml) (default dict .Values.podAnnotations) (dict "kubectl.kubernetes.io/default-container" "capvec")) | nindent 4 }}
 spec:
   {{- include "capvec.podSpec" (dict "root" . "command" "run") | nindent 2 }}
 {{- end -}}
@@ -146,7 +144,11 @@ containers:
       {{- end }}
 volumes:
   - name: config
-    configMap: {name: {{ include "capvec.fullname" . | quote }}}
+    downwardAPI:
+      items:
+        {{- range $name, $_ := include "capvec.configFiles" . | fromYaml }}
+        - {path: {{ $name }}, fieldRef: {fieldPath: "metadata.annotations['capvec/{{ $name }}']"}}
+        {{- end }}
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}
   {{- with include "capvec.kafkaVolume" . | trim }}

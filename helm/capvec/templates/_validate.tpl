@@ -1,6 +1,6 @@
 {{/*
 What the schema can't say, or can't say well: relations between values. All faults are told at once, each with what to
-do. templates/configmap.yaml, which is always rendered, includes it.
+do. templates/validate.yaml, which is always rendered, includes it.
 */}}
 {{- define "capvec.validate" -}}
 {{- $faults := list -}}
@@ -58,7 +58,7 @@ do. templates/configmap.yaml, which is always rendered, includes it.
 
 {{- range $key, $_ := include "capvec.freeMap" . | fromYaml -}}
 {{- if or (regexMatch "password|secret|pem|token|jaas" $key) (eq $key "sasl.oauthbearer.config") -}}
-{{- $faults = append $faults (printf "config.kafka.librdkafka has %q, and a ConfigMap is no place for a secret: use kafka.sasl or kafka.tls, or the variable CAPVEC__KAFKA__LIBRDKAFKA__%s from a Secret in extraEnv" $key (upper $key | replace "." "_")) -}}
+{{- $faults = append $faults (printf "config.kafka.librdkafka has %q, and the configuration is no place for a secret, as whoever sees the pods sees it: use kafka.sasl or kafka.tls, or the variable CAPVEC__KAFKA__LIBRDKAFKA__%s from a Secret in extraEnv" $key (upper $key | replace "." "_")) -}}
 {{- end -}}
 {{- if eq $key "group.instance.id" -}}
 {{- $faults = append $faults "config.kafka.librdkafka has group.instance.id, the same for every worker: set kafka.staticMembership instead" -}}
