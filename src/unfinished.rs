@@ -9,11 +9,13 @@ use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
+
+use crate::lock::lock;
 
 /// How names of this process's begin. Not its number: in containers they all have the same.
 static PREFIX: LazyLock<String> =
@@ -24,13 +26,13 @@ static FOLDERS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Returns what the name of something unfinished in `folder` must begin with.
 pub fn prefix_in(folder: &Path) -> &'static str {
-    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
+    lock(&FOLDERS).insert(folder.to_owned());
     &PREFIX
 }
 
 /// Runs what moves results to their places in more than one step: a signal waits for its end.
 pub fn undisturbed<T>(steps: impl FnOnce() -> T) -> T {
-    let _folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let _folders = lock(&FOLDERS);
     steps()
 }
 
@@ -48,7 +50,7 @@ pub fn remove_on_signals() -> io::Result<()> {
     std::thread::Builder::new().name("capvec-signals".into()).spawn(move || {
         for signal in signals.forever() {
             // To the end: nothing that is half removed may be moved to its place.
-            let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+            let folders = lock(&FOLDERS);
             folders.iter().for_each(|folder| remove_from(folder));
             if std::process::id() == 1 {
                 // A container's first process is spared what a signal does by default.

@@ -11,13 +11,23 @@ use serde::{Deserialize, Serialize};
 use super::caption::Id;
 
 /// The format of a vector record's value, as `output.format` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum VectorFormat {
     /// Raw little-endian float32.
     Native,
     /// A flat JSON object.
     Json,
+}
+
+impl VectorFormat {
+    /// Returns the name that options have for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VectorFormat::Native => "native",
+            VectorFormat::Json => "json",
+        }
+    }
 }
 
 /// Header: the model id.

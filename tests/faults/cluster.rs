@@ -6,9 +6,10 @@
 //! log in there as a user, so that a topic can be forbidden to them and to nobody else.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use capvec::lock::lock;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -84,7 +85,7 @@ impl Cluster {
     /// Returns a node, to be stopped, killed and started.
     pub fn node(&self, position: usize) -> MutexGuard<'_, Kafka> {
         // A row that failed has left nothing half-done in it.
-        self.nodes[position].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.nodes[position])
     }
 
     /// Returns the brokers' addresses for this harness.

@@ -7,7 +7,7 @@ use capvec::pipeline;
 use capvec::shutdown::{Shutdown, Wanted};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::support::{Cluster, Outgoing, eventually, mock};
+use crate::support::{Outgoing, eventually, mock};
 
 const CAPTIONS: usize = 5;
 
@@ -34,11 +34,7 @@ fn refused_once(mode: DeliveryMode) -> (anyhow::Result<()>, usize) {
         (has_failed || worker.metrics().render().contains(&settled)).then_some(())
     });
     shutdown.drain();
-    (worker.wait(), records(&cluster))
-}
-
-fn records(cluster: &Cluster) -> usize {
-    cluster.committed_records("in.out").len()
+    (worker.wait(), cluster.committed_records("in.out").len())
 }
 
 #[test]

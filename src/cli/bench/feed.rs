@@ -1,6 +1,6 @@
 //! The producer of captions.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -11,6 +11,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 
 use crate::config::Config;
 use crate::kafka::admin_properties;
+use crate::lock::lock;
 
 /// Header: the message's running number. The worker carries headers along.
 pub const HEADER_NUMBER: &str = "bench.number";
@@ -33,8 +34,7 @@ struct Notes(Mutex<Vec<Appended>>);
 
 impl Notes {
     fn take(&self) -> Vec<Appended> {
-        // An entry is whole at all times.
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut lock(&self.0))
     }
 }
 
@@ -48,7 +48,7 @@ impl ProducerContext for Notes {
         if let Ok(message) = result
             && let Timestamp::LogAppendTime(ms) = message.timestamp()
         {
-            let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut notes = lock(&self.0);
             notes.push(Appended { number: number as u64, ms });
         }
     }

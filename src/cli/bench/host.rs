@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use super::captions::{Caption, CaptionArgs};
@@ -61,35 +61,10 @@ pub struct HostArgs {
     )]
     messages: u64,
     /// The format of the vectors.
-    #[arg(long, value_enum, default_value_t = Format::Native)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = VectorFormat::Native)]
+    format: VectorFormat,
     #[command(flatten)]
     report: ReportArgs,
-}
-
-/// Formats of vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Raw numbers.
-    Native,
-    /// JSON.
-    Json,
-}
-
-impl Format {
-    fn as_str(self) -> &'static str {
-        match self {
-            Format::Native => "native",
-            Format::Json => "json",
-        }
-    }
-
-    fn of_records(self) -> VectorFormat {
-        match self {
-            Format::Native => VectorFormat::Native,
-            Format::Json => VectorFormat::Json,
-        }
-    }
 }
 
 /// What is printed as JSON.
@@ -97,7 +72,7 @@ impl Format {
 struct HostReport {
     bench: &'static str,
     brokers: String,
-    format: &'static str,
+    format: VectorFormat,
     messages: u64,
     repeats: u32,
     mean_tokens: f64,
@@ -170,11 +145,11 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
     let ratios = worker.iter().zip(&bare).map(|(w, b)| w.cpu_us_per_caption / b.cpu_us_per_caption);
     let tokens: usize = bench.captions.iter().map(|caption| caption.ids.len()).sum();
     let manifest = &bench.package.manifest;
-    let values = values(args.format.of_records(), manifest.network.dim, &manifest.model_id);
+    let values = values(args.format, manifest.network.dim, &manifest.model_id);
     let report = HostReport {
         bench: "host",
         brokers: args.cluster.brokers.clone().unwrap_or_else(|| "embedded".into()),
-        format: args.format.as_str(),
+        format: args.format,
         messages: args.messages,
         repeats,
         mean_tokens: tokens as f64 / bench.captions.len() as f64,
@@ -320,7 +295,7 @@ impl HostReport {
             self.messages,
             self.mean_tokens,
             self.brokers,
-            self.format,
+            self.format.as_str(),
             self.value_bytes,
             self.repeats,
             self.cpu_ratio.median,

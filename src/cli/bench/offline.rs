@@ -1,12 +1,13 @@
 //! The network over captions that are tokenized already, without Kafka: the worker's way to make
 //! batches, and the usual one beside it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::{EmbedError, Embedder};
+use crate::lock::lock;
 
 /// Captions of a padded batch.
 pub const PADDED_CAPTIONS: usize = 32;
@@ -103,11 +104,10 @@ pub fn embed(
     assert!(!captions.is_empty() && !embedders.is_empty(), "there are captions and embedders");
     let started = Instant::now();
     let shared = Mutex::new(Shared::default());
-    let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
     let run = |embedder: &mut dyn Embedder| -> Result<(), EmbedError> {
         loop {
             let (batch, number, tokens) = {
-                let mut shared = lock();
+                let mut shared = lock(&shared);
                 if shared.is_over {
                     return Ok(());
                 }
@@ -118,7 +118,7 @@ pub fn embed(
                 (batch, number, tokens)
             };
             let embedded = embedder.embed(&batch);
-            let mut shared = lock();
+            let mut shared = lock(&shared);
             if let Err(error) = embedded {
                 shared.is_over = true;
                 return Err(error);
@@ -136,7 +136,7 @@ pub fn embed(
         let threads: Vec<_> = embedders.iter_mut().map(|one| scope.spawn(|| run(*one))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("embedding doesn't panic"))
     })?;
-    Ok(lock().work)
+    Ok(lock(&shared).work)
 }
 
 /// What the embedders share.

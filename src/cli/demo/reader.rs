@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::broker::{Broker, HEADER_LANG, HEADER_NUMBER, PARTITIONS, REJECTED, VE
 use crate::cli::embedded::FETCH_WAIT;
 use crate::clock::since_epoch;
 use crate::kafka::dead_letter::{HEADER_EXCEPTION, HEADER_MESSAGE};
+use crate::lock::lock;
 use crate::wire::vector::HEADER_TOKENS;
 
 /// The longest that the reader waits for a record: how late it may notice its stop.
@@ -142,11 +143,6 @@ impl Reader {
         self.thread.join().expect("the reader doesn't panic").context("the reader failed")?;
         Ok(std::mem::take(&mut lock(&self.tally)))
     }
-}
-
-/// A tally holds whole entries at all times, so that a panic elsewhere doesn't spoil it.
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Tally ===

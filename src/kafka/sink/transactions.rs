@@ -392,20 +392,21 @@ fn flush_and_commit(
     let until = Instant::now() + step;
     // rdkafka's commit flushes by polling, as the producer's own thread does. Only one of the two gets
     // the last acknowledgement, and the other waits in vain for 100 ms: a commit took no less.
-    while producer.in_flight_count() > 0 {
+    loop {
+        // In this order: a report comes before its record is counted out, and librdkafka may take the
+        // record for delivered.
+        let have_arrived = producer.in_flight_count() == 0;
         if !undelivered.is_empty() {
             return Err(KafkaError::MessageProduction(RDKafkaErrorCode::State));
+        }
+        if have_arrived {
+            return producer.commit_transaction(step);
         }
         if Instant::now() >= until {
             return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
         }
         std::thread::sleep(FLUSH_LOOK);
     }
-    // Its report comes before the record is counted out, and librdkafka may take it for delivered.
-    if !undelivered.is_empty() {
-        return Err(KafkaError::MessageProduction(RDKafkaErrorCode::State));
-    }
-    producer.commit_transaction(step)
 }
 
 /// Returns whether a record came back because its transaction was aborted, or its producer ended.

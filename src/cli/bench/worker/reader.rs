@@ -1,7 +1,7 @@
 //! The reader at the other end: notes when each caption's vector was available.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::cli::bench::feed::HEADER_NUMBER;
 use crate::cli::demo::header;
 use crate::config::Config;
 use crate::kafka::admin_properties;
+use crate::lock::lock;
 use crate::wire::vector::HEADER_TOKENS;
 
 /// The longest that the reader waits for a record: how late it may notice its stop.
@@ -120,11 +121,6 @@ impl Drop for Reader {
             drop(thread.join());
         }
     }
-}
-
-/// A tally holds whole entries at all times, so that a panic elsewhere doesn't spoil it.
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tally {
