@@ -91,6 +91,9 @@ def rollout(chart):
     assert strategy({"gpu": {"enabled": True}}) == (0, 1)
     assert strategy({"gpu": {"enabled": True}, "rollout": {"maxUnavailable": "50%"}}) == (0, "50%")
     assert strategy({"rollout": {"maxSurge": "25%"}}) == ("25%", 0)
+    for nothing in ["", None]:
+        given = strategy({"rollout": {"maxSurge": nothing, "maxUnavailable": nothing}})
+        assert given == (1, 0), f"{nothing!r} gave {given}"
     # A StatefulSet uses neither, so there is nothing to refuse.
     assert one(chart.render({"kafka": {"staticMembership": True}, "rollout": {"maxSurge": 0}}), "StatefulSet")
 
