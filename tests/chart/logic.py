@@ -466,6 +466,9 @@ def hpa(chart):
     spec = one(objects, "HorizontalPodAutoscaler")["spec"]
     assert spec["maxReplicas"] == 4 and "replicas" not in workload(objects)["spec"]
     assert spec["scaleTargetRef"]["name"] == workload(objects)["metadata"]["name"]
+    # Or KEDA would refuse the ScaledObject of an upgrade, which Helm makes before it removes this.
+    annotations = one(objects, "HorizontalPodAutoscaler")["metadata"].get("annotations", {})
+    assert annotations.get("validations.keda.sh/hpa-ownership") == "false", annotations
     assert spec["metrics"] == [{"type": "Pods", "pods": {
         "metric": {"name": "capvec_lag_messages"}, "target": {"type": "AverageValue", "averageValue": "500"}}}]
     given = {"type": "External", "metric": "capvec_consumer_lag_messages", "selector": {"job": "a"}}
