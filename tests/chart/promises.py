@@ -172,6 +172,20 @@ def documents(chart):
         assert container[probe]["httpGet"] == worker(objects)[probe]["httpGet"], probe
 
 
+def missing_pip(_):
+    """without pip scripts/helm-tools says what to type, and `make chart` looks for it before"""
+    with tempfile.TemporaryDirectory() as folder:
+        python = Path(folder) / "python3"
+        python.write_text("#!/bin/sh\nexit 1\n")
+        python.chmod(0o755)
+        variables = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "CAPVEC_CACHE": f"{folder}/cache"}
+        done = subprocess.run(
+            [ROOT / "scripts/helm-tools"], env=variables, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "sudo apt-get install -y python3-pip" in done.stderr, done.stderr
+    steps = re.search(r"^chart:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1].split("\n\t")
+    assert steps[0].strip() == "@scripts/setup test", steps
+
+
 ALL = [
-    generated, closed_schema, version, defaults, carried_files, inside_another, known_options, accepted_by_program, documents,
+    missing_pip, generated, closed_schema, version, defaults, carried_files, inside_another, known_options, accepted_by_program, documents,
 ]
