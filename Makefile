@@ -46,6 +46,7 @@ image-test: build ## Build the container image around the release and run it
 	@scripts/check-image "$(target_dir)/release/capvec"
 
 chart: ## Check the Helm chart alone
+	@scripts/setup test
 	@scripts/check-chart
 
 faults: ## Try every fault of docs/delivery.md: make faults ARGS="--mode at-least-once 1 6b"

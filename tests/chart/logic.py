@@ -91,6 +91,9 @@ def rollout(chart):
     assert strategy({"gpu": {"enabled": True}}) == (0, 1)
     assert strategy({"gpu": {"enabled": True}, "rollout": {"maxUnavailable": "50%"}}) == (0, "50%")
     assert strategy({"rollout": {"maxSurge": "25%"}}) == ("25%", 0)
+    for nothing in ["", None]:
+        given = strategy({"rollout": {"maxSurge": nothing, "maxUnavailable": nothing}})
+        assert given == (1, 0), f"{nothing!r} gave {given}"
     # A StatefulSet uses neither, so there is nothing to refuse.
     assert one(chart.render({"kafka": {"staticMembership": True}, "rollout": {"maxSurge": 0}}), "StatefulSet")
 
@@ -463,6 +466,9 @@ def hpa(chart):
     spec = one(objects, "HorizontalPodAutoscaler")["spec"]
     assert spec["maxReplicas"] == 4 and "replicas" not in workload(objects)["spec"]
     assert spec["scaleTargetRef"]["name"] == workload(objects)["metadata"]["name"]
+    # Or KEDA would refuse the ScaledObject of an upgrade, which Helm makes before it removes this.
+    annotations = one(objects, "HorizontalPodAutoscaler")["metadata"].get("annotations", {})
+    assert annotations.get("validations.keda.sh/hpa-ownership") == "false", annotations
     assert spec["metrics"] == [{"type": "Pods", "pods": {
         "metric": {"name": "capvec_lag_messages"}, "target": {"type": "AverageValue", "averageValue": "500"}}}]
     given = {"type": "External", "metric": "capvec_consumer_lag_messages", "selector": {"job": "a"}}

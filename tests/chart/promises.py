@@ -172,6 +172,40 @@ def documents(chart):
         assert container[probe]["httpGet"] == worker(objects)[probe]["httpGet"], probe
 
 
+def missing_pip(_):
+    """without pip scripts/helm-tools says what to type, and `make chart` looks for it before"""
+    with tempfile.TemporaryDirectory() as folder:
+        python = Path(folder) / "python3"
+        python.write_text("#!/bin/sh\nexit 1\n")
+        python.chmod(0o755)
+        variables = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "CAPVEC_CACHE": f"{folder}/cache"}
+        done = subprocess.run(
+            [ROOT / "scripts/helm-tools"], env=variables, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "sudo apt-get install -y python3-pip" in done.stderr, done.stderr
+    steps = re.search(r"^chart:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1].split("\n\t")
+    assert steps[0].strip() == "@scripts/setup test", steps
+
+
+def built_elsewhere(_):
+    """the scripts that measure look for the program where CARGO_TARGET_DIR has it built"""
+    variables = {**os.environ, "CARGO_TARGET_DIR": "/elsewhere"}
+    for script in ["bench-delivery", "bench-memory"]:
+        done = subprocess.run(
+            [ROOT / "scripts" / script, "--help"], env=variables, capture_output=True, text=True, timeout=60, check=True)
+        assert "/elsewhere/release/capvec" in done.stdout, f"{script}: {done.stdout}"
+    # It builds first: a cargo that does nothing.
+    with tempfile.TemporaryDirectory() as folder:
+        cargo = Path(folder) / "cargo"
+        cargo.write_text("#!/bin/sh\n")
+        cargo.chmod(0o755)
+        code = f"import runpy; print(runpy.run_path({str(ROOT / 'scripts/gpu-check')!r})['Check'].build(None))"
+        for target, program in [("/elsewhere", "/elsewhere/release/capvec"), ("in-it", ROOT / "in-it/release/capvec")]:
+            done = subprocess.run(
+                ["python3", "-c", code], env={**variables, "CARGO_TARGET_DIR": target, "PATH": f"{folder}:{os.environ['PATH']}"},
+                capture_output=True, text=True, timeout=60, check=True)
+            assert done.stdout.strip() == str(program), f"gpu-check: {done.stdout}"
+
+
 ALL = [
-    generated, closed_schema, version, defaults, carried_files, inside_another, known_options, accepted_by_program, documents,
+    missing_pip, built_elsewhere, generated, closed_schema, version, defaults, carried_files, inside_another, known_options, accepted_by_program, documents,
 ]

@@ -66,13 +66,14 @@ selects counts, then the object's own. */}}
 {{- ternary "StatefulSet" "Deployment" (eq (include "capvec.stateful" .) "true") -}}
 {{- end -}}
 
-{{/* Pods more and fewer than wanted during a rollout; with GPUs one goes before another comes. */}}
+{{/* Pods more and fewer than wanted during a rollout; with GPUs one goes before another comes. As text, so that a 0 counts as
+given; null is as if nothing were. */}}
 {{- define "capvec.maxSurge" -}}
-{{- default (ternary "0" "1" .Values.gpu.enabled) (toString .Values.rollout.maxSurge) -}}
+{{- default (ternary "0" "1" .Values.gpu.enabled) (kindIs "invalid" .Values.rollout.maxSurge | ternary "" (toString .Values.rollout.maxSurge)) -}}
 {{- end -}}
 
 {{- define "capvec.maxUnavailable" -}}
-{{- default (ternary "1" "0" .Values.gpu.enabled) (toString .Values.rollout.maxUnavailable) -}}
+{{- default (ternary "1" "0" .Values.gpu.enabled) (kindIs "invalid" .Values.rollout.maxUnavailable | ternary "" (toString .Values.rollout.maxUnavailable)) -}}
 {{- end -}}
 
 {{/* Milliseconds of a duration such as "1m 30s" or "1500ms". */}}
