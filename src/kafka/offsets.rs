@@ -21,6 +21,25 @@ use crate::tracked::{Assignment, NextOffset, Offset};
 pub struct OffsetLedger {
     partitions: HashMap<i32, Books>,
     in_flight: InFlight,
+    /// The widest of each partition since they were last taken.
+    gaps: HashMap<i32, Gap>,
+}
+
+/// Offsets for which no message came. They may have been of transaction markers, of messages that were compacted away
+/// or whose transaction was aborted, and of messages that were deleted before they were fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The first of them.
+    pub from: NextOffset,
+    /// That of the message which came instead.
+    pub to: Offset,
+}
+
+impl Gap {
+    /// Returns the number of offsets.
+    pub fn offsets(&self) -> i64 {
+        self.to.0 - self.from.0
+    }
 }
 
 /// What has been received and isn't committable yet.
@@ -142,6 +161,14 @@ impl OffsetLedger {
             let skipped = first.filter(|first| *first < offset);
             return Err(WentBack { last, found: offset, skipped });
         }
+        let due = books.last.map(Offset::next).or(books.begins);
+        if let Some(from) = due.filter(|due| due.0 < offset.0) {
+            let gap = Gap { from, to: offset };
+            let widest = self.gaps.entry(partition).or_insert(gap);
+            if widest.offsets() < gap.offsets() {
+                *widest = gap;
+            }
+        }
         books.last = Some(offset);
         books.window.push_back(Entry { offset, bytes, timestamp_ms, received, settled: false });
         self.in_flight.messages += 1;
@@ -170,6 +197,11 @@ impl OffsetLedger {
             self.in_flight.bytes -= entry.bytes;
         }
         true
+    }
+
+    /// Returns the widest gap of each partition that has had one since the last call, also of those that have ended.
+    pub fn take_gaps(&mut self) -> HashMap<i32, Gap> {
+        std::mem::take(&mut self.gaps)
     }
 
     /// Notes the group's offset at which the partition's assignment begins.

@@ -18,6 +18,7 @@
 //! - A partition is given up only after its last commit, or after the drain's limit.
 
 mod backpressure;
+mod deleted;
 mod lag;
 mod membership;
 mod placing;
@@ -37,6 +38,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use thiserror::Error;
 
 use backpressure::Full;
+use deleted::Deleted;
 use lag::Lag;
 use membership::Leaving;
 use placing::{Placed, Placing};
@@ -107,6 +109,7 @@ pub struct Source {
     health: Arc<Health>,
     metrics: SourceMetrics,
     lag: Lag,
+    deleted: Deleted,
     stall: Stall,
     /// By outcome, looked up once: every message has one.
     settled: [IntCounter; Outcome::ALL.len()],
@@ -167,6 +170,7 @@ impl Source {
             health,
             settled: Outcome::ALL.map(|o| metrics.settled.with_label_values(&[o.as_label()])),
             lag: Lag::new(metrics.lag.clone(), config.metrics.per_partition),
+            deleted: Deleted::new(metrics.deleted.clone()),
             stall: Stall::default(),
             metrics,
             topic: config.input.topic.clone(),
@@ -437,6 +441,7 @@ impl Source {
             .set(oldest.map_or(0.0, |o| o.received.elapsed().as_secs_f64()));
         self.health.oldest_unsettled(self.stall.since(oldest, Instant::now()));
         let mut ends = self.consumer.context().take_ends();
+        self.deleted.report(&ends, &mut self.ledger);
         ends.retain(|&partition, _| !self.placing.is_unplaced(partition));
         self.lag.report(ends, &self.ledger);
         let is_first_wait = self.waiting.is_some() && !self.health.is_assigned();

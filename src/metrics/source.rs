@@ -44,6 +44,8 @@ pub struct SourceMetrics {
     pub rebalances: IntCounterVec,
     /// Revocations whose drain didn't end in time.
     pub drains_missed: IntCounter,
+    /// Messages that were deleted before they were received.
+    pub deleted: IntCounter,
     /// Errors that the consumer reported and retries by itself.
     pub errors: IntCounter,
     /// Brokers that the consumer is connected to.
@@ -111,6 +113,11 @@ impl SourceMetrics {
                 r,
                 "drains_missed_total",
                 "Revocations whose drain didn't end in time; what was left is delivered again",
+            ),
+            deleted: counter(
+                r,
+                "messages_deleted_unread_total",
+                "Messages that the input topic deleted before they were received, at most",
             ),
             errors: counter(
                 r,

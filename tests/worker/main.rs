@@ -9,6 +9,7 @@ mod brokers;
 mod cli;
 mod compare;
 mod dashboard;
+mod deleted;
 mod device;
 mod dlq;
 mod exactly_once;

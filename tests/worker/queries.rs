@@ -52,7 +52,7 @@ const LATE: &str = "it is 0 unless the machine is so busy that captions take 10 
 
 /// Queries that give nothing, or 0, on healthy workers under load, and why. Alerts aren't here: theirs
 /// give 0 where all is well, unless they are.
-const UNUSUAL: [(&str, Answer, &str); 22] = [
+const UNUSUAL: [(&str, Answer, &str); 23] = [
     ("panel Blocked / A", Answer::Any, "chance has it whether a stage waits for the sink"),
     ("panel Batches that were split / A", Answer::Zero, "no pass fails"),
     (
@@ -76,6 +76,11 @@ const UNUSUAL: [(&str, Answer, &str); 22] = [
         "panel Rebalances / C",
         Answer::Any,
         "chance has it whether captions wait when partitions move",
+    ),
+    (
+        "panel Deleted before they were received / A",
+        Answer::Zero,
+        "the topics keep what isn't read",
     ),
     ("panel Trouble with the brokers / A", Answer::Any, "it is 0 unless the broker is very busy"),
     ("panel Trouble with the brokers / B", Answer::Any, "it is 0 unless the broker is very busy"),

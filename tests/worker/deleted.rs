@@ -1,0 +1,40 @@
+//! Captions that the topic deletes before a worker has received them, on a real Kafka.
+
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::support::{Cluster, Worker, captions, eventually, tiny_package};
+
+const DELETED: &str = "capvec_messages_deleted_unread_total";
+
+fn delete_before(cluster: &Cluster, topic: &str, offset: i64) {
+    let admin: AdminClient<DefaultClientContext> = cluster.client().create().unwrap();
+    let mut before = TopicPartitionList::new();
+    before.add_partition_offset(topic, 0, Offset::Offset(offset)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let deleted = runtime.block_on(admin.delete_records(&before, &AdminOptions::new())).unwrap();
+    deleted.elements().iter().for_each(|partition| partition.error().unwrap());
+}
+
+#[test]
+fn captions_that_the_topic_deleted_unread_are_counted_and_told() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("deleted", 1);
+    cluster.send("deleted", &captions(5));
+    let worker = Worker::start(&cluster, "deleted", tiny_package(), &[]).ready();
+    cluster.await_records("deleted.out", 5);
+    assert_eq!(worker.metric(DELETED), Some(0.0));
+    worker.stop();
+
+    // While it is away there come twenty, and twelve of them go.
+    cluster.send("deleted", &captions(20));
+    delete_before(&cluster, "deleted", 17);
+    let worker = Worker::start(&cluster, "deleted", tiny_package(), &[]).ready();
+    let out = cluster.await_records("deleted.out", 13);
+    assert_eq!(out[5].header("capvec.source"), "deleted/0/17");
+    eventually("the deleted ones are counted", || (worker.metric(DELETED)? == 12.0).then_some(()));
+    let log = worker.stop();
+    let line = log.lines().find(|line| line.contains("the topic deleted messages")).unwrap();
+    assert!(line.contains("partition=0 from=5 to=17 at_most=12"), "{line}");
+}
