@@ -21,6 +21,7 @@ mod backpressure;
 mod lag;
 mod membership;
 mod placing;
+mod refused;
 mod stall;
 mod turns;
 mod waiting;
@@ -40,6 +41,7 @@ use backpressure::Full;
 use lag::Lag;
 use membership::Leaving;
 use placing::{Placed, Placing};
+use refused::Refused;
 use stall::Stall;
 use turns::Turns;
 use waiting::Waiting;
@@ -88,6 +90,13 @@ pub enum SourceError {
          elsewhere, and this worker has to join anew"
     )]
     Overtaken,
+    /// The group refuses every commit, and librdkafka hears of no rebalance.
+    #[error(
+        "the group has refused every commit for {}s and told of no rebalance: it doesn't know this \
+         worker any more, whose captions come again; only a restart joins anew",
+        refused::PATIENCE.as_secs()
+    )]
+    Refused(#[source] KafkaError),
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
@@ -119,6 +128,7 @@ pub struct Source {
     full: Option<Full>,
     turns: Turns,
     last_commit: Instant,
+    refused: Refused,
     leaving: Option<Leaving>,
     /// Revocations that a stop has overtaken; they are answered when the group is left.
     unanswered: Vec<TopicPartitionList>,
@@ -178,6 +188,7 @@ impl Source {
             full: None,
             turns: Turns::default(),
             last_commit: Instant::now(),
+            refused: Refused::new(refused::PATIENCE),
             leaving: None,
             unanswered: Vec::new(),
             stopping: false,
@@ -214,7 +225,7 @@ impl Source {
             let received = if self.is_holding() { false } else { self.poll()? };
             self.handle_events()?;
             self.place()?;
-            self.note_commits();
+            self.note_commits()?;
             match self.shutdown.wanted() {
                 Wanted::Run => {}
                 Wanted::Drain => self.begin_stop(),
@@ -402,9 +413,10 @@ impl Source {
         self.committer.as_ref().is_some_and(Committer::is_busy)
     }
 
-    fn note_commits(&mut self) {
+    fn note_commits(&mut self) -> Result<(), SourceError> {
         let ended = self.committer.as_mut().and_then(Committer::ended);
-        let Some(Committed { result, offsets }) = ended else { return };
+        let Some(Committed { result, offsets }) = ended else { return Ok(()) };
+        let is_given_up = self.refused.committed(&result, Instant::now());
         let counted = if result.is_ok() { CommitResult::Ok } else { CommitResult::Failed };
         self.metrics.commits.with_label_values(&[counted.as_label()]).inc();
         if let Err(error) = result {
@@ -412,7 +424,11 @@ impl Source {
             for (partition, _) in offsets {
                 self.ledger.commit_failed(partition);
             }
+            if is_given_up {
+                return Err(SourceError::Refused(error));
+            }
         }
+        Ok(())
     }
 
     fn owned(&self) -> TopicPartitionList {

@@ -20,47 +20,37 @@ use crate::queue::{self, QueueReceiver};
 const TOPIC: &str = "captions";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running source, with what it is connected to.
-struct Rig {
-    source: JoinHandle<Result<(), SourceError>>,
+/// A source that runs, or doesn't yet, with what it is connected to.
+struct Rig<S = JoinHandle<Result<(), SourceError>>> {
+    source: S,
     consumer: Arc<SourceConsumer>,
     received: QueueReceiver<Vec<Tracked<()>>>,
     settlements: Sender<Settlement>,
     shutdown: Shutdown,
+    health: Arc<Health>,
     /// Dropped last: no client outlives its broker.
     broker: EmbeddedBroker,
 }
 
-impl Rig {
-    /// Starts the source of a topic with one partition of ten messages.
-    fn start(properties: &[(&str, &str)]) -> Rig {
-        Rig::start_after(properties, |_| ())
-    }
-
-    /// The same, after something is done with the broker.
-    fn start_after(properties: &[(&str, &str)], prepare: impl FnOnce(&EmbeddedBroker)) -> Rig {
+impl Rig<Source> {
+    /// Makes the source of a topic with one partition of ten messages, after something is done
+    /// with the broker.
+    fn new(options: &[(&str, &str)], prepare: impl FnOnce(&EmbeddedBroker)) -> Rig<Source> {
         let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
-        let producer: BaseProducer = broker.client().create().unwrap();
-        for number in 0..10 {
-            let text = number.to_string();
-            producer.send(BaseRecord::to(TOPIC).key(&text).payload(&text)).unwrap();
-        }
-        producer.flush(PATIENCE).unwrap();
+        send(&broker, 0..10);
         prepare(&broker);
 
-        let mut options: Vec<(String, String)> = [
-            ("kafka.brokers", broker.bootstrap().as_str()),
+        let bootstrap = broker.bootstrap();
+        let mut all = vec![
+            ("kafka.brokers", bootstrap.as_str()),
             ("kafka.group", "group"),
             ("input.topic", TOPIC),
             ("output.topic", "vectors"),
             ("model.package", "/nowhere"),
-        ]
-        .map(|(path, value)| (path.to_owned(), value.to_owned()))
-        .into();
-        options.extend(
-            properties.iter().map(|(k, v)| (format!("kafka.librdkafka.{k}"), (*v).to_owned())),
-        );
-        let config = load(None, &options).unwrap();
+        ];
+        all.extend(options);
+        let all: Vec<_> = all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let config = load(None, &all).unwrap();
         let metrics = Metrics::new();
         let connection = Connection::new(&config, &metrics.source).unwrap();
         let consumer = Arc::clone(&connection.consumer);
@@ -74,12 +64,23 @@ impl Rig {
             out,
             settled,
             shutdown.clone(),
-            health,
+            Arc::clone(&health),
             metrics.source.clone(),
         )
         .unwrap();
+        Rig { source, consumer, received, settlements, shutdown, health, broker }
+    }
+
+    fn run(self) -> Rig {
+        let Rig { source, consumer, received, settlements, shutdown, health, broker } = self;
         let source = std::thread::spawn(move || source.run());
-        Rig { source, consumer, received, settlements, shutdown, broker }
+        Rig { source, consumer, received, settlements, shutdown, health, broker }
+    }
+}
+
+impl Rig {
+    fn start(options: &[(&str, &str)]) -> Rig {
+        Rig::new(options, |_| ()).run()
     }
 
     /// Returns the messages from the next one to that of an offset.
@@ -107,6 +108,16 @@ impl Rig {
     }
 }
 
+/// Sends messages of these numbers.
+fn send(broker: &EmbeddedBroker, numbers: std::ops::Range<u32>) {
+    let producer: BaseProducer = broker.client().create().unwrap();
+    for number in numbers {
+        let text = number.to_string();
+        producer.send(BaseRecord::to(TOPIC).key(&text).payload(&text)).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+}
+
 fn offsets(messages: &[Tracked<()>]) -> Vec<i64> {
     messages.iter().map(|message| message.origin.offset.0).collect()
 }
@@ -131,7 +142,7 @@ fn where_offsets_go_back_what_is_unsettled_comes_again() {
 #[test]
 fn a_drain_that_the_group_does_not_wait_for_ends() {
     for strategy in ["range", "cooperative-sticky"] {
-        let rig = Rig::start(&[("partition.assignment.strategy", strategy)]);
+        let rig = Rig::start(&[("kafka.librdkafka.partition.assignment.strategy", strategy)]);
         let first = rig.receive_until(9);
         first[..3].iter().for_each(|message| rig.settle(message));
         let partitions = rig.consumer.assignment().unwrap();
@@ -158,6 +169,27 @@ fn a_drain_that_the_group_does_not_wait_for_ends() {
     }
 }
 
+/// As where librdkafka takes itself for rebalancing for good: it tells of no rebalance.
+#[test]
+fn a_member_that_the_group_does_not_know_any_more_ends() {
+    let mut rig = Rig::new(&[], |broker| {
+        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION];
+        broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
+    });
+    rig.source.refused = Refused::new(Duration::ZERO);
+    let rig = rig.run();
+    let messages = rig.receive_until(9);
+    messages.iter().for_each(|message| rig.settle(message));
+    let deadline = Instant::now() + PATIENCE;
+    while !rig.source.is_finished() {
+        assert!(Instant::now() < deadline, "the source goes on");
+        std::thread::yield_now();
+    }
+    let error = rig.source.join().unwrap().unwrap_err();
+    let SourceError::Refused(error) = error else { panic!("{error}") };
+    assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::IllegalGeneration));
+}
+
 /// librdkafka itself would never ask again, and the partition would stand still (confluentinc/librdkafka#5586).
 #[test]
 fn the_groups_offsets_are_asked_for_until_they_are_told() {
@@ -166,14 +198,15 @@ fn the_groups_offsets_are_asked_for_until_they_are_told() {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNSTABLE_OFFSET_COMMIT,
     ];
-    let rig = Rig::start_after(&[], |broker| {
+    let rig = Rig::new(&[], |broker| {
         broker.cluster().request_errors(RDKafkaApiKey::OffsetFetch, &moves);
         // The group is in the middle of the topic.
         let consumer: BaseConsumer = broker.client().set("group.id", "group").create().unwrap();
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(TOPIC, 0, Position::Offset(4)).unwrap();
         consumer.commit(&offsets, CommitMode::Sync).unwrap();
-    });
+    })
+    .run();
     let messages = rig.receive_until(9);
     assert_eq!(offsets(&messages), (4..10).collect::<Vec<_>>());
     rig.finish(messages);
@@ -181,10 +214,11 @@ fn the_groups_offsets_are_asked_for_until_they_are_told() {
 
 #[test]
 fn offsets_that_may_not_be_read_end_the_worker() {
-    let rig = Rig::start_after(&[], |broker| {
+    let rig = Rig::new(&[], |broker| {
         let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
         broker.cluster().request_errors(RDKafkaApiKey::OffsetFetch, &refused);
-    });
+    })
+    .run();
     let error = rig.source.join().unwrap().unwrap_err();
     let SourceError::Consumer(error) = error else { panic!("{error}") };
     assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::GroupAuthorizationFailed));
@@ -192,7 +226,7 @@ fn offsets_that_may_not_be_read_end_the_worker() {
 
 #[test]
 fn a_group_without_offsets_begins_where_it_is_told_to() {
-    let rig = Rig::start(&[("auto.offset.reset", "earliest")]);
+    let rig = Rig::start(&[("kafka.librdkafka.auto.offset.reset", "earliest")]);
     let messages = rig.receive_until(9);
     assert_eq!(offsets(&messages), (0..10).collect::<Vec<_>>());
     rig.finish(messages);
@@ -225,7 +259,7 @@ fn a_stop_does_not_wait_for_partitions_that_are_lost() {
 
 #[test]
 fn a_position_that_is_nowhere_ends_the_worker_where_it_is_an_error() {
-    let rig = Rig::start(&[("auto.offset.reset", "error")]);
+    let rig = Rig::start(&[("kafka.librdkafka.auto.offset.reset", "error")]);
     let error = rig.source.join().unwrap().unwrap_err();
     let SourceError::Consumer(error) = error else { panic!("{error}") };
     assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset), "{error}");
