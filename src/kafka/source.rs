@@ -26,10 +26,12 @@ mod stall;
 mod turns;
 mod waiting;
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use foldhash::fast::FixedState;
 use prometheus::IntCounter;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -48,7 +50,7 @@ use waiting::Waiting;
 
 use super::committer::{Committed, Committer};
 use super::consumer::{Connection, SourceConsumer, is_final};
-use super::offsets::{OffsetLedger, WentBack};
+use super::offsets::{Incoming, OffsetLedger, WentBack};
 use crate::config::{Config, DeliveryMode};
 use crate::health::Health;
 use crate::metrics::{CommitResult, SourceMetrics};
@@ -97,6 +99,18 @@ pub enum SourceError {
         refused::PATIENCE.as_secs()
     )]
     Refused(#[source] KafkaError),
+    /// With exactly-once delivery, offsets went back.
+    #[error(
+        "the end of partition {partition} of the input topic was cut off, or the topic was made anew: \
+         to go on could give two vectors for one caption; the next start goes on from what is \
+         committed"
+    )]
+    WentBack {
+        /// The partition.
+        partition: i32,
+        /// How far.
+        source: WentBack,
+    },
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
@@ -306,7 +320,7 @@ impl Source {
         received: Received,
         now: Instant,
     ) -> Result<Option<Tracked<()>>, SourceError> {
-        let Received { partition, offset, message } = received;
+        let Received { partition, offset, digest, message } = received;
         let leaving = self.leaving.as_ref().is_some_and(|l| l.ids.contains(&partition));
         if leaving || self.out.is_none() {
             // On its way out: the partition's next owner gets the message.
@@ -317,8 +331,14 @@ impl Source {
             return Ok(None);
         }
         let (bytes, timestamp_ms) = (message.bytes(), message.timestamp_ms);
-        let opened = match self.ledger.open(partition, offset, bytes, timestamp_ms, now) {
+        let incoming = Incoming { offset, bytes, timestamp_ms, digest };
+        let opened = match self.ledger.open(partition, incoming, now) {
             Ok(opened) => opened,
+            Err(went_back) if self.committer.is_none() => {
+                // A transaction may be under way that holds what would be fetched again, and whether it
+                // ends in a commit is the sink's affair: both would be read.
+                return Err(SourceError::WentBack { partition, source: went_back });
+            }
             Err(WentBack { last, found, skipped }) => {
                 // The log was cut, or made anew: what was in flight may be of a log that is no more.
                 tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
@@ -330,13 +350,11 @@ impl Source {
                     self.go_back(partition, skipped)?;
                     return Ok(None);
                 }
-                self.ledger
-                    .open(partition, offset, bytes, timestamp_ms, now)
-                    .expect("nothing was received yet")
+                self.ledger.open(partition, incoming, now).expect("nothing was received yet")
             }
         };
         let Some(sequence) = opened else {
-            tracing::debug!(partition, offset = offset.0, "not assigned, dropped");
+            tracing::debug!(partition, offset = offset.0, "dropped: not assigned, or a repeat");
             return Ok(None);
         };
         let assignment = self.ledger.assignment(partition).expect("it has just been opened in");
@@ -478,6 +496,8 @@ impl Source {
 struct Received {
     partition: i32,
     offset: Offset,
+    /// Of key and value.
+    digest: u64,
     message: RawMessage,
 }
 
@@ -486,6 +506,7 @@ impl Received {
         Received {
             partition: message.partition(),
             offset: Offset(message.offset()),
+            digest: FixedState::default().hash_one((message.key(), message.payload())),
             message: RawMessage::copy(message),
         }
     }

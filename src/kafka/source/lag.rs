@@ -90,6 +90,7 @@ impl Behind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::offsets::Incoming;
     use crate::metrics::Metrics;
     use crate::tracked::{Assignment, NextOffset, Offset};
     use std::time::Instant;
@@ -134,7 +135,9 @@ mod tests {
             for (partition, timestamp_ms) in [(3, 1_000), (4, 2_000)] {
                 ledger.assign(Assignment::new(partition, 1));
                 ledger.begin_at(partition, NextOffset(40));
-                ledger.open(partition, Offset(50), 1, Some(timestamp_ms), Instant::now()).unwrap();
+                let timestamp_ms = Some(timestamp_ms);
+                let message = Incoming { offset: Offset(50), bytes: 1, timestamp_ms, digest: 0 };
+                ledger.open(partition, message, Instant::now()).unwrap();
             }
             // Partition 5 isn't assigned.
             lag.report([3, 4, 5].map(|partition| (partition, END)).into(), &ledger);

@@ -100,6 +100,14 @@ impl Rig {
         self.source.join().unwrap().unwrap();
     }
 
+    fn await_end(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.source.is_finished() {
+            assert!(Instant::now() < deadline, "the source goes on");
+            std::thread::yield_now();
+        }
+    }
+
     fn settle(&self, message: &Tracked<()>) {
         let (assignment, offset) = (Arc::clone(&message.origin.assignment), message.origin.offset);
         self.settlements
@@ -136,6 +144,36 @@ fn where_offsets_go_back_what_is_unsettled_comes_again() {
     assert_ne!(again[0].origin.assignment.number, first[0].origin.assignment.number);
     drop(first);
     rig.finish(again);
+}
+
+/// A transaction may hold what would be fetched again.
+#[test]
+fn where_offsets_go_back_a_worker_of_exactly_once_delivery_ends() {
+    let options = [("delivery.mode", "exactly-once"), ("delivery.transactional_id", "worker")];
+    let rig = Rig::start(&options);
+    let first = rig.receive_until(9);
+    rig.consumer.seek(TOPIC, 0, Position::Offset(7), Duration::ZERO).unwrap();
+    rig.await_end();
+    let error = rig.source.join().unwrap().unwrap_err();
+    let SourceError::WentBack { partition: 0, source } = error else { panic!("{error}") };
+    let went_back = WentBack { last: Offset(9), found: Offset(7), skipped: Some(Offset(0)) };
+    assert_eq!(source, went_back);
+    assert_eq!(rig.shutdown.wanted(), Wanted::Abort, "the open transaction is not to be committed");
+    drop(first);
+}
+
+/// librdkafka may hand it out twice around a rebalance.
+#[test]
+fn the_last_message_again_is_no_log_that_was_cut() {
+    let rig = Rig::start(&[]);
+    let mut messages = rig.receive_until(9);
+    rig.consumer.seek(TOPIC, 0, Position::Offset(9), Duration::ZERO).unwrap();
+    send(&rig.broker, 10..11);
+    let next = rig.receive_until(10);
+    assert_eq!(offsets(&next), [10], "and nothing twice");
+    assert!(!messages[0].origin.assignment.is_revoked());
+    messages.extend(next);
+    rig.finish(messages);
 }
 
 /// librdkafka joins anew without an answer where the topic's partitions change in the middle of a drain.
@@ -180,11 +218,7 @@ fn a_member_that_the_group_does_not_know_any_more_ends() {
     let rig = rig.run();
     let messages = rig.receive_until(9);
     messages.iter().for_each(|message| rig.settle(message));
-    let deadline = Instant::now() + PATIENCE;
-    while !rig.source.is_finished() {
-        assert!(Instant::now() < deadline, "the source goes on");
-        std::thread::yield_now();
-    }
+    rig.await_end();
     let error = rig.source.join().unwrap().unwrap_err();
     let SourceError::Refused(error) = error else { panic!("{error}") };
     assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::IllegalGeneration));
