@@ -287,7 +287,13 @@ impl Source {
         // Of a chunk: nothing here waits, and a look at the clock isn't free.
         let mut now = Instant::now();
         for _ in 0..POLL_BURST {
+            let served = self.consumer.context().served();
             let received = match self.consumer.poll(Duration::ZERO) {
+                None if self.consumer.context().served() != served => {
+                    // A line of the log, say; there may be messages behind it.
+                    any = true;
+                    continue;
+                }
                 None => break,
                 Some(Ok(message)) => Received::copy(&message),
                 Some(Err(error)) => {

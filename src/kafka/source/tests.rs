@@ -291,6 +291,17 @@ fn a_stop_does_not_wait_for_partitions_that_are_lost() {
     assert!(messages.iter().all(|message| message.origin.assignment.is_revoked()));
 }
 
+/// librdkafka gives them in a row with messages, and rdkafka returns nothing for each of them.
+#[test]
+fn what_is_no_message_does_not_end_a_look_at_librdkafka() {
+    // It logs its configuration, line by line, before it is there.
+    let mut rig = Rig::new(&[("kafka.librdkafka.debug", "conf")], |_| ());
+    assert!(rig.source.poll().unwrap(), "there was something");
+    let served = rig.consumer.context().served();
+    assert!(served > 5, "{served} lines of many");
+    rig.source.close();
+}
+
 #[test]
 fn a_position_that_is_nowhere_ends_the_worker_where_it_is_an_error() {
     let rig = Rig::start(&[("kafka.librdkafka.auto.offset.reset", "error")]);
