@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use rdkafka::consumer::BaseConsumer;
 
 use crate::admin;
@@ -32,7 +32,7 @@ use crate::kafka::writable::{Takes, asking, try_topics};
 use crate::metrics::{Metrics, Stage};
 use crate::model::package::{Package, TOKENIZER};
 use crate::queue;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Wanted};
 use crate::tokenize::task::TokenizeTask;
 use crate::tokenize::{Tokenizer, Words};
 use crate::wire::vector::VectorFormat;
@@ -54,7 +54,8 @@ pub struct Worker {
 ///
 /// # Errors
 ///
-/// When the model, the address of the admin endpoints or a topic can't be used.
+/// When the model, the address of the admin endpoints or a topic can't be used, and where a stop is
+/// asked for before.
 pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     start_with(config, shutdown, |config, package| Ok(load(config, package)?))
 }
@@ -63,7 +64,8 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
 ///
 /// # Errors
 ///
-/// When they, the model's package, the address of the admin endpoints or a topic can't be used.
+/// When they, the model's package, the address of the admin endpoints or a topic can't be used, and
+/// where a stop is asked for before.
 pub fn start_with(
     config: &Config,
     shutdown: &Shutdown,
@@ -95,6 +97,8 @@ pub fn start_with(
     }
     metrics.set_model(&manifest.model_id, dim, manifest.precision.as_str());
     health.model_loaded();
+    // Before a producer is made: it would end the transactions of a worker that has taken the place.
+    go_on(shutdown)?;
 
     let in_flight = config.delivery.in_flight_captions_max.get();
     // No stage may ever wait for the source while the source waits for it.
@@ -118,6 +122,7 @@ pub fn start_with(
         shutdown.clone(),
         &metrics,
     )?;
+    go_on(shutdown)?;
     let source = Source::new(
         config,
         connection,
@@ -198,6 +203,13 @@ pub fn start_with(
     );
     let Stages { failed_first, handles, .. } = stages;
     Ok(Worker { stages: handles, failed_first, admin, metrics, model_id })
+}
+
+/// Ends the start of a worker that has been told to stop: to join its group and to leave it at once
+/// would cost all of them two rebalances.
+fn go_on(shutdown: &Shutdown) -> anyhow::Result<()> {
+    ensure!(shutdown.wanted() == Wanted::Run, "told to stop before the group was joined");
+    Ok(())
 }
 
 fn cannot_listen(listen: SocketAddr, error: io::Error) -> anyhow::Error {
@@ -378,7 +390,7 @@ mod tests {
                 let (goes, is_gone) = crossbeam_channel::bounded::<()>(0);
                 stages
                     .spawn("early", move || {
-                        while shutdown.wanted() != crate::shutdown::Wanted::Abort {
+                        while shutdown.wanted() != Wanted::Abort {
                             std::thread::yield_now();
                         }
                         drop(goes);
