@@ -136,6 +136,7 @@ pub fn start_with(
 
     let mut stages = Stages {
         shutdown: shutdown.clone(),
+        health: Arc::clone(&health),
         failed_first: FailedFirst::default(),
         handles: Vec::new(),
     };
@@ -257,6 +258,7 @@ type FailedFirst = Arc<OnceLock<String>>;
 
 struct Stages {
     shutdown: Shutdown,
+    health: Arc<Health>,
     failed_first: FailedFirst,
     handles: Vec<(String, JoinHandle<anyhow::Result<()>>)>,
 }
@@ -268,11 +270,12 @@ impl Stages {
         run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
     ) -> anyhow::Result<()> {
         let (shutdown, failed_first) = (self.shutdown.clone(), Arc::clone(&self.failed_first));
+        let health = Arc::clone(&self.health);
         let stage = name.to_owned();
         let handle =
             std::thread::Builder::new().name(format!("capvec-{name}")).spawn(move || {
                 // Also on a panic: the others must not wait for a stage that is no more.
-                let mut guard = Failing { stage, failed_first, shutdown, is_cause: true };
+                let mut guard = Failing { stage, failed_first, shutdown, health, is_cause: true };
                 let result = run();
                 match &result {
                     Ok(()) => std::mem::forget(guard),
@@ -295,6 +298,7 @@ struct Failing {
     stage: String,
     failed_first: FailedFirst,
     shutdown: Shutdown,
+    health: Arc<Health>,
     /// Whether it didn't just end because its neighbour has.
     is_cause: bool,
 }
@@ -305,6 +309,7 @@ impl Drop for Failing {
             // Of those that fail later it's no news.
             drop(self.failed_first.set(std::mem::take(&mut self.stage)));
         }
+        self.health.stopping();
         self.shutdown.abort();
     }
 }
@@ -364,13 +369,15 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::ensure;
+    use std::time::Duration;
 
-    /// Runs stages to their ends and returns what the worker says of them.
+    /// Runs stages to their ends and returns what the worker says of them. It isn't ready then.
     fn ends(stages: impl FnOnce(&mut Stages)) -> String {
         let shutdown = Shutdown::default();
+        let health = Health::new(Duration::from_secs(1));
         let failed_first = FailedFirst::default();
-        let mut all = Stages { shutdown, failed_first, handles: Vec::new() };
+        let mut all =
+            Stages { shutdown, health: Arc::clone(&health), failed_first, handles: Vec::new() };
         stages(&mut all);
         let worker = Worker {
             stages: all.handles,
@@ -379,7 +386,9 @@ mod tests {
             metrics: Metrics::new(),
             model_id: "none".into(),
         };
-        format!("{:#}", worker.wait().unwrap_err())
+        let error = format!("{:#}", worker.wait().unwrap_err());
+        assert_eq!(health.not_ready(), Some("stopping"));
+        error
     }
 
     #[test]

@@ -218,6 +218,8 @@ impl Source {
     pub fn run(mut self) -> Result<(), SourceError> {
         let mut result = self.run_until_stopped();
         if result.is_err() {
+            // To commit may take seconds, in which nothing more is taken.
+            self.health.stopping();
             self.commit_before_leaving();
             let is_committed = self.ledger.committable().is_empty() && !self.is_committing();
             if is_committed && matches!(result, Err(SourceError::CommitMissed)) {

@@ -278,6 +278,23 @@ fn a_stop_whose_last_commit_is_not_answered_is_no_success() {
     assert!(matches!(error, SourceError::CommitMissed), "{error}");
 }
 
+/// The last commit takes seconds where no broker answers.
+#[test]
+fn a_worker_that_fails_is_not_ready_while_it_commits() {
+    let rig = Rig::start(&[]);
+    let messages = rig.receive_until(9);
+    rig.broker.cluster().broker_down(1).unwrap();
+    messages.iter().for_each(|message| rig.settle(message));
+    rig.shutdown.abort();
+    let deadline = Instant::now() + PATIENCE;
+    while rig.health.not_ready() != Some("stopping") {
+        assert!(!rig.source.is_finished(), "it was ready to its end");
+        assert!(Instant::now() < deadline, "the source goes on");
+        std::thread::yield_now();
+    }
+    assert!(rig.source.join().unwrap().is_err());
+}
+
 #[test]
 fn a_stop_does_not_wait_for_partitions_that_are_lost() {
     let rig = Rig::start(&[]);
