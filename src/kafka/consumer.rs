@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -244,6 +245,36 @@ impl Connection {
     }
 }
 
+/// A thread's hold on a client, which a panic of the thread doesn't loosen.
+///
+/// In the consumer's destructor librdkafka waits, without an end, until every rebalance has been
+/// answered. After a panic of the source nobody answers; the process ends without the destructor.
+pub struct Held<T>(Arc<T>);
+
+impl<T> Held<T> {
+    /// Takes hold.
+    pub fn new(client: Arc<T>) -> Held<T> {
+        Held(client)
+    }
+}
+
+impl<T> Deref for Held<T> {
+    type Target = Arc<T>;
+
+    fn deref(&self) -> &Arc<T> {
+        &self.0
+    }
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // One that is never let go of: whoever lets go last, the destructor doesn't run.
+            std::mem::forget(Arc::clone(&self.0));
+        }
+    }
+}
+
 /// Takes the partitions that the group gives.
 ///
 /// # Errors
@@ -307,5 +338,25 @@ pub fn give_up(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> Ka
             consumer.incremental_unassign(&held)
         }
         RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_not_destroyed_by_a_thread_that_panics() {
+        for panics in [false, true] {
+            let client = Arc::new(());
+            let (held, alive) = (Held::new(Arc::clone(&client)), Arc::downgrade(&client));
+            let thread = std::thread::spawn(move || {
+                let _held = held;
+                assert!(!panics, "on purpose");
+            });
+            assert_eq!(thread.join().is_err(), panics);
+            drop(client);
+            assert_eq!(alive.upgrade().is_some(), panics);
+        }
     }
 }

@@ -49,7 +49,7 @@ use turns::Turns;
 use waiting::Waiting;
 
 use super::committer::{Committed, Committer};
-use super::consumer::{Connection, SourceConsumer, is_final};
+use super::consumer::{Connection, Held, SourceConsumer, is_final};
 use super::offsets::{Incoming, OffsetLedger, WentBack};
 use crate::config::{Config, DeliveryMode};
 use crate::health::Health;
@@ -118,7 +118,7 @@ pub enum SourceError {
 
 /// The source stage.
 pub struct Source {
-    consumer: Arc<SourceConsumer>,
+    consumer: Held<SourceConsumer>,
     /// `None` where the sink's transactions commit.
     committer: Option<Committer>,
     placing: Placing,
@@ -180,7 +180,7 @@ impl Source {
         metrics.in_flight_limit.set(messages_max as i64);
         metrics.in_flight_bytes_limit.set(bytes_max as i64);
         Ok(Source {
-            consumer,
+            consumer: Held::new(consumer),
             committer,
             placing,
             wake,
