@@ -11,7 +11,7 @@ use capvec::batch::packing::TokenBatch;
 use capvec::batch::policy::{Decision, Limits};
 use capvec::config;
 use capvec::embed::calibration::TOKENS_UNMEASURED;
-use capvec::kafka::offsets::OffsetLedger;
+use capvec::kafka::offsets::{Incoming, OffsetLedger};
 use capvec::kafka::sequencer::Sequencer;
 use capvec::model::tokenizer_json::{TokenizerConfig, from_vocabulary};
 use capvec::tokenize::{Tokenizer, Words};
@@ -148,7 +148,9 @@ fn books(c: &mut Criterion) {
         b.iter(|| {
             let offsets = next..next + MESSAGES as i64;
             for offset in offsets.clone() {
-                ledger.open(0, Offset(offset), black_box(100), Some(0), received).unwrap();
+                let (offset, bytes) = (Offset(offset), black_box(100));
+                let message = Incoming { offset, bytes, timestamp_ms: Some(0), digest: 0 };
+                ledger.open(0, message, received).unwrap();
             }
             for offset in offsets.clone().rev() {
                 assert!(ledger.settle(&assignment, Offset(offset)));

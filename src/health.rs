@@ -3,7 +3,7 @@
 //! The worker is sick when the source's thread hasn't polled for a while, or nothing has come of the
 //! oldest caption in the worker, or of a forward pass, for too long: then only a restart helps. It is
 //! ready once the brokers know the topics, the model has run once and the group has answered, until a
-//! stop begins.
+//! stop begins or a stage fails.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -84,7 +84,7 @@ impl Health {
         self.assigned.load(Ordering::Acquire)
     }
 
-    /// A stop has begun.
+    /// A stop has begun, or a stage has failed.
     pub fn stopping(&self) {
         self.stopping.store(true, Ordering::Release);
     }

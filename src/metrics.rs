@@ -167,8 +167,8 @@ impl Metrics {
             "Seconds of a caption in a stage",
             "stage",
             Stage::ALL.map(Stage::as_label),
-            // From the tokenizer's microseconds to a batch of a slow CPU or a wait for a broker.
-            buckets(10e-6, 60.0),
+            // From the tokenizer's microseconds to brokers that are away for minutes.
+            buckets(10e-6, 1_000.0),
         );
         info(&r, "build_info", "Always 1; the build is in the labels", &["version"])
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
@@ -261,6 +261,7 @@ mod tests {
             "capvec_transactions_total{result=\"aborted\"} 0",
             "capvec_messages_settled_total{outcome=\"rejected\"} 0",
             "capvec_stage_seconds_count{stage=\"embed\"} 0",
+            "capvec_stage_seconds_bucket{stage=\"deliver\",le=\"1000\"} 0",
             "capvec_batch_splits_total{reason=\"out_of_memory\"} 0",
             "capvec_brokers_up{client=\"consumer\"} 0",
             "capvec_brokers_up{client=\"producer\"} 0",

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use rdkafka::consumer::BaseConsumer;
 
 use crate::admin;
@@ -32,7 +32,7 @@ use crate::kafka::writable::{Takes, asking, try_topics};
 use crate::metrics::{Metrics, Stage};
 use crate::model::package::{Package, TOKENIZER};
 use crate::queue;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Wanted};
 use crate::tokenize::task::TokenizeTask;
 use crate::tokenize::{Tokenizer, Words};
 use crate::wire::vector::VectorFormat;
@@ -54,7 +54,8 @@ pub struct Worker {
 ///
 /// # Errors
 ///
-/// When the model, the address of the admin endpoints or a topic can't be used.
+/// When the model, the address of the admin endpoints or a topic can't be used, and where a stop is
+/// asked for before.
 pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
     start_with(config, shutdown, |config, package| Ok(load(config, package)?))
 }
@@ -63,7 +64,8 @@ pub fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Worker> {
 ///
 /// # Errors
 ///
-/// When they, the model's package, the address of the admin endpoints or a topic can't be used.
+/// When they, the model's package, the address of the admin endpoints or a topic can't be used, and
+/// where a stop is asked for before.
 pub fn start_with(
     config: &Config,
     shutdown: &Shutdown,
@@ -95,6 +97,8 @@ pub fn start_with(
     }
     metrics.set_model(&manifest.model_id, dim, manifest.precision.as_str());
     health.model_loaded();
+    // Before a producer is made: it would end the transactions of a worker that has taken the place.
+    go_on(shutdown)?;
 
     let in_flight = config.delivery.in_flight_captions_max.get();
     // No stage may ever wait for the source while the source waits for it.
@@ -118,6 +122,7 @@ pub fn start_with(
         shutdown.clone(),
         &metrics,
     )?;
+    go_on(shutdown)?;
     let source = Source::new(
         config,
         connection,
@@ -131,6 +136,7 @@ pub fn start_with(
 
     let mut stages = Stages {
         shutdown: shutdown.clone(),
+        health: Arc::clone(&health),
         failed_first: FailedFirst::default(),
         handles: Vec::new(),
     };
@@ -200,6 +206,13 @@ pub fn start_with(
     Ok(Worker { stages: handles, failed_first, admin, metrics, model_id })
 }
 
+/// Ends the start of a worker that has been told to stop: to join its group and to leave it at once
+/// would cost all of them two rebalances.
+fn go_on(shutdown: &Shutdown) -> anyhow::Result<()> {
+    ensure!(shutdown.wanted() == Wanted::Run, "told to stop before the group was joined");
+    Ok(())
+}
+
 fn cannot_listen(listen: SocketAddr, error: io::Error) -> anyhow::Error {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => ", which another process has, maybe a worker; set another port",
@@ -245,6 +258,7 @@ type FailedFirst = Arc<OnceLock<String>>;
 
 struct Stages {
     shutdown: Shutdown,
+    health: Arc<Health>,
     failed_first: FailedFirst,
     handles: Vec<(String, JoinHandle<anyhow::Result<()>>)>,
 }
@@ -256,11 +270,12 @@ impl Stages {
         run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
     ) -> anyhow::Result<()> {
         let (shutdown, failed_first) = (self.shutdown.clone(), Arc::clone(&self.failed_first));
+        let health = Arc::clone(&self.health);
         let stage = name.to_owned();
         let handle =
             std::thread::Builder::new().name(format!("capvec-{name}")).spawn(move || {
                 // Also on a panic: the others must not wait for a stage that is no more.
-                let mut guard = Failing { stage, failed_first, shutdown, is_cause: true };
+                let mut guard = Failing { stage, failed_first, shutdown, health, is_cause: true };
                 let result = run();
                 match &result {
                     Ok(()) => std::mem::forget(guard),
@@ -283,6 +298,7 @@ struct Failing {
     stage: String,
     failed_first: FailedFirst,
     shutdown: Shutdown,
+    health: Arc<Health>,
     /// Whether it didn't just end because its neighbour has.
     is_cause: bool,
 }
@@ -293,6 +309,7 @@ impl Drop for Failing {
             // Of those that fail later it's no news.
             drop(self.failed_first.set(std::mem::take(&mut self.stage)));
         }
+        self.health.stopping();
         self.shutdown.abort();
     }
 }
@@ -352,13 +369,15 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::ensure;
+    use std::time::Duration;
 
-    /// Runs stages to their ends and returns what the worker says of them.
+    /// Runs stages to their ends and returns what the worker says of them. It isn't ready then.
     fn ends(stages: impl FnOnce(&mut Stages)) -> String {
         let shutdown = Shutdown::default();
+        let health = Health::new(Duration::from_secs(1));
         let failed_first = FailedFirst::default();
-        let mut all = Stages { shutdown, failed_first, handles: Vec::new() };
+        let mut all =
+            Stages { shutdown, health: Arc::clone(&health), failed_first, handles: Vec::new() };
         stages(&mut all);
         let worker = Worker {
             stages: all.handles,
@@ -367,7 +386,9 @@ mod tests {
             metrics: Metrics::new(),
             model_id: "none".into(),
         };
-        format!("{:#}", worker.wait().unwrap_err())
+        let error = format!("{:#}", worker.wait().unwrap_err());
+        assert_eq!(health.not_ready(), Some("stopping"));
+        error
     }
 
     #[test]
@@ -378,7 +399,7 @@ mod tests {
                 let (goes, is_gone) = crossbeam_channel::bounded::<()>(0);
                 stages
                     .spawn("early", move || {
-                        while shutdown.wanted() != crate::shutdown::Wanted::Abort {
+                        while shutdown.wanted() != Wanted::Abort {
                             std::thread::yield_now();
                         }
                         drop(goes);

@@ -5,13 +5,12 @@
 //! group has no coordinator, and the source must go on polling meanwhile.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
+use super::caller::Caller;
 use super::consumer::SourceConsumer;
 use crate::tracked::NextOffset;
 
@@ -26,10 +25,9 @@ pub struct Committed {
 /// Commits offsets of one topic, one commit at a time.
 pub struct Committer {
     topic: String,
-    requests: Sender<TopicPartitionList>,
-    results: Receiver<KafkaResult<()>>,
-    under_way: Option<Vec<(i32, NextOffset)>>,
-    thread: JoinHandle<()>,
+    caller: Caller<TopicPartitionList, KafkaResult<()>>,
+    /// What the commit is for that is under way.
+    offsets: Vec<(i32, NextOffset)>,
 }
 
 impl Committer {
@@ -39,23 +37,14 @@ impl Committer {
     ///
     /// When the system has no thread to give.
     pub fn start(consumer: Arc<SourceConsumer>, topic: &str) -> std::io::Result<Committer> {
-        let (requests, requested) = crossbeam_channel::bounded::<TopicPartitionList>(1);
-        let (answers, results) = crossbeam_channel::bounded(1);
-        let thread = std::thread::Builder::new().name("capvec-commit".into()).spawn(move || {
-            for offsets in requested {
-                let result = consumer.commit(&offsets, CommitMode::Sync);
-                // One request is under way at a time, so there is room for its answer.
-                if answers.send(result).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(Committer { topic: topic.into(), requests, results, under_way: None, thread })
+        let commit = move |list| Some(consumer.commit(&list, CommitMode::Sync));
+        let caller = Caller::start("capvec-commit", commit)?;
+        Ok(Committer { topic: topic.into(), caller, offsets: Vec::new() })
     }
 
     /// Returns whether a commit is under way.
     pub fn is_busy(&self) -> bool {
-        self.under_way.is_some()
+        self.caller.is_busy()
     }
 
     /// Sends a commit off.
@@ -68,31 +57,32 @@ impl Committer {
     ///
     /// While another is under way.
     pub fn commit(&mut self, offsets: Vec<(i32, NextOffset)>) -> Result<(), KafkaError> {
-        assert!(self.under_way.is_none(), "one commit at a time");
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for &(partition, next) in &offsets {
             list.add_partition_offset(&self.topic, partition, KafkaOffset::Offset(next.0))?;
         }
-        self.requests.send(list).expect("the thread lives as long as this handle");
-        self.under_way = Some(offsets);
+        self.caller.ask(list);
+        self.offsets = offsets;
         Ok(())
     }
 
     /// Returns the commit that has ended, if one has.
+    ///
+    /// # Panics
+    ///
+    /// Where the thread has: no commit would ever be made again.
     pub fn ended(&mut self) -> Option<Committed> {
-        match self.results.try_recv() {
-            Ok(result) => self.under_way.take().map(|offsets| Committed { result, offsets }),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        let result = self.caller.answer()?;
+        Some(Committed { result, offsets: std::mem::take(&mut self.offsets) })
     }
 
     /// Ends the thread, and with it its hold on the consumer; `false` where a commit is still under
     /// way, so that it can't be waited for.
     pub fn stop(self) -> bool {
-        if self.is_busy() {
-            return false;
+        let is_idle = !self.is_busy();
+        if is_idle {
+            self.caller.stop();
         }
-        drop(self.requests);
-        self.thread.join().is_ok()
+        is_idle
     }
 }

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Receiver;
@@ -47,6 +48,8 @@ pub enum Event {
 pub struct SourceContext {
     topic: String,
     events: Mutex<Vec<Event>>,
+    /// How often librdkafka has called back from `poll` without an error or a message.
+    served: AtomicU64,
     ends: Mutex<HashMap<i32, PartitionEnd>>,
     closing: AtomicBool,
     /// Whether the brokers assign, by KIP-848's protocol.
@@ -76,6 +79,7 @@ impl SourceContext {
         SourceContext {
             topic: config.input.topic.clone(),
             events: Mutex::default(),
+            served: AtomicU64::new(0),
             ends: Mutex::default(),
             closing: AtomicBool::new(false),
             brokers_assign: super::brokers_assign(config),
@@ -88,6 +92,16 @@ impl SourceContext {
 
     pub(super) fn note(&self, event: Event) {
         lock(&self.events).push(event);
+    }
+
+    fn has_served(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often librdkafka has called back from `poll`, which returns nothing then, as where
+    /// there is nothing.
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
     }
 
     /// Returns what has been noted since the last call, in order.
@@ -134,10 +148,12 @@ impl ClientContext for SourceContext {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.has_served();
         super::bearer::answer(file)
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.has_served();
         super::log(level, facility, message);
     }
 
@@ -147,6 +163,7 @@ impl ClientContext for SourceContext {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.has_served();
         self.brokers_up.set(brokers_up(&statistics) as i64);
         // The coordinator has been there for a while. Whether it has answered, librdkafka doesn't tell.
         let is_member = statistics.cgrp.as_ref().is_some_and(|group| {
@@ -173,6 +190,7 @@ impl ConsumerContext for SourceContext {
         error: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        self.has_served();
         let assigned = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::Acquire) {
             let done = match assigned {
@@ -224,6 +242,36 @@ impl Connection {
             let _ = sender.try_send(());
         });
         Ok(Connection { consumer: Arc::new(consumer), wake })
+    }
+}
+
+/// A thread's hold on a client, which a panic of the thread doesn't loosen.
+///
+/// In the consumer's destructor librdkafka waits, without an end, until every rebalance has been
+/// answered. After a panic of the source nobody answers; the process ends without the destructor.
+pub struct Held<T>(Arc<T>);
+
+impl<T> Held<T> {
+    /// Takes hold.
+    pub fn new(client: Arc<T>) -> Held<T> {
+        Held(client)
+    }
+}
+
+impl<T> Deref for Held<T> {
+    type Target = Arc<T>;
+
+    fn deref(&self) -> &Arc<T> {
+        &self.0
+    }
+}
+
+impl<T> Drop for Held<T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // One that is never let go of: whoever lets go last, the destructor doesn't run.
+            std::mem::forget(Arc::clone(&self.0));
+        }
     }
 }
 
@@ -290,5 +338,25 @@ pub fn give_up(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> Ka
             consumer.incremental_unassign(&held)
         }
         RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_not_destroyed_by_a_thread_that_panics() {
+        for panics in [false, true] {
+            let client = Arc::new(());
+            let (held, alive) = (Held::new(Arc::clone(&client)), Arc::downgrade(&client));
+            let thread = std::thread::spawn(move || {
+                let _held = held;
+                assert!(!panics, "on purpose");
+            });
+            assert_eq!(thread.join().is_err(), panics);
+            drop(client);
+            assert_eq!(alive.upgrade().is_some(), panics);
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod acknowledged;
 pub mod asker;
 pub mod bearer;
 pub mod breaker;
+mod caller;
 pub mod committer;
 pub mod consumer;
 pub mod dead_letter;

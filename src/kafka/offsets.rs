@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! - No offset is committable before every message received before it is settled.
-//! - Offsets of an assignment grow; what goes back is refused by [`OffsetLedger::open`].
+//! - Offsets of an assignment grow; what goes back is refused by [`OffsetLedger::open`], but for the
+//!   last message, which may come twice and is entered once.
 //! - A settlement counts for the assignment that it was received under and for no other.
 
 use std::collections::{HashMap, VecDeque};
@@ -51,6 +52,19 @@ pub struct InFlight {
     pub bytes: usize,
 }
 
+/// What is noted of a message that was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    /// Its offset.
+    pub offset: Offset,
+    /// What it weighs.
+    pub bytes: usize,
+    /// Milliseconds since 1970, if it has a timestamp.
+    pub timestamp_ms: Option<i64>,
+    /// By which it is known from another at the same offset.
+    pub digest: u64,
+}
+
 /// The books of one assignment.
 #[derive(Debug)]
 struct Books {
@@ -58,7 +72,8 @@ struct Books {
     /// Received and not yet committable, by offset. The first is unsettled.
     window: VecDeque<Entry>,
     next_sequence: u64,
-    last: Option<Offset>,
+    /// The last one received.
+    last: Option<Incoming>,
     /// The group's offset when the assignment began, if it had one.
     begins: Option<NextOffset>,
     committable: Option<NextOffset>,
@@ -142,7 +157,8 @@ impl OffsetLedger {
     }
 
     /// Enters a message that was received, and returns its number in the assignment; `None` where
-    /// the partition isn't assigned.
+    /// the partition isn't assigned, or the message is the last one again, which librdkafka may hand
+    /// out twice around a rebalance.
     ///
     /// # Errors
     ///
@@ -150,18 +166,20 @@ impl OffsetLedger {
     pub fn open(
         &mut self,
         partition: i32,
-        offset: Offset,
-        bytes: usize,
-        timestamp_ms: Option<i64>,
+        message: Incoming,
         received: Instant,
     ) -> Result<Option<u64>, WentBack> {
         let Some(books) = self.partitions.get_mut(&partition) else { return Ok(None) };
-        if let Some(last) = books.last.filter(|last| offset <= *last) {
+        let Incoming { offset, bytes, timestamp_ms, .. } = message;
+        if books.last == Some(message) {
+            return Ok(None);
+        }
+        if let Some(last) = books.last.filter(|last| offset <= last.offset) {
             let first = books.window.front().map(|entry| entry.offset);
             let skipped = first.filter(|first| *first < offset);
-            return Err(WentBack { last, found: offset, skipped });
+            return Err(WentBack { last: last.offset, found: offset, skipped });
         }
-        let due = books.last.map(Offset::next).or(books.begins);
+        let due = books.last.map(|last| last.offset.next()).or(books.begins);
         if let Some(from) = due.filter(|due| due.0 < offset.0) {
             let gap = Gap { from, to: offset };
             let widest = self.gaps.entry(partition).or_insert(gap);
@@ -169,7 +187,7 @@ impl OffsetLedger {
                 *widest = gap;
             }
         }
-        books.last = Some(offset);
+        books.last = Some(message);
         books.window.push_back(Entry { offset, bytes, timestamp_ms, received, settled: false });
         self.in_flight.messages += 1;
         self.in_flight.bytes += bytes;
@@ -304,6 +322,10 @@ mod tests {
         Instant::now()
     }
 
+    fn message(offset: i64, timestamp_ms: Option<i64>) -> Incoming {
+        Incoming { offset: Offset(offset), bytes: 1, timestamp_ms, digest: 7 }
+    }
+
     fn ledger() -> (OffsetLedger, Arc<Assignment>) {
         let assignment = Assignment::new(0, 1);
         let mut ledger = OffsetLedger::default();
@@ -316,8 +338,8 @@ mod tests {
         let (mut ledger, assignment) = ledger();
         assert_eq!(ledger.progress(0), Some(Progress::default()));
         assert_eq!(ledger.progress(1), None, "not assigned");
-        ledger.open(0, Offset(3), 1, Some(30), now()).unwrap();
-        ledger.open(0, Offset(4), 1, Some(40), now()).unwrap();
+        ledger.open(0, message(3, Some(30)), now()).unwrap();
+        ledger.open(0, message(4, Some(40)), now()).unwrap();
         ledger.settle(&assignment, Offset(4));
         let open = Progress { position: None, is_open: true, timestamp_ms: Some(30) };
         assert_eq!(ledger.progress(0), Some(open));
@@ -331,7 +353,7 @@ mod tests {
     fn an_offset_waits_for_all_before_it() {
         let (mut ledger, assignment) = ledger();
         for offset in [3, 5, 9] {
-            ledger.open(0, Offset(offset), 1, None, now()).unwrap();
+            ledger.open(0, message(offset, None), now()).unwrap();
         }
         assert!(ledger.settle(&assignment, Offset(5)));
         assert_eq!(ledger.committable(), []);
@@ -349,10 +371,10 @@ mod tests {
     #[test]
     fn a_settlement_of_an_assignment_that_is_over_counts_for_nothing() {
         let (mut ledger, old) = ledger();
-        ledger.open(0, Offset(1), 1, None, now()).unwrap();
+        ledger.open(0, message(1, None), now()).unwrap();
         ledger.revoke(0);
         ledger.assign(Assignment::new(0, 2));
-        ledger.open(0, Offset(1), 1, None, now()).unwrap();
+        ledger.open(0, message(1, None), now()).unwrap();
         assert!(!ledger.settle(&old, Offset(1)));
         assert_eq!(ledger.committable(), []);
     }
@@ -360,18 +382,41 @@ mod tests {
     #[test]
     fn an_offset_that_goes_back_is_refused() {
         let (mut ledger, assignment) = ledger();
-        let mut open = |offset| ledger.open(0, Offset(offset), 1, None, now());
-        open(7).unwrap();
+        let mut open =
+            |offset, digest| ledger.open(0, Incoming { digest, ..message(offset, None) }, now());
+        open(7, 0).unwrap();
         let went_back = |last, found, skipped: Option<i64>| {
             Err(WentBack { last: Offset(last), found: Offset(found), skipped: skipped.map(Offset) })
         };
-        assert_eq!(open(7), went_back(7, 7, None));
-        open(9).unwrap();
-        assert_eq!(open(7), went_back(9, 7, None));
-        assert_eq!(open(8), went_back(9, 8, Some(7)), "it isn't settled");
+        assert_eq!(open(7, 1), went_back(7, 7, None), "another message");
+        open(9, 0).unwrap();
+        assert_eq!(open(7, 0), went_back(9, 7, None));
+        assert_eq!(open(8, 0), went_back(9, 8, Some(7)), "it isn't settled");
         ledger.settle(&assignment, Offset(7));
-        assert_eq!(ledger.open(0, Offset(8), 1, None, now()), went_back(9, 8, None));
-        assert_eq!(ledger.open(1, Offset(1), 1, None, now()), Ok(None), "not assigned");
+        assert_eq!(ledger.open(0, message(8, None), now()), went_back(9, 8, None));
+        assert_eq!(ledger.open(1, message(1, None), now()), Ok(None), "not assigned");
+    }
+
+    #[test]
+    fn the_last_message_again_is_entered_once() {
+        let (mut ledger, assignment) = ledger();
+        assert_eq!(ledger.open(0, message(7, Some(70)), now()), Ok(Some(0)));
+        assert_eq!(ledger.open(0, message(7, Some(70)), now()), Ok(None));
+        assert_eq!(ledger.in_flight(), InFlight { messages: 1, bytes: 1 });
+        assert!(ledger.settle(&assignment, Offset(7)));
+        assert_eq!(ledger.open(0, message(7, Some(70)), now()), Ok(None), "settled or not");
+        assert_eq!(ledger.committable(), [(0, NextOffset(8))]);
+        assert_eq!(ledger.open(0, message(8, Some(70)), now()), Ok(Some(1)), "without a gap");
+
+        let last = message(8, Some(70));
+        for other in [
+            Incoming { bytes: 2, ..last },
+            Incoming { timestamp_ms: Some(71), ..last },
+            Incoming { digest: 8, ..last },
+        ] {
+            let went_back = ledger.open(0, other, now());
+            assert!(went_back.is_err(), "the log was cut, and another is there: {other:?}");
+        }
     }
 
     #[derive(Clone, Debug)]
@@ -450,7 +495,7 @@ mod tests {
                     Step::Open { partition, gap } => {
                         offsets[partition as usize] += gap;
                         let offset = offsets[partition as usize];
-                        let opened = ledger.open(partition, Offset(offset), 1, None, now()).unwrap();
+                        let opened = ledger.open(partition, message(offset, None), now()).unwrap();
                         let entry = naive.assignments.get_mut(&partition);
                         prop_assert_eq!(opened, entry.as_ref().map(|e| e.1.len() as u64));
                         if let Some((_, messages, _)) = entry {

@@ -22,14 +22,17 @@ mod deleted;
 mod lag;
 mod membership;
 mod placing;
+mod refused;
 mod stall;
 mod turns;
 mod waiting;
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use foldhash::fast::FixedState;
 use prometheus::IntCounter;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -42,13 +45,14 @@ use deleted::Deleted;
 use lag::Lag;
 use membership::Leaving;
 use placing::{Placed, Placing};
+use refused::Refused;
 use stall::Stall;
 use turns::Turns;
 use waiting::Waiting;
 
 use super::committer::{Committed, Committer};
-use super::consumer::{Connection, SourceConsumer, is_final};
-use super::offsets::{OffsetLedger, WentBack};
+use super::consumer::{Connection, Held, SourceConsumer, is_final};
+use super::offsets::{Incoming, OffsetLedger, WentBack};
 use crate::config::{Config, DeliveryMode};
 use crate::health::Health;
 use crate::metrics::{CommitResult, SourceMetrics};
@@ -90,6 +94,25 @@ pub enum SourceError {
          elsewhere, and this worker has to join anew"
     )]
     Overtaken,
+    /// The group refuses every commit, and librdkafka hears of no rebalance.
+    #[error(
+        "the group has refused every commit for {}s and told of no rebalance: it doesn't know this \
+         worker any more, whose captions come again; only a restart joins anew",
+        refused::PATIENCE.as_secs()
+    )]
+    Refused(#[source] KafkaError),
+    /// With exactly-once delivery, offsets went back.
+    #[error(
+        "the end of partition {partition} of the input topic was cut off, or the topic was made anew: \
+         to go on could give two vectors for one caption; the next start goes on from what is \
+         committed"
+    )]
+    WentBack {
+        /// The partition.
+        partition: i32,
+        /// How far.
+        source: WentBack,
+    },
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
@@ -97,7 +120,7 @@ pub enum SourceError {
 
 /// The source stage.
 pub struct Source {
-    consumer: Arc<SourceConsumer>,
+    consumer: Held<SourceConsumer>,
     /// `None` where the sink's transactions commit.
     committer: Option<Committer>,
     placing: Placing,
@@ -122,6 +145,7 @@ pub struct Source {
     full: Option<Full>,
     turns: Turns,
     last_commit: Instant,
+    refused: Refused,
     leaving: Option<Leaving>,
     /// Revocations that a stop has overtaken; they are answered when the group is left.
     unanswered: Vec<TopicPartitionList>,
@@ -159,7 +183,7 @@ impl Source {
         metrics.in_flight_limit.set(messages_max as i64);
         metrics.in_flight_bytes_limit.set(bytes_max as i64);
         Ok(Source {
-            consumer,
+            consumer: Held::new(consumer),
             committer,
             placing,
             wake,
@@ -182,6 +206,7 @@ impl Source {
             full: None,
             turns: Turns::default(),
             last_commit: Instant::now(),
+            refused: Refused::new(refused::PATIENCE),
             leaving: None,
             unanswered: Vec::new(),
             stopping: false,
@@ -197,6 +222,8 @@ impl Source {
     pub fn run(mut self) -> Result<(), SourceError> {
         let mut result = self.run_until_stopped();
         if result.is_err() {
+            // To commit may take seconds, in which nothing more is taken.
+            self.health.stopping();
             self.commit_before_leaving();
             let is_committed = self.ledger.committable().is_empty() && !self.is_committing();
             if is_committed && matches!(result, Err(SourceError::CommitMissed)) {
@@ -218,7 +245,7 @@ impl Source {
             let received = if self.is_holding() { false } else { self.poll()? };
             self.handle_events()?;
             self.place()?;
-            self.note_commits();
+            self.note_commits()?;
             match self.shutdown.wanted() {
                 Wanted::Run => {}
                 Wanted::Drain => self.begin_stop(),
@@ -266,7 +293,13 @@ impl Source {
         // Of a chunk: nothing here waits, and a look at the clock isn't free.
         let mut now = Instant::now();
         for _ in 0..POLL_BURST {
+            let served = self.consumer.context().served();
             let received = match self.consumer.poll(Duration::ZERO) {
+                None if self.consumer.context().served() != served => {
+                    // A line of the log, say; there may be messages behind it.
+                    any = true;
+                    continue;
+                }
                 None => break,
                 Some(Ok(message)) => Received::copy(&message),
                 Some(Err(error)) => {
@@ -299,7 +332,7 @@ impl Source {
         received: Received,
         now: Instant,
     ) -> Result<Option<Tracked<()>>, SourceError> {
-        let Received { partition, offset, message } = received;
+        let Received { partition, offset, digest, message } = received;
         let leaving = self.leaving.as_ref().is_some_and(|l| l.ids.contains(&partition));
         if leaving || self.out.is_none() {
             // On its way out: the partition's next owner gets the message.
@@ -310,8 +343,14 @@ impl Source {
             return Ok(None);
         }
         let (bytes, timestamp_ms) = (message.bytes(), message.timestamp_ms);
-        let opened = match self.ledger.open(partition, offset, bytes, timestamp_ms, now) {
+        let incoming = Incoming { offset, bytes, timestamp_ms, digest };
+        let opened = match self.ledger.open(partition, incoming, now) {
             Ok(opened) => opened,
+            Err(went_back) if self.committer.is_none() => {
+                // A transaction may be under way that holds what would be fetched again, and whether it
+                // ends in a commit is the sink's affair: both would be read.
+                return Err(SourceError::WentBack { partition, source: went_back });
+            }
             Err(WentBack { last, found, skipped }) => {
                 // The log was cut, or made anew: what was in flight may be of a log that is no more.
                 tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
@@ -323,13 +362,11 @@ impl Source {
                     self.go_back(partition, skipped)?;
                     return Ok(None);
                 }
-                self.ledger
-                    .open(partition, offset, bytes, timestamp_ms, now)
-                    .expect("nothing was received yet")
+                self.ledger.open(partition, incoming, now).expect("nothing was received yet")
             }
         };
         let Some(sequence) = opened else {
-            tracing::debug!(partition, offset = offset.0, "not assigned, dropped");
+            tracing::debug!(partition, offset = offset.0, "dropped: not assigned, or a repeat");
             return Ok(None);
         };
         let assignment = self.ledger.assignment(partition).expect("it has just been opened in");
@@ -406,9 +443,10 @@ impl Source {
         self.committer.as_ref().is_some_and(Committer::is_busy)
     }
 
-    fn note_commits(&mut self) {
+    fn note_commits(&mut self) -> Result<(), SourceError> {
         let ended = self.committer.as_mut().and_then(Committer::ended);
-        let Some(Committed { result, offsets }) = ended else { return };
+        let Some(Committed { result, offsets }) = ended else { return Ok(()) };
+        let is_given_up = self.refused.committed(&result, Instant::now());
         let counted = if result.is_ok() { CommitResult::Ok } else { CommitResult::Failed };
         self.metrics.commits.with_label_values(&[counted.as_label()]).inc();
         if let Err(error) = result {
@@ -416,7 +454,11 @@ impl Source {
             for (partition, _) in offsets {
                 self.ledger.commit_failed(partition);
             }
+            if is_given_up {
+                return Err(SourceError::Refused(error));
+            }
         }
+        Ok(())
     }
 
     fn owned(&self) -> TopicPartitionList {
@@ -467,6 +509,8 @@ impl Source {
 struct Received {
     partition: i32,
     offset: Offset,
+    /// Of key and value.
+    digest: u64,
     message: RawMessage,
 }
 
@@ -475,6 +519,7 @@ impl Received {
         Received {
             partition: message.partition(),
             offset: Offset(message.offset()),
+            digest: FixedState::default().hash_one((message.key(), message.payload())),
             message: RawMessage::copy(message),
         }
     }

@@ -461,6 +461,25 @@ fn a_package_that_is_replaced_while_it_is_loaded_ends_the_start() {
 }
 
 #[test]
+fn a_stop_while_the_model_is_loaded_leaves_the_group_alone() {
+    for mode in [DeliveryMode::AtLeastOnce, DeliveryMode::ExactlyOnce] {
+        let (_mock, cluster) = mock(1);
+        let mut config = cluster.config("in");
+        config.delivery.mode = mode;
+        let shutdown = Shutdown::default();
+        let started = pipeline::start_with(&config, &shutdown, |config, package| {
+            shutdown.drain();
+            Ok(load(config, package)?)
+        });
+        let error = match started {
+            Ok(_) => panic!("{mode:?}: it started"),
+            Err(error) => format!("{error:#}"),
+        };
+        assert!(error.contains("told to stop"), "{mode:?}: {error}");
+    }
+}
+
+#[test]
 fn a_stop_ends_the_wait_for_brokers() {
     let (_mock, cluster) = mock(1);
     let mut config = cluster.config("in");

@@ -102,7 +102,13 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         }
     };
     let config = config(args, &broker, &package);
-    let worker = pipeline::start(&config, &shutdown)?;
+    let worker = match pipeline::start(&config, &shutdown) {
+        Err(_) if shutdown.wanted() == Wanted::Drain => {
+            view.say("stopped before the start");
+            return Ok(());
+        }
+        started => started?,
+    };
     let facts = Facts {
         model_id: worker.model_id().into(),
         is_synthetic: args.model.is_none() || worker.model_id().starts_with("synthetic-"),

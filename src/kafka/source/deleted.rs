@@ -51,6 +51,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::kafka::offsets::Incoming;
     use crate::metrics::Metrics;
     use crate::tracked::{Assignment, NextOffset, Offset};
 
@@ -66,7 +67,9 @@ mod tests {
         ledger.begin_at(0, NextOffset(5));
         ledger.begin_at(1, NextOffset(5));
         for (partition, offset) in [(0, 20), (1, 20), (2, 20), (0, 22), (0, 23)] {
-            ledger.open(partition, Offset(offset), 1, None, Instant::now()).unwrap();
+            let offset = Offset(offset);
+            let message = Incoming { offset, bytes: 1, timestamp_ms: None, digest: 0 };
+            ledger.open(partition, message, Instant::now()).unwrap();
         }
         ledger.revoke(0);
         let ends = |beginning: [i64; 3]| -> HashMap<i32, PartitionEnd> {

@@ -43,6 +43,7 @@ struct LastCommit {
 impl Source {
     pub(super) fn handle_events(&mut self) -> Result<(), SourceError> {
         for event in self.consumer.context().take_events() {
+            self.refused.rebalanced();
             match event {
                 Event::Assigned(partitions) => self.assigned(&partitions)?,
                 Event::Revoked { partitions, lost, generation } => {
@@ -286,14 +287,15 @@ impl Source {
         // The sink may have gone first, with settlements in the channel.
         self.settle();
         loop {
-            self.note_commits();
             let now = Instant::now();
-            if now >= try_at {
+            let mut tried = self.note_commits();
+            if tried.is_ok() && now >= try_at {
                 try_at = now + COMMIT_RETRY;
-                if let Err(error) = self.commit() {
-                    tracing::warn!(%error, "failed to commit before leaving");
-                    return;
-                }
+                tried = self.commit();
+            }
+            if let Err(error) = tried {
+                tracing::warn!(%error, "failed to commit before leaving");
+                return;
             }
             let is_done = !self.is_committing() && self.ledger.committable().is_empty();
             if is_done || now > deadline {

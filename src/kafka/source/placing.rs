@@ -22,16 +22,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rdkafka::consumer::{Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as Position, TopicPartitionList};
 
 use super::waiting::Waiting;
 use crate::config::Config;
+use crate::kafka::caller::Caller;
 use crate::kafka::consumer::{SourceConsumer, is_final, take, take_none};
 use crate::tracked::NextOffset;
 
@@ -53,9 +52,7 @@ pub(super) struct Placing {
     topic: String,
     /// Where a group without an offset begins; `None` where that is an error.
     reset: Option<Position>,
-    requests: Sender<(TopicPartitionList, Duration)>,
-    answers: Receiver<KafkaResult<TopicPartitionList>>,
-    thread: JoinHandle<()>,
+    caller: Caller<(TopicPartitionList, Duration), KafkaResult<TopicPartitionList>>,
     unplaced: Assignments,
     /// Those that a question is under way for.
     asked: Option<Assignments>,
@@ -90,28 +87,15 @@ impl Placing {
         consumer: &Arc<SourceConsumer>,
         config: &Config,
     ) -> std::io::Result<Placing> {
-        let (requests, requested) = crossbeam_channel::bounded::<(TopicPartitionList, Duration)>(1);
-        let (answers, answered) = crossbeam_channel::bounded(1);
         // The last one to let go of the consumer leaves the group, and that isn't for this thread.
         let consumer: Weak<SourceConsumer> = Arc::downgrade(consumer);
-        let thread =
-            std::thread::Builder::new().name("capvec-placing".into()).spawn(move || {
-                for (partitions, patience) in requested {
-                    let Some(consumer) = consumer.upgrade() else { return };
-                    let answer = consumer.committed_offsets(partitions, patience);
-                    drop(consumer);
-                    // One question is under way at a time, so there is room for its answer.
-                    if answers.send(answer).is_err() {
-                        return;
-                    }
-                }
-            })?;
+        let caller = Caller::start("capvec-placing", move |(partitions, patience)| {
+            Some(consumer.upgrade()?.committed_offsets(partitions, patience))
+        })?;
         Ok(Placing {
             topic: config.input.topic.clone(),
             reset: reset_of(config),
-            requests,
-            answers: answered,
-            thread,
+            caller,
             unplaced: Assignments::new(),
             asked: None,
             ask_at: Instant::now(),
@@ -180,7 +164,7 @@ impl Placing {
         if self.unplaced.is_empty() && self.asked.is_none() && self.answer_by.is_none() {
             return Ok(placed);
         }
-        if let Some(answer) = self.answer() {
+        if let Some(answer) = self.caller.answer() {
             // This asks librdkafka's own thread.
             let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
             match answer {
@@ -222,16 +206,6 @@ impl Placing {
         Ok(placed)
     }
 
-    /// Returns the answer, if there is one.
-    fn answer(&self) -> Option<KafkaResult<TopicPartitionList>> {
-        self.asked.as_ref()?;
-        match self.answers.try_recv() {
-            Ok(answer) => Some(answer),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => panic!("the thread that asks for offsets has ended"),
-        }
-    }
-
     fn ask(&mut self) {
         let mut asked = self.unplaced.clone();
         if self.is_singly {
@@ -245,8 +219,7 @@ impl Placing {
         for &partition in asked.keys() {
             partitions.add_partition(&self.topic, partition);
         }
-        let request = (partitions, self.patience);
-        self.requests.send(request).expect("the thread lives as long as this handle");
+        self.caller.ask((partitions, self.patience));
         self.asked = Some(asked);
     }
 
@@ -306,9 +279,7 @@ impl Placing {
 
     /// Ends the thread, once the question that is under way has its answer.
     pub(super) fn stop(self) {
-        drop((self.requests, self.answers));
-        // It only asks: what it panicked with has been told.
-        drop(self.thread.join());
+        self.caller.stop();
     }
 }
 

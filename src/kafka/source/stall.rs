@@ -28,9 +28,13 @@ impl Stall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::offsets::OffsetLedger;
+    use crate::kafka::offsets::{Incoming, OffsetLedger};
     use crate::tracked::{Assignment, Offset};
     use std::time::Duration;
+
+    fn message(offset: i64) -> Incoming {
+        Incoming { offset: Offset(offset), bytes: 1, timestamp_ms: None, digest: 0 }
+    }
 
     #[test]
     fn a_worker_that_gets_on_is_not_stalled_however_long_messages_wait() {
@@ -44,7 +48,7 @@ mod tests {
         // All at once, and then one a minute from each partition in turn.
         for offset in 0..MESSAGES {
             let received = start + Duration::from_micros(offset as u64);
-            ledger.open((offset % 2) as i32, Offset(offset), 1, None, received).unwrap();
+            ledger.open((offset % 2) as i32, message(offset), received).unwrap();
         }
         let mut stall = Stall::default();
         for offset in 0..MESSAGES {
@@ -62,11 +66,11 @@ mod tests {
         let (stuck, other) = (Assignment::new(0, 1), Assignment::new(1, 1));
         ledger.assign(stuck);
         ledger.assign(other.clone());
-        ledger.open(0, Offset(0), 1, None, start).unwrap();
+        ledger.open(0, message(0), start).unwrap();
         let mut stall = Stall::default();
         for minute in 0..30 {
             let now = start + Duration::from_secs(60 * minute);
-            ledger.open(1, Offset(minute as i64), 1, None, now).unwrap();
+            ledger.open(1, message(minute as i64), now).unwrap();
             assert_eq!(stall.since(ledger.oldest(), now), Some(start));
             ledger.settle(&other, Offset(minute as i64));
         }

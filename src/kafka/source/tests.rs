@@ -20,47 +20,37 @@ use crate::queue::{self, QueueReceiver};
 const TOPIC: &str = "captions";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running source, with what it is connected to.
-struct Rig {
-    source: JoinHandle<Result<(), SourceError>>,
+/// A source that runs, or doesn't yet, with what it is connected to.
+struct Rig<S = JoinHandle<Result<(), SourceError>>> {
+    source: S,
     consumer: Arc<SourceConsumer>,
     received: QueueReceiver<Vec<Tracked<()>>>,
     settlements: Sender<Settlement>,
     shutdown: Shutdown,
+    health: Arc<Health>,
     /// Dropped last: no client outlives its broker.
     broker: EmbeddedBroker,
 }
 
-impl Rig {
-    /// Starts the source of a topic with one partition of ten messages.
-    fn start(properties: &[(&str, &str)]) -> Rig {
-        Rig::start_after(properties, |_| ())
-    }
-
-    /// The same, after something is done with the broker.
-    fn start_after(properties: &[(&str, &str)], prepare: impl FnOnce(&EmbeddedBroker)) -> Rig {
+impl Rig<Source> {
+    /// Makes the source of a topic with one partition of ten messages, after something is done
+    /// with the broker.
+    fn new(options: &[(&str, &str)], prepare: impl FnOnce(&EmbeddedBroker)) -> Rig<Source> {
         let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
-        let producer: BaseProducer = broker.client().create().unwrap();
-        for number in 0..10 {
-            let text = number.to_string();
-            producer.send(BaseRecord::to(TOPIC).key(&text).payload(&text)).unwrap();
-        }
-        producer.flush(PATIENCE).unwrap();
+        send(&broker, 0..10);
         prepare(&broker);
 
-        let mut options: Vec<(String, String)> = [
-            ("kafka.brokers", broker.bootstrap().as_str()),
+        let bootstrap = broker.bootstrap();
+        let mut all = vec![
+            ("kafka.brokers", bootstrap.as_str()),
             ("kafka.group", "group"),
             ("input.topic", TOPIC),
             ("output.topic", "vectors"),
             ("model.package", "/nowhere"),
-        ]
-        .map(|(path, value)| (path.to_owned(), value.to_owned()))
-        .into();
-        options.extend(
-            properties.iter().map(|(k, v)| (format!("kafka.librdkafka.{k}"), (*v).to_owned())),
-        );
-        let config = load(None, &options).unwrap();
+        ];
+        all.extend(options);
+        let all: Vec<_> = all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let config = load(None, &all).unwrap();
         let metrics = Metrics::new();
         let connection = Connection::new(&config, &metrics.source).unwrap();
         let consumer = Arc::clone(&connection.consumer);
@@ -74,12 +64,23 @@ impl Rig {
             out,
             settled,
             shutdown.clone(),
-            health,
+            Arc::clone(&health),
             metrics.source.clone(),
         )
         .unwrap();
+        Rig { source, consumer, received, settlements, shutdown, health, broker }
+    }
+
+    fn run(self) -> Rig {
+        let Rig { source, consumer, received, settlements, shutdown, health, broker } = self;
         let source = std::thread::spawn(move || source.run());
-        Rig { source, consumer, received, settlements, shutdown, broker }
+        Rig { source, consumer, received, settlements, shutdown, health, broker }
+    }
+}
+
+impl Rig {
+    fn start(options: &[(&str, &str)]) -> Rig {
+        Rig::new(options, |_| ()).run()
     }
 
     /// Returns the messages from the next one to that of an offset.
@@ -99,12 +100,30 @@ impl Rig {
         self.source.join().unwrap().unwrap();
     }
 
+    fn await_end(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.source.is_finished() {
+            assert!(Instant::now() < deadline, "the source goes on");
+            std::thread::yield_now();
+        }
+    }
+
     fn settle(&self, message: &Tracked<()>) {
         let (assignment, offset) = (Arc::clone(&message.origin.assignment), message.origin.offset);
         self.settlements
             .send(Settlement { assignment, offset, outcome: Outcome::Embedded })
             .unwrap();
     }
+}
+
+/// Sends messages of these numbers.
+fn send(broker: &EmbeddedBroker, numbers: std::ops::Range<u32>) {
+    let producer: BaseProducer = broker.client().create().unwrap();
+    for number in numbers {
+        let text = number.to_string();
+        producer.send(BaseRecord::to(TOPIC).key(&text).payload(&text)).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
 }
 
 fn offsets(messages: &[Tracked<()>]) -> Vec<i64> {
@@ -127,11 +146,41 @@ fn where_offsets_go_back_what_is_unsettled_comes_again() {
     rig.finish(again);
 }
 
+/// A transaction may hold what would be fetched again.
+#[test]
+fn where_offsets_go_back_a_worker_of_exactly_once_delivery_ends() {
+    let options = [("delivery.mode", "exactly-once"), ("delivery.transactional_id", "worker")];
+    let rig = Rig::start(&options);
+    let first = rig.receive_until(9);
+    rig.consumer.seek(TOPIC, 0, Position::Offset(7), Duration::ZERO).unwrap();
+    rig.await_end();
+    let error = rig.source.join().unwrap().unwrap_err();
+    let SourceError::WentBack { partition: 0, source } = error else { panic!("{error}") };
+    let went_back = WentBack { last: Offset(9), found: Offset(7), skipped: Some(Offset(0)) };
+    assert_eq!(source, went_back);
+    assert_eq!(rig.shutdown.wanted(), Wanted::Abort, "the open transaction is not to be committed");
+    drop(first);
+}
+
+/// librdkafka may hand it out twice around a rebalance.
+#[test]
+fn the_last_message_again_is_no_log_that_was_cut() {
+    let rig = Rig::start(&[]);
+    let mut messages = rig.receive_until(9);
+    rig.consumer.seek(TOPIC, 0, Position::Offset(9), Duration::ZERO).unwrap();
+    send(&rig.broker, 10..11);
+    let next = rig.receive_until(10);
+    assert_eq!(offsets(&next), [10], "and nothing twice");
+    assert!(!messages[0].origin.assignment.is_revoked());
+    messages.extend(next);
+    rig.finish(messages);
+}
+
 /// librdkafka joins anew without an answer where the topic's partitions change in the middle of a drain.
 #[test]
 fn a_drain_that_the_group_does_not_wait_for_ends() {
     for strategy in ["range", "cooperative-sticky"] {
-        let rig = Rig::start(&[("partition.assignment.strategy", strategy)]);
+        let rig = Rig::start(&[("kafka.librdkafka.partition.assignment.strategy", strategy)]);
         let first = rig.receive_until(9);
         first[..3].iter().for_each(|message| rig.settle(message));
         let partitions = rig.consumer.assignment().unwrap();
@@ -158,6 +207,23 @@ fn a_drain_that_the_group_does_not_wait_for_ends() {
     }
 }
 
+/// As where librdkafka takes itself for rebalancing for good: it tells of no rebalance.
+#[test]
+fn a_member_that_the_group_does_not_know_any_more_ends() {
+    let mut rig = Rig::new(&[], |broker| {
+        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION];
+        broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
+    });
+    rig.source.refused = Refused::new(Duration::ZERO);
+    let rig = rig.run();
+    let messages = rig.receive_until(9);
+    messages.iter().for_each(|message| rig.settle(message));
+    rig.await_end();
+    let error = rig.source.join().unwrap().unwrap_err();
+    let SourceError::Refused(error) = error else { panic!("{error}") };
+    assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::IllegalGeneration));
+}
+
 /// librdkafka itself would never ask again, and the partition would stand still (confluentinc/librdkafka#5586).
 #[test]
 fn the_groups_offsets_are_asked_for_until_they_are_told() {
@@ -166,14 +232,15 @@ fn the_groups_offsets_are_asked_for_until_they_are_told() {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNSTABLE_OFFSET_COMMIT,
     ];
-    let rig = Rig::start_after(&[], |broker| {
+    let rig = Rig::new(&[], |broker| {
         broker.cluster().request_errors(RDKafkaApiKey::OffsetFetch, &moves);
         // The group is in the middle of the topic.
         let consumer: BaseConsumer = broker.client().set("group.id", "group").create().unwrap();
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition_offset(TOPIC, 0, Position::Offset(4)).unwrap();
         consumer.commit(&offsets, CommitMode::Sync).unwrap();
-    });
+    })
+    .run();
     let messages = rig.receive_until(9);
     assert_eq!(offsets(&messages), (4..10).collect::<Vec<_>>());
     rig.finish(messages);
@@ -181,10 +248,11 @@ fn the_groups_offsets_are_asked_for_until_they_are_told() {
 
 #[test]
 fn offsets_that_may_not_be_read_end_the_worker() {
-    let rig = Rig::start_after(&[], |broker| {
+    let rig = Rig::new(&[], |broker| {
         let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
         broker.cluster().request_errors(RDKafkaApiKey::OffsetFetch, &refused);
-    });
+    })
+    .run();
     let error = rig.source.join().unwrap().unwrap_err();
     let SourceError::Consumer(error) = error else { panic!("{error}") };
     assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::GroupAuthorizationFailed));
@@ -192,7 +260,7 @@ fn offsets_that_may_not_be_read_end_the_worker() {
 
 #[test]
 fn a_group_without_offsets_begins_where_it_is_told_to() {
-    let rig = Rig::start(&[("auto.offset.reset", "earliest")]);
+    let rig = Rig::start(&[("kafka.librdkafka.auto.offset.reset", "earliest")]);
     let messages = rig.receive_until(9);
     assert_eq!(offsets(&messages), (0..10).collect::<Vec<_>>());
     rig.finish(messages);
@@ -210,6 +278,23 @@ fn a_stop_whose_last_commit_is_not_answered_is_no_success() {
     assert!(matches!(error, SourceError::CommitMissed), "{error}");
 }
 
+/// The last commit takes seconds where no broker answers.
+#[test]
+fn a_worker_that_fails_is_not_ready_while_it_commits() {
+    let rig = Rig::start(&[]);
+    let messages = rig.receive_until(9);
+    rig.broker.cluster().broker_down(1).unwrap();
+    messages.iter().for_each(|message| rig.settle(message));
+    rig.shutdown.abort();
+    let deadline = Instant::now() + PATIENCE;
+    while rig.health.not_ready() != Some("stopping") {
+        assert!(!rig.source.is_finished(), "it was ready to its end");
+        assert!(Instant::now() < deadline, "the source goes on");
+        std::thread::yield_now();
+    }
+    assert!(rig.source.join().unwrap().is_err());
+}
+
 #[test]
 fn a_stop_does_not_wait_for_partitions_that_are_lost() {
     let rig = Rig::start(&[]);
@@ -223,9 +308,20 @@ fn a_stop_does_not_wait_for_partitions_that_are_lost() {
     assert!(messages.iter().all(|message| message.origin.assignment.is_revoked()));
 }
 
+/// librdkafka gives them in a row with messages, and rdkafka returns nothing for each of them.
+#[test]
+fn what_is_no_message_does_not_end_a_look_at_librdkafka() {
+    // It logs its configuration, line by line, before it is there.
+    let mut rig = Rig::new(&[("kafka.librdkafka.debug", "conf")], |_| ());
+    assert!(rig.source.poll().unwrap(), "there was something");
+    let served = rig.consumer.context().served();
+    assert!(served > 5, "{served} lines of many");
+    rig.source.close();
+}
+
 #[test]
 fn a_position_that_is_nowhere_ends_the_worker_where_it_is_an_error() {
-    let rig = Rig::start(&[("auto.offset.reset", "error")]);
+    let rig = Rig::start(&[("kafka.librdkafka.auto.offset.reset", "error")]);
     let error = rig.source.join().unwrap().unwrap_err();
     let SourceError::Consumer(error) = error else { panic!("{error}") };
     assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AutoOffsetReset), "{error}");
