@@ -23,7 +23,7 @@ impl<Request: Send + 'static, Answer: Send + 'static> Caller<Request, Answer> {
     /// When the system has no thread to give.
     pub fn start(
         name: &str,
-        call: impl Fn(Request) -> Option<Answer> + Send + 'static,
+        mut call: impl FnMut(Request) -> Option<Answer> + Send + 'static,
     ) -> std::io::Result<Caller<Request, Answer>> {
         let (requests, requested) = crossbeam_channel::bounded::<Request>(1);
         let (answered, answers) = crossbeam_channel::bounded(1);

@@ -18,6 +18,7 @@
 //! - A partition is given up only after its last commit, or after the drain's limit.
 
 mod backpressure;
+mod deaf;
 mod deleted;
 mod lag;
 mod membership;
@@ -41,6 +42,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use thiserror::Error;
 
 use backpressure::Full;
+use deaf::{Hearing, Missed};
 use deleted::Deleted;
 use lag::Lag;
 use membership::Leaving;
@@ -113,6 +115,19 @@ pub enum SourceError {
         /// How far.
         source: WentBack,
     },
+    /// The consumer has seen nothing for a while of what others see.
+    #[error(
+        "the consumer knows partition {partition} up to offset {heard}, and the brokers end it at {told}, for more than a \
+         minute: the topic was made anew under the worker, or librdkafka stands still; this worker has to join anew"
+    )]
+    Deaf {
+        /// The partition.
+        partition: i32,
+        /// The end that the consumer knows.
+        heard: i64,
+        /// The one that the brokers tell.
+        told: i64,
+    },
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
@@ -133,6 +148,7 @@ pub struct Source {
     metrics: SourceMetrics,
     lag: Lag,
     deleted: Deleted,
+    hearing: Hearing,
     stall: Stall,
     /// By outcome, looked up once: every message has one.
     settled: [IntCounter; Outcome::ALL.len()],
@@ -195,6 +211,7 @@ impl Source {
             settled: Outcome::ALL.map(|o| metrics.settled.with_label_values(&[o.as_label()])),
             lag: Lag::new(metrics.lag.clone(), config.metrics.per_partition),
             deleted: Deleted::new(metrics.deleted.clone()),
+            hearing: Hearing::start(config, Instant::now())?,
             stall: Stall::default(),
             metrics,
             topic: config.input.topic.clone(),
@@ -260,6 +277,7 @@ impl Source {
                 self.commit()?;
             }
             self.report();
+            self.listen()?;
             if !settled && !received {
                 let is_settling =
                     self.full.is_some() || self.leaving.is_some() || self.placing.is_busy();
@@ -461,6 +479,19 @@ impl Source {
         Ok(())
     }
 
+    /// Looks whether the consumer still hears of what there is.
+    fn listen(&mut self) -> Result<(), SourceError> {
+        let is_paused = self.full.as_ref().is_some_and(|full| full.is_paused);
+        if is_paused || self.leaving.is_some() || self.placing.is_busy() {
+            // Nothing, or not everything, is fetched.
+            self.hearing.forget_all();
+        }
+        let Some(Missed { partition, heard, told }) = self.hearing.progress(Instant::now()) else {
+            return Ok(());
+        };
+        Err(SourceError::Deaf { partition, heard, told })
+    }
+
     fn owned(&self) -> TopicPartitionList {
         self.list(self.ledger.partitions())
     }
@@ -484,7 +515,10 @@ impl Source {
         self.health.oldest_unsettled(self.stall.since(oldest, Instant::now()));
         let mut ends = self.consumer.context().take_ends();
         self.deleted.report(&ends, &mut self.ledger);
-        ends.retain(|&partition, _| !self.placing.is_unplaced(partition));
+        ends.retain(|&partition, _| {
+            self.ledger.assignment(partition).is_some() && !self.placing.is_unplaced(partition)
+        });
+        self.hearing.note(&ends);
         self.lag.report(ends, &self.ledger);
         let is_first_wait = self.waiting.is_some() && !self.health.is_assigned();
         if is_first_wait && self.consumer.context().is_member() {

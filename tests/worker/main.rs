@@ -26,6 +26,7 @@ mod precision;
 mod promises;
 mod protocols;
 mod queries;
+mod recreated;
 mod rejection;
 mod security;
 mod signals;

@@ -1,0 +1,243 @@
+//! Whether the consumer hears of what comes into its partitions.
+//!
+//! librdkafka takes a partition for read where its fetches bring nothing more, and the lag comes from the same
+//! answers. Of a topic that was deleted and made anew it fetches nothing where the partition's leader had changed
+//! before: it remembers a later epoch of the leader than the new topic's first, and passes over what it is told of the
+//! new leader. Then it tells of no error, and the lag is 0 for good. So partitions that seem to be read are asked for by another client too, which
+//! remembers nothing of them.
+//!
+//! A consumer that hears knows at each look at least the end that the other was told at the look before, and no end
+//! beyond the one that the other is told then. One that doesn't for more than a minute has to be replaced, and so the
+//! worker.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
+
+use crate::config::Config;
+use crate::kafka::asker::Asker;
+use crate::kafka::caller::Caller;
+use crate::kafka::consumer::PartitionEnd;
+use crate::kafka::consumer_properties;
+
+/// Between two looks. A consumer hears of new messages within a second.
+const INTERVAL: Duration = Duration::from_secs(20);
+
+/// Looks in a row at which it was wrong. A connection that has died without a word is noticed within a minute, which is
+/// `socket.timeout.ms`.
+const LOOKS: u32 = 5;
+
+/// How long the brokers may take to tell one partition's end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client that asks is polled before.
+const SERVE: Duration = Duration::from_millis(100);
+
+/// The ends of partitions.
+type Ends = HashMap<i32, i64>;
+
+/// Looks after what the consumer hears.
+pub(super) struct Hearing {
+    caller: Caller<Vec<i32>, KafkaResult<Ends>>,
+    /// The ends of which the consumer says that it has read up to there.
+    read: Ends,
+    /// Those of them for which a question is under way, as they were before it.
+    asked: Ends,
+    looks: HashMap<i32, Look>,
+    look_at: Instant,
+}
+
+/// What a look at a partition has shown.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// What the other client was told.
+    told: i64,
+    /// Looks in a row at which the consumer was wrong.
+    wrong: u32,
+}
+
+/// What the consumer has missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Missed {
+    pub(super) partition: i32,
+    /// The end that the consumer knows.
+    pub(super) heard: i64,
+    /// The one that the brokers tell.
+    pub(super) told: i64,
+}
+
+impl Hearing {
+    /// Starts the thread that asks.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread to give.
+    pub(super) fn start(config: &Config, now: Instant) -> std::io::Result<Hearing> {
+        let mut properties = consumer_properties(config);
+        properties.set("statistics.interval.ms", "0");
+        let topic = config.input.topic.clone();
+        let mut client = None;
+        let call = move |partitions: Vec<i32>| {
+            // After an error it is made anew: what it remembers may be wrong.
+            let (asked, ends) = ask(client.take(), &properties, &topic, &partitions);
+            client = asked;
+            Some(ends)
+        };
+        Ok(Hearing {
+            caller: Caller::start("capvec-ends", call)?,
+            read: Ends::new(),
+            asked: Ends::new(),
+            looks: HashMap::new(),
+            look_at: now + INTERVAL,
+        })
+    }
+
+    /// Takes what new statistics say of partitions that are fetched.
+    pub(super) fn note(&mut self, ends: &HashMap<i32, PartitionEnd>) {
+        for (&partition, end) in ends {
+            if end.is_read {
+                self.read.insert(partition, end.end);
+            } else {
+                self.forget(partition);
+            }
+        }
+    }
+
+    /// Begins anew with a partition: it isn't fetched, or has something.
+    pub(super) fn forget(&mut self, partition: i32) {
+        self.read.remove(&partition);
+        self.asked.remove(&partition);
+        self.looks.remove(&partition);
+    }
+
+    /// Begins anew with all partitions.
+    pub(super) fn forget_all(&mut self) {
+        self.read.clear();
+        self.asked.clear();
+        self.looks.clear();
+    }
+
+    /// Asks when it is time; returns what the consumer has missed for too long, if it has.
+    pub(super) fn progress(&mut self, now: Instant) -> Option<Missed> {
+        if let Some(told) = self.caller.answer() {
+            match told {
+                Ok(told) => return self.judge(&told),
+                Err(error) => {
+                    tracing::debug!(%error, "the ends of partitions weren't told");
+                    self.looks.clear();
+                }
+            }
+        }
+        if now >= self.look_at && !self.caller.is_busy() && !self.read.is_empty() {
+            self.look_at = now + INTERVAL;
+            self.asked = self.read.clone();
+            self.caller.ask(self.asked.keys().copied().collect());
+        }
+        None
+    }
+
+    /// Compares what the other client was told with what the consumer knew before.
+    fn judge(&mut self, told: &Ends) -> Option<Missed> {
+        for (partition, heard) in self.asked.drain() {
+            let Some(&told) = told.get(&partition) else { continue };
+            let before = self.looks.get(&partition);
+            let is_wrong = heard > told || before.is_some_and(|before| heard < before.told);
+            let wrong = if is_wrong { before.map_or(0, |before| before.wrong) + 1 } else { 0 };
+            if wrong >= LOOKS {
+                return Some(Missed { partition, heard, told });
+            }
+            self.looks.insert(partition, Look { told, wrong });
+        }
+        None
+    }
+}
+
+type Client = BaseConsumer<Asker>;
+
+/// Asks for the ends of partitions, by a client of before or a new one; returns the client where it has answered.
+fn ask(
+    client: Option<Client>,
+    properties: &ClientConfig,
+    topic: &str,
+    partitions: &[i32],
+) -> (Option<Client>, KafkaResult<Ends>) {
+    let made = client.map_or_else(|| properties.create_with_context(Asker::default()), Ok);
+    let client: Client = match made {
+        Ok(client) => client,
+        Err(error) => return (None, Err(error)),
+    };
+    // It serves a login that wants a new token.
+    drop(client.poll(SERVE));
+    let end = |&partition| Ok((partition, client.fetch_watermarks(topic, partition, PATIENCE)?.1));
+    match partitions.iter().map(end).collect() {
+        Ok(ends) => (Some(client), Ok(ends)),
+        Err(error) => (None, Err(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Returns at which look the consumer is found to be deaf, that knew the first numbers when the brokers told the
+    /// second.
+    fn found(looks: &[(i64, i64)]) -> Option<usize> {
+        let mut hearing = Hearing::start(&Config::default(), Instant::now()).unwrap();
+        looks.iter().position(|&(heard, told)| {
+            hearing.asked = Ends::from([(0, heard)]);
+            hearing.judge(&Ends::from([(0, told)])).is_some()
+        })
+    }
+
+    #[test]
+    fn a_consumer_that_hears_of_nothing_new_is_found() {
+        assert_eq!(found(&[(5, 5), (5, 20), (5, 20), (5, 20), (5, 20), (5, 20), (5, 20)]), Some(6));
+        assert_eq!(found(&[(5, 20), (5, 30), (5, 40), (5, 50), (5, 50), (5, 60)]), Some(5));
+        // The topic was made anew, and has less.
+        assert_eq!(found(&[(90, 90), (90, 0), (90, 3), (90, 7), (90, 7), (90, 8)]), Some(5));
+    }
+
+    #[test]
+    fn one_that_is_late_for_a_while_is_not() {
+        let late = [(5, 20); LOOKS as usize];
+        let looks = [&late[..], &[(20, 20), (20, 30)], &[(20, 30); 3], &[(30, 30)]].concat();
+        assert_eq!(found(&looks), None);
+    }
+
+    proptest! {
+        #[test]
+        fn one_that_hears_is_never_found(steps in prop::collection::vec((0i64..5, 0i64..5), 1..50)) {
+            // Between two looks the partition gets more, of which the consumer hears at least what the
+            // other client was told, and between its last word and the other's answer again.
+            let mut told = 0;
+            let looks: Vec<(i64, i64)> = steps
+                .into_iter()
+                .map(|(before, after)| {
+                    let heard = told + before;
+                    told = heard + after;
+                    (heard, told)
+                })
+                .collect();
+            prop_assert_eq!(found(&looks), None);
+        }
+    }
+
+    #[test]
+    fn what_the_consumer_still_fetches_is_not_asked_for() {
+        let now = Instant::now();
+        let mut hearing = Hearing::start(&Config::default(), now).unwrap();
+        let end = |is_read| PartitionEnd { end: 7, beginning: 0, is_read };
+        hearing.note(&HashMap::from([(0, end(true)), (1, end(false)), (2, end(true))]));
+        hearing.looks.insert(0, Look { told: 9, wrong: LOOKS - 1 });
+        hearing.forget(2);
+        assert_eq!(hearing.read, Ends::from([(0, 7)]));
+        hearing.note(&HashMap::from([(0, end(false))]));
+        assert!(hearing.read.is_empty() && hearing.looks.is_empty());
+        assert_eq!(hearing.progress(now + INTERVAL), None);
+        assert!(!hearing.caller.is_busy(), "there is nothing to ask for");
+    }
+}
