@@ -22,6 +22,7 @@ pub mod task;
 use thiserror::Error;
 
 use crate::batch::packing::TokenBatch;
+use crate::label::labels;
 
 /// What can go wrong in a forward pass.
 #[derive(Debug, Error)]
@@ -90,20 +91,11 @@ pub enum SplitReason {
     Failed,
 }
 
-impl SplitReason {
-    /// All reasons.
-    pub const ALL: [SplitReason; 3] =
-        [SplitReason::OutOfMemory, SplitReason::NotFinite, SplitReason::Failed];
-
-    /// Returns the reason as a metric label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            SplitReason::OutOfMemory => "out_of_memory",
-            SplitReason::NotFinite => "not_finite",
-            SplitReason::Failed => "failed",
-        }
-    }
-}
+labels!(SplitReason {
+    OutOfMemory => "out_of_memory",
+    NotFinite => "not_finite",
+    Failed => "failed",
+});
 
 impl EmbedError {
     /// Returns why a batch that failed so is split.
