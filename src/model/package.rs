@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::graph;
 use super::manifest::{FORMAT, FileDigest, GraphForm, Manifest};
-use crate::tokenize::TOKENS_MIN;
+use crate::tokenize::{TOKENS_MIN, Tokenizer, TokenizerError};
 
 pub use write::{Draft, Existing, write};
 
@@ -156,6 +156,15 @@ impl Package {
             }
         }
         Ok(package)
+    }
+
+    /// Reads the package's tokenizer, which cuts a text off at the manifest's `max_tokens`.
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be read, or isn't a tokenizer that this program can run.
+    pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::from_file(&self.path.join(TOKENIZER), self.manifest.max_tokens)
     }
 
     /// Compares each file's SHA-256 with the manifest's, telling `checked` of each that is right.
