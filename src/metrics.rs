@@ -1,11 +1,11 @@
 //! Every metric: names, units, labels, buckets.
 //!
-//! One struct of handles a stage, each in a file under `src/metrics/` in which a metric's name and help
-//! text stand beside what it is. Names are `capvec_<what>_<unit>`, with `_total` for counters, in base
-//! units. Label values come from closed sets and all start at 0, with two exceptions: series of
-//! partitions come and go with them, and those of the model, its devices and the queues, whose labels
-//! say what there is, come when the worker has loaded the model. `docs/metrics.md` lists the metrics for
-//! people; a test compares.
+//! One struct of handles a stage, each in a file under `src/metrics/` in which a metric's name and
+//! help text stand beside what it is. Names are `capvec_<what>_<unit>`, with `_total` for counters,
+//! in base units. Label values come from closed sets and all start at 0, with two exceptions:
+//! series of partitions come and go with them, and those of the model, its devices and the queues,
+//! whose labels say what there is, come when the worker has loaded the model. `docs/metrics.md`
+//! lists the metrics for people; a test compares.
 
 mod batch;
 mod embed;
@@ -162,7 +162,8 @@ impl Metrics {
             "Always 1; a device that the network runs on, and what runs it there",
             &["device", "provider"],
         );
-        // 0 until a broker has answered: an alert that waits for minutes begins to wait at the start.
+        // 0 until a broker has answered: an alert that waits for minutes begins to wait at the
+        // start.
         let brokers_up =
             int_gauge_vec(&r, "brokers_up", "Brokers that a client is connected to", "client");
         Metrics {
@@ -195,8 +196,8 @@ impl Metrics {
         self.execution_provider.with_label_values(&[wanted, running]).set(1);
     }
 
-    /// Says on which device the network runs, and what runs it there; several devices are told one by
-    /// one.
+    /// Says on which device the network runs, and what runs it there; several devices are told one
+    /// by one.
     pub fn set_device(&self, device: &str, provider: &str) {
         self.device.with_label_values(&[device, provider]).set(1);
     }

@@ -1,5 +1,6 @@
 //! Relations between options, checked once before anything starts: a function a section, in the
-//! order of `config/capvec.toml`. A relation of two options stands with the one that it is a fault of.
+//! order of `config/capvec.toml`. A relation of two options stands with the one that it is a fault
+//! of.
 
 use std::time::Duration;
 
@@ -278,8 +279,8 @@ impl Faults<'_> {
     }
 }
 
-/// Returns what is wrong with the log's filter. A word alone that isn't a level would be the name of a target, of
-/// which there is none, and the log would be empty.
+/// Returns what is wrong with the log's filter. A word alone that isn't a level would be the name
+/// of a target, of which there is none, and the log would be empty.
 fn fault_of_filter(filter: &str) -> Option<String> {
     if filter.trim().is_empty() {
         return Some("names no level; info is usual".into());
@@ -301,7 +302,8 @@ fn fault_of_filter(filter: &str) -> Option<String> {
     ))
 }
 
-/// Returns what is wrong with the list of addresses, if it isn't empty. A port may be left out: librdkafka takes 9092.
+/// Returns what is wrong with the list of addresses, if it isn't empty. A port may be left out:
+/// librdkafka takes 9092.
 fn fault_of_brokers(brokers: &str) -> Option<String> {
     let several = brokers.split(',').count() > 1;
     brokers.split(',').map(str::trim).enumerate().find_map(|(before, entry)| {

@@ -1,5 +1,5 @@
-//! Loads the embedders that the configuration asks for, on each of its devices. How they run best on
-//! the first one is decided in `site`.
+//! Loads the embedders that the configuration asks for, on each of its devices. How they run best
+//! on the first one is decided in `site`.
 
 mod site;
 
@@ -147,8 +147,8 @@ fn load_on(
     Ok(running)
 }
 
-/// Loads one embedder on the first device that is asked for, for what runs a package without a worker.
-/// It may take all of a GPU's memory.
+/// Loads one embedder on the first device that is asked for, for what runs a package without a
+/// worker. It may take all of a GPU's memory.
 ///
 /// # Errors
 ///

@@ -103,8 +103,9 @@ pub struct Package {
 }
 
 impl Package {
-    /// Reads the manifest of the package at `path`, and checks that this program can run it and that
-    /// its files are there with their sizes. Their contents are checked by [`Package::verify`].
+    /// Reads the manifest of the package at `path`, and checks that this program can run it and
+    /// that its files are there with their sizes. Their contents are checked by
+    /// [`Package::verify`].
     ///
     /// # Errors
     ///
@@ -189,8 +190,8 @@ impl Package {
     }
 }
 
-/// Returns what no manifest that was written here says. A manifest is data: its files are those of a package, and none
-/// elsewhere.
+/// Returns what no manifest that was written here says. A manifest is data: its files are those of
+/// a package, and none elsewhere.
 fn impossible(manifest: &Manifest) -> Option<String> {
     let (max_tokens, positions) = (manifest.max_tokens, manifest.network.positions);
     if max_tokens < TOKENS_MIN || max_tokens > positions {

@@ -122,8 +122,8 @@ impl Site<'_> {
     }
 }
 
-/// Returns the memory that a session has for itself: its matrices, laid out for the CPU. Tables, which a
-/// pass reads a few rows of, stay in the file that all sessions map.
+/// Returns the memory that a session has for itself: its matrices, laid out for the CPU. Tables,
+/// which a pass reads a few rows of, stay in the file that all sessions map.
 fn own_bytes(manifest: &Manifest) -> u64 {
     let weights = manifest.files.iter().find(|file| file.name == WEIGHTS);
     let weights = weights.map_or(0, |file| file.bytes);
@@ -140,8 +140,9 @@ fn own_bytes(manifest: &Manifest) -> u64 {
 /// `visible` says which of the machine's there are for the worker.
 fn gpu_name(device: Device, names: &[String], visible: &[String; 2], bytes_max: usize) -> String {
     let mut name = format!("{device} {}", names.join(", "));
-    // The driver shows all GPUs of the machine, and a slice of one by the name of the whole. Where they
-    // are alike it is the number of one among its like, and would be another wherever the worker runs next.
+    // The driver shows all GPUs of the machine, and a slice of one by the name of the whole. Where
+    // they are alike it is the number of one among its like, and would be another wherever the
+    // worker runs next.
     if names.len() > 1 || visible.iter().any(|visible| visible.contains("MIG-")) {
         name.push_str(&format!(", {}", visible.join(", ")));
     }

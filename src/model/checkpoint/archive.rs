@@ -1,9 +1,9 @@
 //! Zip directories, checked before use.
 //!
 //! The directory comes from the `zip` crate; this module adds what a hostile archive calls for. An
-//! entry's sizes are only used once it is known that no two entries share a byte and that all of them
-//! lie before the directory, so the sum of what stored entries claim is at most the file's length.
-//! Format: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>.
+//! entry's sizes are only used once it is known that no two entries share a byte and that all of
+//! them lie before the directory, so the sum of what stored entries claim is at most the file's
+//! length. Format: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>.
 
 use std::error::Error;
 use std::io::{self, Read};

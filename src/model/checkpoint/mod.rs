@@ -1,9 +1,10 @@
 //! Safe readers of weights files that others wrote.
 //!
-//! A [`Checkpoint`] is an encoder's file, safetensors or torch's zip format; it is opened by reading
-//! its index only, and its tensors are then streamed one by one. A [`Head`] is the small linear layer
-//! behind it, in any of the formats in which heads are published. Both come from strangers, and two
-//! of the formats are pickles, programs that a Python interpreter would run. Here they are data.
+//! A [`Checkpoint`] is an encoder's file, safetensors or torch's zip format; it is opened by
+//! reading its index only, and its tensors are then streamed one by one. A [`Head`] is the small
+//! linear layer behind it, in any of the formats in which heads are published. Both come from
+//! strangers, and two of the formats are pickles, programs that a Python interpreter would run.
+//! Here they are data.
 //!
 //! - `input`: the file as ranges of bytes, and errors that name it.
 //! - `number`: number formats, and their way to `f32`.

@@ -1,7 +1,7 @@
 //! The checkpoint's `config.json`: of which family the network is, and its sizes.
 //!
-//! What would make another forward pass than the graph's is refused: another activation, another kind
-//! of positions, a decoder.
+//! What would make another forward pass than the graph's is refused: another activation, another
+//! kind of positions, a decoder.
 
 use std::path::Path;
 

@@ -1,9 +1,9 @@
 //! The tokenizer of a checkpoint: in which of its files it is, and whether a package can have it.
 //!
-//! Hugging Face builds BERT's tokenizer from `tokenizer.json` and then changes its normaliser to what
-//! `tokenizer_config.json` says. Where the two differ nobody can tell which one the weights were
-//! trained with, so that is refused. So is what would give other ids than Hugging Face's, or make the
-//! worker fail on the first caption that has a token.
+//! Hugging Face builds BERT's tokenizer from `tokenizer.json` and then changes its normaliser to
+//! what `tokenizer_config.json` says. Where the two differ nobody can tell which one the weights
+//! were trained with, so that is refused. So is what would give other ids than Hugging Face's, or
+//! make the worker fail on the first caption that has a token.
 
 use std::path::{Path, PathBuf};
 
@@ -123,7 +123,8 @@ fn read_if_there(path: &Path) -> Result<Option<Map<String, Value>>, ImportError>
     path.exists().then(|| read_object(path)).transpose()
 }
 
-/// Returns a token that these options name and that isn't one of BERT's own, or stands in another's place.
+/// Returns a token that these options name and that isn't one of BERT's own, or stands in another's
+/// place.
 fn foreign_token(options: &Map<String, Value>) -> Option<&str> {
     options.iter().find_map(|(key, value)| {
         let tokens: Vec<&Value> = match value {
