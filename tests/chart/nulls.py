@@ -86,7 +86,6 @@ def empty_stays_empty(chart):
     assert len(empty) > 50, empty
     for name, values in [("nothing", {}), *of_every_kind()]:
         unset = [path for path in empty if not is_set(values, path)]
-
         if is_changed(chart, values, unset):
             alone = [path for path in unset if is_changed(chart, values, [path])]
             raise AssertionError(f"{name}: {', '.join(alone)}")
