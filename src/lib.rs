@@ -48,6 +48,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod health;
+mod label;
 pub mod lock;
 pub mod metrics;
 pub mod model;

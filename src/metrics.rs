@@ -1,11 +1,11 @@
 //! Every metric: names, units, labels, buckets.
 //!
-//! One struct of handles a stage, each in a file under `src/metrics/` in which a metric's name and help
-//! text stand beside what it is. Names are `capvec_<what>_<unit>`, with `_total` for counters, in base
-//! units. Label values come from closed sets and all start at 0, with two exceptions: series of
-//! partitions come and go with them, and those of the model, its devices and the queues, whose labels
-//! say what there is, come when the worker has loaded the model. `docs/metrics.md` lists the metrics for
-//! people; a test compares.
+//! One struct of handles a stage, each in a file under `src/metrics/` in which a metric's name and
+//! help text stand beside what it is. Names are `capvec_<what>_<unit>`, with `_total` for counters,
+//! in base units. Label values come from closed sets and all start at 0, with two exceptions:
+//! series of partitions come and go with them, and those of the model, its devices and the queues,
+//! whose labels say what there is, come when the worker has loaded the model. `docs/metrics.md`
+//! lists the metrics for people; a test compares.
 
 mod batch;
 mod embed;
@@ -18,6 +18,7 @@ mod tokenize;
 use prometheus::{Histogram, HistogramVec, IntGaugeVec, Registry, TextEncoder};
 
 use crate::clock::since_epoch;
+use crate::label::labels;
 use make::{buckets, float_gauge, histogram_vec, info, int_gauge_vec};
 
 pub use batch::BatchMetrics;
@@ -41,20 +42,12 @@ pub enum Stage {
     Deliver,
 }
 
-impl Stage {
-    /// All stages.
-    pub const ALL: [Stage; 4] = [Stage::Tokenize, Stage::Wait, Stage::Embed, Stage::Deliver];
-
-    /// Returns the stage as a label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            Stage::Tokenize => "tokenize",
-            Stage::Wait => "wait",
-            Stage::Embed => "embed",
-            Stage::Deliver => "deliver",
-        }
-    }
-}
+labels!(Stage {
+    Tokenize => "tokenize",
+    Wait => "wait",
+    Embed => "embed",
+    Deliver => "deliver",
+});
 
 /// What a rebalance did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,19 +60,11 @@ pub enum Rebalance {
     Lost,
 }
 
-impl Rebalance {
-    /// All kinds.
-    pub const ALL: [Rebalance; 3] = [Rebalance::Assigned, Rebalance::Revoked, Rebalance::Lost];
-
-    /// Returns the kind as a label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            Rebalance::Assigned => "assigned",
-            Rebalance::Revoked => "revoked",
-            Rebalance::Lost => "lost",
-        }
-    }
-}
+labels!(Rebalance {
+    Assigned => "assigned",
+    Revoked => "revoked",
+    Lost => "lost",
+});
 
 /// What became of a commit of offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,18 +75,10 @@ pub enum CommitResult {
     Failed,
 }
 
-impl CommitResult {
-    /// All results.
-    pub const ALL: [CommitResult; 2] = [CommitResult::Ok, CommitResult::Failed];
-
-    /// Returns the result as a label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            CommitResult::Ok => "ok",
-            CommitResult::Failed => "failed",
-        }
-    }
-}
+labels!(CommitResult {
+    Ok => "ok",
+    Failed => "failed",
+});
 
 /// How a transaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,18 +89,10 @@ pub enum TransactionEnd {
     Aborted,
 }
 
-impl TransactionEnd {
-    /// All ends.
-    pub const ALL: [TransactionEnd; 2] = [TransactionEnd::Committed, TransactionEnd::Aborted];
-
-    /// Returns the end as a label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            TransactionEnd::Committed => "committed",
-            TransactionEnd::Aborted => "aborted",
-        }
-    }
-}
+labels!(TransactionEnd {
+    Committed => "committed",
+    Aborted => "aborted",
+});
 
 /// The handles of all metrics. Cloning is cheap; clones count together.
 #[derive(Clone, Debug)]
@@ -193,7 +162,8 @@ impl Metrics {
             "Always 1; a device that the network runs on, and what runs it there",
             &["device", "provider"],
         );
-        // 0 until a broker has answered: an alert that waits for minutes begins to wait at the start.
+        // 0 until a broker has answered: an alert that waits for minutes begins to wait at the
+        // start.
         let brokers_up =
             int_gauge_vec(&r, "brokers_up", "Brokers that a client is connected to", "client");
         Metrics {
@@ -226,8 +196,8 @@ impl Metrics {
         self.execution_provider.with_label_values(&[wanted, running]).set(1);
     }
 
-    /// Says on which device the network runs, and what runs it there; several devices are told one by
-    /// one.
+    /// Says on which device the network runs, and what runs it there; several devices are told one
+    /// by one.
     pub fn set_device(&self, device: &str, provider: &str) {
         self.device.with_label_values(&[device, provider]).set(1);
     }

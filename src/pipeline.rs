@@ -30,11 +30,11 @@ use crate::kafka::source::Source;
 use crate::kafka::topics::look_up_polling;
 use crate::kafka::writable::{Takes, asking, try_topics};
 use crate::metrics::{Metrics, Stage};
-use crate::model::package::{Package, TOKENIZER};
+use crate::model::package::Package;
 use crate::queue;
 use crate::shutdown::{Shutdown, Wanted};
+use crate::tokenize::Words;
 use crate::tokenize::task::TokenizeTask;
-use crate::tokenize::{Tokenizer, Words};
 use crate::wire::vector::VectorFormat;
 
 /// Embedded batches and rejected messages that may wait for the sink. A commit of exactly-once delivery holds it up for some
@@ -88,7 +88,7 @@ pub fn start_with(
     }
     let manifest = &package.manifest;
     let dim = manifest.network.dim;
-    let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
+    let tokenizer = package.tokenizer()?;
     let Embedders { embedders, budget, cost, .. } =
         timed(&metrics, &package, || make_embedders(config, &package))?;
     // Its files have been opened one after the other, by their names.

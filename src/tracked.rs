@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 
+use crate::label::labels;
+
 /// The offset of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(pub i64);
@@ -141,7 +143,7 @@ impl<T> Tracked<T> {
     }
 }
 
-/// Why a message was rejected.
+/// Why a message was rejected. The label is in the dead letter's headers, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RejectReason {
     /// The value isn't UTF-8.
@@ -169,39 +171,19 @@ pub enum RejectReason {
     RecordRefused,
 }
 
-impl RejectReason {
-    /// All reasons.
-    pub const ALL: [RejectReason; 11] = [
-        RejectReason::NotUtf8,
-        RejectReason::NotJson,
-        RejectReason::CaptionMissing,
-        RejectReason::CaptionNotText,
-        RejectReason::CaptionTooLarge,
-        RejectReason::CaptionEmpty,
-        RejectReason::NotTokenized,
-        RejectReason::IdMissing,
-        RejectReason::NotEmbedded,
-        RejectReason::NotFinite,
-        RejectReason::RecordRefused,
-    ];
-
-    /// Returns the reason as a metric label and in the dead letter's headers.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            RejectReason::NotUtf8 => "not_utf8",
-            RejectReason::NotJson => "not_json",
-            RejectReason::CaptionMissing => "caption_missing",
-            RejectReason::CaptionNotText => "caption_not_text",
-            RejectReason::CaptionTooLarge => "caption_too_large",
-            RejectReason::CaptionEmpty => "caption_empty",
-            RejectReason::NotTokenized => "not_tokenized",
-            RejectReason::IdMissing => "id_missing",
-            RejectReason::NotEmbedded => "not_embedded",
-            RejectReason::NotFinite => "not_finite",
-            RejectReason::RecordRefused => "record_refused",
-        }
-    }
-}
+labels!(RejectReason {
+    NotUtf8 => "not_utf8",
+    NotJson => "not_json",
+    CaptionMissing => "caption_missing",
+    CaptionNotText => "caption_not_text",
+    CaptionTooLarge => "caption_too_large",
+    CaptionEmpty => "caption_empty",
+    NotTokenized => "not_tokenized",
+    IdMissing => "id_missing",
+    NotEmbedded => "not_embedded",
+    NotFinite => "not_finite",
+    RecordRefused => "record_refused",
+});
 
 /// A message that can't become a vector, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,19 +212,11 @@ pub enum Outcome {
     Rejected,
 }
 
-impl Outcome {
-    /// All outcomes.
-    pub const ALL: [Outcome; 3] = [Outcome::Embedded, Outcome::Tombstone, Outcome::Rejected];
-
-    /// Returns the outcome as a metric label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            Outcome::Embedded => "embedded",
-            Outcome::Tombstone => "tombstone",
-            Outcome::Rejected => "rejected",
-        }
-    }
-}
+labels!(Outcome {
+    Embedded => "embedded",
+    Tombstone => "tombstone",
+    Rejected => "rejected",
+});
 
 /// The end of a message: the only thing that goes back to the source.
 #[derive(Debug)]

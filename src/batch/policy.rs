@@ -23,6 +23,7 @@
 use std::time::Duration;
 
 use super::cost::CostModel;
+use crate::label::labels;
 
 /// The limits of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,27 +51,13 @@ pub enum CutReason {
     Shared,
 }
 
-impl CutReason {
-    /// All reasons.
-    pub const ALL: [CutReason; 5] = [
-        CutReason::Full,
-        CutReason::Idle,
-        CutReason::Deadline,
-        CutReason::Objective,
-        CutReason::Shared,
-    ];
-
-    /// Returns the reason as a metric label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            CutReason::Full => "full",
-            CutReason::Idle => "idle",
-            CutReason::Deadline => "deadline",
-            CutReason::Objective => "objective",
-            CutReason::Shared => "shared",
-        }
-    }
-}
+labels!(CutReason {
+    Full => "full",
+    Idle => "idle",
+    Deadline => "deadline",
+    Objective => "objective",
+    Shared => "shared",
+});
 
 /// What to do with the free embedder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,9 +23,8 @@ use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
 use crate::kafka::topics::{Inquiry, look_up, look_up_polling};
 use crate::kafka::writable::{self, Answer, broker_options, record_limit};
-use crate::model::package::{Package, TOKENIZER};
+use crate::model::package::Package;
 use crate::shutdown::Shutdown;
-use crate::tokenize::Tokenizer;
 use crate::wire::caption::key_as_id;
 
 /// How long the brokers may take to answer a check.
@@ -81,9 +80,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     });
     if let Some(package) = package {
         checks.check("tokenizer", || {
-            let path = package.path.join(TOKENIZER);
-            let tokenizer = Tokenizer::from_file(&path, package.manifest.max_tokens)?;
-            let tokens = tokenizer.tokenize("Älgen är skogens konung!")?.ids.len();
+            let tokens = package.tokenizer()?.tokenize("Älgen är skogens konung!")?.ids.len();
             Ok((format!("loads; a sentence is {tokens} tokens"), ()))
         });
         if config.embed.embedder == EmbedderKind::Onnx {

@@ -24,7 +24,7 @@ use crate::embed::onnx::OnnxEmbedder;
 use crate::model::compare::{
     Cosine, Likeness, Neighbours, RelativeError, Vectors, comparable, sample,
 };
-use crate::model::package::{Package, TOKENIZER};
+use crate::model::package::Package;
 use crate::stats::Sorted;
 use crate::tokenize::Tokenizer;
 use crate::wire::pointer::Pointer;
@@ -153,7 +153,7 @@ struct Caption {
 pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let (a, b) = (Package::open(&args.a)?, Package::open(&args.b)?);
     comparable(&a.manifest, &b.manifest).context("the packages can't be compared")?;
-    let tokenizer = Tokenizer::from_file(&a.path.join(TOKENIZER), a.manifest.max_tokens)?;
+    let tokenizer = a.tokenizer()?;
     let (captions, read) = read_captions(args, &tokenizer)?;
     let (mut network_a, mut network_b) = (args.network.load(&a)?, args.network.load(&b)?);
     if args.repeats > 0 && network_a.device() != network_b.device() {

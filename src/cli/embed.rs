@@ -24,7 +24,7 @@ use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
 use crate::embed::alone::embed_finite;
 use crate::embed::onnx::OnnxEmbedder;
-use crate::model::package::{Package, TOKENIZER};
+use crate::model::package::Package;
 use crate::tokenize::{TokenizedCaption, Tokenizer};
 use crate::unfinished;
 use vectors::{Format, Vectors, npy_header};
@@ -66,7 +66,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     }
     let package = Package::open(&args.model)?;
     let manifest = &package.manifest;
-    let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
+    let tokenizer = package.tokenizer()?;
     let mut embedder = args.network.load(&package)?;
     let captions = args.input.open()?;
     let limits = args.network.limits();

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::captions::InputArgs;
-use crate::model::package::{Package, TOKENIZER};
-use crate::tokenize::Tokenizer;
+use crate::model::package::Package;
 
 /// Arguments of `capvec tokenize`.
 #[derive(Debug, Args)]
@@ -26,8 +25,7 @@ pub struct TokenizeArgs {
 /// When the package or the input can't be read.
 pub fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
     let package = Package::open(&args.model)?;
-    let tokenizer =
-        Tokenizer::from_file(&package.path.join(TOKENIZER), package.manifest.max_tokens)?;
+    let tokenizer = package.tokenizer()?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for caption in args.input.open()? {
         let ids = tokenizer.tokenize(&caption?)?.ids;

@@ -1,7 +1,7 @@
 //! Reads the layers of the configuration, each laid over those before it.
 //!
-//! The `config` crate reads a layer into a tree. However a layer has to write an option, it has one name in the trees;
-//! what they come to is checked in `merge`.
+//! The `config` crate reads a layer into a tree. However a layer has to write an option, it has one
+//! name in the trees; what they come to is checked in `merge`.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -63,8 +63,8 @@ pub(super) fn load_with(
     from_tree(given, faults)
 }
 
-/// Returns the variables, and a fault for each of capvec's whose value can't be read: it may be a secret, which the
-/// `config` crate's error would quote.
+/// Returns the variables, and a fault for each of capvec's whose value can't be read: it may be a
+/// secret, which the `config` crate's error would quote.
 fn own_environment(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> (config::Map<String, String>, Vec<Fault>) {
@@ -85,8 +85,8 @@ fn own_environment(
     (read, faults)
 }
 
-/// Returns what one layer gives, with librdkafka's properties by their names: `session.timeout.ms` is the same option
-/// in all layers, however each of them has to write it.
+/// Returns what one layer gives, with librdkafka's properties by their names: `session.timeout.ms`
+/// is the same option in all layers, however each of them has to write it.
 fn layer(builder: ConfigBuilder<DefaultState>) -> Result<Value, ConfigError> {
     let built = builder.build().map_err(|e| ConfigError::Syntax(e.to_string()))?;
     let mut given = built.try_deserialize().map_err(|e| ConfigError::Syntax(e.to_string()))?;

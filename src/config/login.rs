@@ -1,5 +1,6 @@
-//! What the properties of TLS and SASL need of each other. librdkafka ignores those that the protocol has
-//! no use for, so that a worker would talk in the clear; and it finds the rest out at the first connection.
+//! What the properties of TLS and SASL need of each other. librdkafka ignores those that the
+//! protocol has no use for, so that a worker would talk in the clear; and it finds the rest out at
+//! the first connection.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! Holds what the layers give against the defaults, key by key.
 //!
-//! Deserializing the whole would stop at the first fault. So each option is tried by itself: all faults are found, and
-//! each is named by its path. Whatever passes is looked at together: files, relations, and what librdkafka says.
+//! Deserializing the whole would stop at the first fault. So each option is tried by itself: all
+//! faults are found, and each is named by its path. Whatever passes is looked at together: files,
+//! relations, and what librdkafka says.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +13,8 @@ use super::properties::goes_elsewhere;
 use super::together::refused_together;
 use super::words::due;
 
-/// Returns the configuration that the layers come to, where `faults`, found so far, are none and no others are found.
+/// Returns the configuration that the layers come to, where `faults`, found so far, are none and no
+/// others are found.
 pub(super) fn from_tree(given: Value, mut faults: Vec<Fault>) -> Result<Config, ConfigError> {
     let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
     let mut config = defaults.clone();

@@ -7,7 +7,8 @@ use super::fault::Fault;
 use super::merge::closest;
 use super::properties::{is_visible_secret, property_name};
 
-/// Finds the variables that nobody would read: an option's name with one underscore where two are due.
+/// Finds the variables that nobody would read: an option's name with one underscore where two are
+/// due.
 pub(super) fn misspelt_variables<'a>(names: impl Iterator<Item = &'a String>) -> Vec<Fault> {
     let defaults = serde_json::to_value(Config::default()).expect("options are plain data");
     let sections = defaults.as_object().expect("the configuration has sections");
@@ -33,7 +34,8 @@ fn option_meant(key: &str, known: &Map<String, Value>) -> Option<String> {
             return Some(format!("{map}__{}", property.trim_start_matches('_')));
         }
     }
-    // Kubernetes sets CAPVEC_KAFKA_GROUP_PORT_9092_TCP and the like for a service of the name capvec-kafka-group.
+    // Kubernetes sets CAPVEC_KAFKA_GROUP_PORT_9092_TCP and the like for a service of the name
+    // capvec-kafka-group.
     if key.split('_').any(|word| word == "SERVICE" || word == "PORT") {
         return None;
     }

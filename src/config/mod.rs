@@ -1,9 +1,9 @@
 //! The configuration: one section a stage, what each option is, and its default.
 //!
-//! [`load()`] reads the layers (the defaults, the TOML file, `CAPVEC__SECTION__KEY` variables, `--set`
-//! flags) and reports every fault at once by the option's path. What it returns has been checked:
-//! nothing later in the program can fail for a bad option. `config/capvec.toml` in the repository
-//! documents every option; a test holds it equal to the defaults.
+//! [`load()`] reads the layers (the defaults, the TOML file, `CAPVEC__SECTION__KEY` variables,
+//! `--set` flags) and reports every fault at once by the option's path. What it returns has been
+//! checked: nothing later in the program can fail for a bad option. `config/capvec.toml` in the
+//! repository documents every option; a test holds it equal to the defaults.
 
 mod fault;
 #[cfg(test)]

@@ -18,20 +18,21 @@ pub struct Kafka {
     /// Addresses to find the cluster at, `host:port`, separated by commas (`bootstrap.servers`).
     /// Required.
     pub brokers: String,
-    /// The consumer group (`group.id`); workers of one group share the input's partitions. Required.
+    /// The consumer group (`group.id`); workers of one group share the input's partitions.
+    /// Required.
     pub group: String,
     /// The name that brokers log and that quotas are given to (`client.id`).
     pub client_id: String,
     /// How long the start may wait for the brokers and the topics before the worker gives up.
     #[serde(with = "humantime_serde")]
     pub startup_timeout: Duration,
-    /// How long a record may wait for its acknowledgement, retries included, before the worker gives
-    /// up and exits (`message.timeout.ms`). Long outages are sat out within it; what is in flight
-    /// then is embedded again.
+    /// How long a record may wait for its acknowledgement, retries included, before the worker
+    /// gives up and exits (`message.timeout.ms`). Long outages are sat out within it; what is in
+    /// flight then is embedded again.
     #[serde(with = "humantime_serde")]
     pub delivery_timeout: Duration,
-    /// Properties of librdkafka for both clients: TLS, SASL, tuning. Those that capvec sets itself are
-    /// refused.
+    /// Properties of librdkafka for both clients: TLS, SASL, tuning. Those that capvec sets itself
+    /// are refused.
     pub librdkafka: Properties,
     /// More of them, whose values are in files: the files' paths by the properties' names.
     pub librdkafka_files: Properties,
@@ -165,17 +166,17 @@ impl Default for Batch {
 pub struct Embed {
     /// `onnx`, or `hash` for dry runs without a network.
     pub embedder: EmbedderKind,
-    /// What runs the network: `auto`, `cpu`, or GPUs such as `cuda:0` or `cuda:0,cuda:1`. A GPU that is
-    /// named and can't be had is an error. `auto` takes the first one where ONNX Runtime's library is
-    /// one for GPUs, and falls back to the CPU.
+    /// What runs the network: `auto`, `cpu`, or GPUs such as `cuda:0` or `cuda:0,cuda:1`. A GPU
+    /// that is named and can't be had is an error. `auto` takes the first one where ONNX Runtime's
+    /// library is one for GPUs, and falls back to the CPU.
     pub device: DeviceChoice,
-    /// Most bytes that the network may take of each GPU's memory, shared out among the sessions on it;
-    /// 0 for as many as there are.
+    /// Most bytes that the network may take of each GPU's memory, shared out among the sessions on
+    /// it; 0 for as many as there are.
     pub device_bytes_max: usize,
     /// ONNX Runtime's library; empty to look for it.
     pub onnxruntime: PathBuf,
-    /// Forward passes that run at a time, on each device; 0 measures how many are best on a CPU, and
-    /// is 2 on a GPU.
+    /// Forward passes that run at a time, on each device; 0 measures how many are best on a CPU,
+    /// and is 2 on a GPU.
     pub sessions: usize,
     /// Compute threads of one forward pass; 0 shares out the CPUs that the process may use.
     pub threads: usize,
@@ -240,8 +241,8 @@ pub struct Reject {
     pub on_reject: OnReject,
     /// Rejections in a row at which the worker stops; 0 for any number.
     pub breaker_run: usize,
-    /// The share of the last `breaker_window` messages above which rejections stop the worker; 1 for
-    /// any share.
+    /// The share of the last `breaker_window` messages above which rejections stop the worker; 1
+    /// for any share.
     pub breaker_share: f64,
     /// How many messages the share is of.
     pub breaker_window: NonZeroUsize,
@@ -275,13 +276,13 @@ pub enum OnReject {
 pub struct Delivery {
     /// What is promised: `at-least-once` or `exactly-once`.
     pub mode: DeliveryMode,
-    /// With `exactly-once`: the name under which this worker's transactions are known to the brokers
-    /// (`transactional.id`). A worker that starts with it ends the transactions of the one before,
-    /// so no two workers may share it. Empty for one made of the group, the input topic and the name
-    /// of the host.
+    /// With `exactly-once`: the name under which this worker's transactions are known to the
+    /// brokers (`transactional.id`). A worker that starts with it ends the transactions of the one
+    /// before, so no two workers may share it. Empty for one made of the group, the input topic and
+    /// the name of the host.
     pub transactional_id: String,
-    /// With `exactly-once`: after how long the brokers abort the transaction of a worker that is gone
-    /// (`transaction.timeout.ms`). Readers of committed records wait for so long at most.
+    /// With `exactly-once`: after how long the brokers abort the transaction of a worker that is
+    /// gone (`transaction.timeout.ms`). Readers of committed records wait for so long at most.
     #[serde(with = "humantime_serde")]
     pub transaction_timeout: Duration,
     /// Captions that may be in the worker at a time; fetching pauses there.
@@ -316,8 +317,8 @@ impl Default for Delivery {
 pub enum DeliveryMode {
     /// One vector or more.
     AtLeastOnce,
-    /// One vector, for readers of committed records: vectors, dead letters and offsets are committed
-    /// together in Kafka's transactions.
+    /// One vector, for readers of committed records: vectors, dead letters and offsets are
+    /// committed together in Kafka's transactions.
     ExactlyOnce,
 }
 
@@ -327,8 +328,8 @@ pub enum DeliveryMode {
 pub struct Admin {
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub listen: SocketAddr,
-    /// `/livez` fails when nothing has come of the oldest caption in the worker, or of a forward pass,
-    /// for longer.
+    /// `/livez` fails when nothing has come of the oldest caption in the worker, or of a forward
+    /// pass, for longer.
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
 }
@@ -346,8 +347,8 @@ impl Default for Admin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// Whether each partition has series of its own. Without them only those of the whole worker are
-    /// left, whose number doesn't grow with the topic.
+    /// Whether each partition has series of its own. Without them only those of the whole worker
+    /// are left, whose number doesn't grow with the topic.
     pub per_partition: bool,
 }
 

@@ -93,16 +93,16 @@ fn is_secret(key: &str) -> bool {
         .any(|part| key.contains(part))
 }
 
-/// Returns whether a property's value is a secret and not merely called like one: it may be on no command line, which
-/// every user of the machine reads.
+/// Returns whether a property's value is a secret and not merely called like one: it may be on no
+/// command line, which every user of the machine reads.
 pub(super) fn is_visible_secret(key: &str) -> bool {
     let is_public = [".url", ".location", ".file"].iter().any(|end| key.ends_with(end))
         || ["ssl.ca.pem", "ssl.certificate.pem"].contains(&key);
     is_secret(key) && !is_public
 }
 
-/// Properties with two names, and the one that is kept. Of two that are set librdkafka heeds the last, and the order is
-/// nobody's.
+/// Properties with two names, and the one that is kept. Of two that are set librdkafka heeds the
+/// last, and the order is nobody's.
 const OTHER_NAMES: [(&str, &str); 6] = [
     ("sasl.mechanisms", "sasl.mechanism"),
     ("sasl.oauthbearer.client.credentials.client.id", "sasl.oauthbearer.client.id"),
@@ -112,8 +112,8 @@ const OTHER_NAMES: [(&str, &str); 6] = [
     ("fetch.message.max.bytes", "max.partition.fetch.bytes"),
 ];
 
-/// Returns the name of a property, which variables and keys may have with underscores for dots, and of which librdkafka
-/// may have two.
+/// Returns the name of a property, which variables and keys may have with underscores for dots, and
+/// of which librdkafka may have two.
 pub(super) fn property_name(key: &str) -> String {
     let name = key.replace('_', ".");
     match OTHER_NAMES.iter().find(|(other, _)| *other == name) {

@@ -1,7 +1,7 @@
 //! What the stages take from a configuration that has been checked.
 //!
-//! Options are text and numbers. Here they become what a stage works with: a decoder, a pointer, a topic that may be
-//! absent where the option's text may be empty.
+//! Options are text and numbers. Here they become what a stage works with: a decoder, a pointer, a
+//! topic that may be absent where the option's text may be empty.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -77,8 +77,8 @@ impl Config {
         self.output.format == VectorFormat::Json && self.id_from() == IdFrom::Key
     }
 
-    /// Returns how many messages there can be in the worker: what a rebalance brings while the source
-    /// pauses goes over the limit.
+    /// Returns how many messages there can be in the worker: what a rebalance brings while the
+    /// source pauses goes over the limit.
     pub fn in_flight_bound(&self) -> usize {
         2 * self.delivery.in_flight_captions_max.get() + 1000
     }

@@ -1,7 +1,7 @@
 //! Secrets from files: values of librdkafka's properties, and the bearer token.
 //!
-//! The values of properties are read once, when the configuration is loaded. The token is only looked
-//! at; it is read whenever librdkafka asks for one, see `src/kafka/bearer.rs`.
+//! The values of properties are read once, when the configuration is loaded. The token is only
+//! looked at; it is read whenever librdkafka asks for one, see `src/kafka/bearer.rs`.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,5 +1,5 @@
-//! What librdkafka refuses of properties that are good each by itself: it looks at them together only where a client is
-//! made.
+//! What librdkafka refuses of properties that are good each by itself: it looks at them together
+//! only where a client is made.
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
@@ -10,7 +10,8 @@ use super::fault::Fault;
 use super::{Config, DeliveryMode};
 use crate::kafka::{consumer_properties, producer_properties, transactional_properties};
 
-/// Makes the worker's clients once, without brokers and logins; the configuration must be free of other faults.
+/// Makes the worker's clients once, without brokers and logins; the configuration must be free of
+/// other faults.
 pub(super) fn refused_together(config: &Config) -> Vec<Fault> {
     let producer = match config.delivery.mode {
         DeliveryMode::AtLeastOnce => producer_properties(config),

@@ -3,9 +3,9 @@
 use super::Config;
 
 impl Config {
-    /// Returns the transactional id: the configured one, or one that is this host's for the group and
-    /// the input topic. It must stay the same over restarts, so that a worker ends what it left open
-    /// when it was killed, and differ between workers and between deployments.
+    /// Returns the transactional id: the configured one, or one that is this host's for the group
+    /// and the input topic. It must stay the same over restarts, so that a worker ends what it left
+    /// open when it was killed, and differ between workers and between deployments.
     ///
     /// # Errors
     ///

@@ -1,4 +1,6 @@
-//! Relations between options, checked once before anything starts.
+//! Relations between options, checked once before anything starts: a function a section, in the
+//! order of `config/capvec.toml`. A relation of two options stands with the one that it is a fault
+//! of.
 
 use std::time::Duration;
 
@@ -14,6 +16,12 @@ use crate::wire::vector::VectorFormat;
 /// More threads of one kind than any machine has use for.
 const THREADS_MAX: usize = 1024;
 
+/// More of anything than this no option may ask for: TOML's numbers end there.
+const NUMBER_MAX: usize = i64::MAX as usize;
+
+/// The longest that librdkafka takes is 2^31 - 1 milliseconds, 24.8 days.
+const DURATION_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// librdkafka's default of `session.timeout.ms`.
 const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
 
@@ -21,133 +29,187 @@ impl Config {
     /// Returns what is wrong with the options as they are; `known` faults have been reported of an
     /// option already, and another is not added to it.
     pub(super) fn faults(&self, known: &[Fault]) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |path: &str, message: String| {
-            if !known.iter().any(|k| k.path == path) {
-                faults.push(Fault::new(path, message));
-            }
-        };
+        let mut faults = Faults { known, found: Vec::new() };
+        self.faults_of_kafka(&mut faults);
+        self.faults_of_input(&mut faults);
+        self.faults_of_model(&mut faults);
+        self.faults_of_tokenize(&mut faults);
+        self.faults_of_batch(&mut faults);
+        self.faults_of_embed(&mut faults);
+        self.faults_of_output(&mut faults);
+        self.faults_of_reject(&mut faults);
+        self.faults_of_delivery(&mut faults);
+        self.faults_of_admin(&mut faults);
+        self.faults_of_log(&mut faults);
+        faults.found
+    }
 
-        for (path, text, what) in [
-            ("kafka.brokers", self.kafka.brokers.as_str(), "the brokers' addresses, host:port"),
-            ("kafka.group", self.kafka.group.as_str(), "the consumer group's name"),
-            ("input.topic", self.input.topic.as_str(), "the topic of captions"),
-            ("output.topic", self.output.topic.as_str(), "the topic of vectors"),
-            ("model.package", &self.model.package.to_string_lossy(), "the model package's folder"),
-        ] {
-            if text.trim().is_empty() {
-                fault(path, format!("is required: {what}"));
-            }
+    fn faults_of_kafka(&self, faults: &mut Faults<'_>) {
+        let kafka = &self.kafka;
+        faults.required("kafka.brokers", &kafka.brokers, "the brokers' addresses, host:port");
+        if let Some(message) = fault_of_brokers(&kafka.brokers) {
+            faults.add("kafka.brokers", message);
         }
+        faults.required("kafka.group", &kafka.group, "the consumer group's name");
+        let second = Duration::from_secs(1);
+        faults.duration("kafka.startup_timeout", kafka.startup_timeout, second);
+        faults.duration("kafka.delivery_timeout", kafka.delivery_timeout, second);
+        for (property, message) in kafka.librdkafka.faults() {
+            faults.add(&format!("kafka.librdkafka.{property}"), message);
+        }
+    }
 
-        if let Some(message) = fault_of_brokers(&self.kafka.brokers) {
-            fault("kafka.brokers", message);
-        }
-
-        let topics = [
-            ("output.topic", self.output.topic.as_str(), "input.topic", &self.input.topic),
-            ("reject.topic", self.reject.topic.as_str(), "input.topic", &self.input.topic),
-            ("reject.topic", self.reject.topic.as_str(), "output.topic", &self.output.topic),
-        ];
-        for (path, topic, other_path, other) in topics {
-            if !topic.is_empty() && topic == other {
-                fault(path, format!("is the same topic as {other_path}"));
-            }
-        }
-        if self.dead_letter_topic().is_some() && self.reject.on_reject == OnReject::Skip {
-            fault(
-                "reject.on_reject",
-                "is \"skip\" though reject.topic is set; rejected messages go to that topic".into(),
-            );
-        }
-
+    fn faults_of_input(&self, faults: &mut Faults<'_>) {
+        faults.required("input.topic", &self.input.topic, "the topic of captions");
         if self.input.format == InputFormat::Json
             && let Err(message) = self.input.pointer.parse::<Pointer>()
         {
-            fault("input.pointer", message);
+            faults.add("input.pointer", message);
         }
-        match self.output.id.parse::<IdFrom>() {
-            Err(message) => fault("output.id", message),
+    }
+
+    fn faults_of_model(&self, faults: &mut Faults<'_>) {
+        let package = self.model.package.to_string_lossy();
+        faults.required("model.package", &package, "the model package's folder");
+    }
+
+    fn faults_of_tokenize(&self, faults: &mut Faults<'_>) {
+        faults.at_most("tokenize.threads", self.tokenize.threads.get(), THREADS_MAX);
+    }
+
+    fn faults_of_batch(&self, faults: &mut Faults<'_>) {
+        faults.at_most("batch.tokens_max", self.batch.tokens_max, NUMBER_MAX);
+        let (captions, in_flight) = (self.batch.captions_max, self.delivery.in_flight_captions_max);
+        if in_flight < captions {
+            faults.add(
+                "batch.captions_max",
+                format!(
+                    "is {captions}, more than the {in_flight} of delivery.in_flight_captions_max: no \
+                     batch could be that full"
+                ),
+            );
+        }
+        self.longer_than_a_stall(faults, "batch.wait_max", self.batch.wait_max);
+    }
+
+    fn faults_of_embed(&self, faults: &mut Faults<'_>) {
+        let embed = &self.embed;
+        faults.at_most("embed.sessions", embed.sessions, THREADS_MAX);
+        faults.at_most("embed.threads", embed.threads, THREADS_MAX);
+        faults.at_most("embed.device_bytes_max", embed.device_bytes_max, NUMBER_MAX);
+        if embed.device_bytes_max > 0 && embed.device == DeviceChoice::Named(vec![Device::CPU]) {
+            faults.add(
+                "embed.device_bytes_max",
+                "bounds the memory of GPUs, though embed.device is \"cpu\"",
+            );
+        }
+    }
+
+    fn faults_of_output(&self, faults: &mut Faults<'_>) {
+        let (input, output) = (&self.input, &self.output);
+        faults.required("output.topic", &output.topic, "the topic of vectors");
+        faults.same_topic("output.topic", &output.topic, "input.topic", &input.topic);
+        match output.id.parse::<IdFrom>() {
+            Err(message) => faults.add("output.id", message),
             Ok(IdFrom::Pointer(_))
-                if self.input.format == InputFormat::Text
-                    && self.output.format == VectorFormat::Json =>
+                if input.format == InputFormat::Text && output.format == VectorFormat::Json =>
             {
-                fault("output.id", "is a JSON Pointer though input.format is \"text\"".into());
+                faults.add("output.id", "is a JSON Pointer though input.format is \"text\"");
             }
             Ok(_) => {}
         }
-        if self.output.include_caption && self.output.format == VectorFormat::Native {
-            fault(
+        if output.include_caption && output.format == VectorFormat::Native {
+            faults.add(
                 "output.include_caption",
-                "has no place in raw numbers; set output.format = \"json\"".into(),
+                "has no place in raw numbers; set output.format = \"json\"",
             );
         }
+    }
+
+    fn faults_of_reject(&self, faults: &mut Faults<'_>) {
+        let reject = &self.reject;
+        faults.same_topic("reject.topic", &reject.topic, "input.topic", &self.input.topic);
+        faults.same_topic("reject.topic", &reject.topic, "output.topic", &self.output.topic);
+        if self.dead_letter_topic().is_some() && reject.on_reject == OnReject::Skip {
+            faults.add(
+                "reject.on_reject",
+                "is \"skip\" though reject.topic is set; rejected messages go to that topic",
+            );
+        }
+        if !(0.0..=1.0).contains(&reject.breaker_share) {
+            faults.add("reject.breaker_share", "it may be 0 to 1, a part of the messages");
+        }
+        if reject.breaker_window.get() > 10_000_000 {
+            faults.add("reject.breaker_window", "is over ten million");
+        }
+    }
+
+    fn faults_of_delivery(&self, faults: &mut Faults<'_>) {
+        let delivery = &self.delivery;
+        let (interval, drain) = (delivery.commit_interval, delivery.drain_timeout);
+        let timeout = delivery.transaction_timeout;
+        faults.duration("delivery.commit_interval", interval, Duration::from_millis(10));
+        faults.duration("delivery.drain_timeout", drain, Duration::from_millis(100));
+        faults.duration("delivery.transaction_timeout", timeout, Duration::from_secs(1));
 
         let session = self.kafka.property("session.timeout.ms");
         let session = session.and_then(|text| text.trim().parse().ok());
         let session = session.map_or(SESSION_TIMEOUT_DEFAULT, Duration::from_millis);
-        if self.delivery.drain_timeout >= session {
-            fault(
+        if drain >= session {
+            faults.add(
                 "delivery.drain_timeout",
                 format!(
-                    "is {:?}, not shorter than the group's session timeout of {session:?}: the \
-                     partition would be another's before the drain ends",
-                    self.delivery.drain_timeout
+                    "is {drain:?}, not shorter than the group's session timeout of {session:?}: the \
+                     partition would be another's before the drain ends"
                 ),
             );
         }
-        if self.delivery.mode == DeliveryMode::AtLeastOnce
-            && !self.delivery.transactional_id.is_empty()
-        {
-            fault(
-                "delivery.transactional_id",
-                "has no use unless delivery.mode is \"exactly-once\"".into(),
-            );
-        }
-        if self.delivery.mode == DeliveryMode::ExactlyOnce {
-            if let Err(message) = self.transactional_id() {
-                fault("delivery.transactional_id", message);
+
+        match delivery.mode {
+            DeliveryMode::AtLeastOnce => {
+                if !delivery.transactional_id.is_empty() {
+                    faults.add(
+                        "delivery.transactional_id",
+                        "has no use unless delivery.mode is \"exactly-once\"",
+                    );
+                }
             }
-            let (timeout, interval) =
-                (self.delivery.transaction_timeout, self.delivery.commit_interval);
-            if timeout < interval.saturating_mul(2) {
-                fault(
-                    "delivery.transaction_timeout",
-                    format!(
-                        "is {timeout:?}, less than twice the {interval:?} of \
-                         delivery.commit_interval: the brokers could abort a transaction before it \
-                         is committed"
-                    ),
-                );
-            }
-        }
-        if !(0.0..=1.0).contains(&self.reject.breaker_share) {
-            fault("reject.breaker_share", "it may be 0 to 1, a part of the messages".into());
-        }
-        if self.reject.breaker_window.get() > 10_000_000 {
-            fault("reject.breaker_window", "is over ten million".into());
-        }
-        for (path, duration, least) in [
-            ("kafka.startup_timeout", self.kafka.startup_timeout, Duration::from_secs(1)),
-            ("kafka.delivery_timeout", self.kafka.delivery_timeout, Duration::from_secs(1)),
-            ("delivery.commit_interval", self.delivery.commit_interval, Duration::from_millis(10)),
-            ("delivery.drain_timeout", self.delivery.drain_timeout, Duration::from_millis(100)),
-            (
-                "delivery.transaction_timeout",
-                self.delivery.transaction_timeout,
-                Duration::from_secs(1),
-            ),
-            ("admin.stall_timeout", self.admin.stall_timeout, Duration::from_secs(1)),
-        ] {
-            // The longest that librdkafka takes is 2^31 - 1 milliseconds, 24.8 days.
-            let most = Duration::from_millis(i32::MAX as u64);
-            if !(least..=most).contains(&duration) {
-                fault(path, format!("is {duration:?}; it may be {least:?} to {most:?}"));
+            DeliveryMode::ExactlyOnce => {
+                if let Err(message) = self.transactional_id() {
+                    faults.add("delivery.transactional_id", message);
+                }
+                if timeout < interval.saturating_mul(2) {
+                    faults.add(
+                        "delivery.transaction_timeout",
+                        format!(
+                            "is {timeout:?}, less than twice the {interval:?} of \
+                             delivery.commit_interval: the brokers could abort a transaction before \
+                             it is committed"
+                        ),
+                    );
+                }
+                // Until then nothing is settled.
+                self.longer_than_a_stall(faults, "delivery.commit_interval", interval);
             }
         }
+
+        let in_flight = delivery.in_flight_captions_max.get();
+        // The source's pause and resume marks are this number and half of it.
+        if in_flight < 2 {
+            faults.add("delivery.in_flight_captions_max", "is 1; it must be 2 at least");
+        }
+        if in_flight > 1_000_000 {
+            faults.add("delivery.in_flight_captions_max", "is over a million");
+        }
+        let bytes = delivery.in_flight_bytes_max.get();
+        faults.at_most("delivery.in_flight_bytes_max", bytes, NUMBER_MAX);
+    }
+
+    fn faults_of_admin(&self, faults: &mut Faults<'_>) {
         let (stall, outage) = (self.admin.stall_timeout, self.kafka.delivery_timeout);
+        faults.duration("admin.stall_timeout", stall, Duration::from_secs(1));
         if stall <= outage {
-            fault(
+            faults.add(
                 "admin.stall_timeout",
                 format!(
                     "is {stall:?}, not longer than the {outage:?} of kafka.delivery_timeout: in an \
@@ -155,71 +217,70 @@ impl Config {
                 ),
             );
         }
-        // The source's pause and resume marks are this number and half of it.
-        if self.delivery.in_flight_captions_max.get() < 2 {
-            fault("delivery.in_flight_captions_max", "is 1; it must be 2 at least".into());
+    }
+
+    fn faults_of_log(&self, faults: &mut Faults<'_>) {
+        if let Some(message) = fault_of_filter(&self.log.filter) {
+            faults.add("log.filter", message);
         }
-        if self.delivery.in_flight_captions_max.get() > 1_000_000 {
-            fault("delivery.in_flight_captions_max", "is over a million".into());
-        }
-        if self.delivery.in_flight_captions_max < self.batch.captions_max {
-            fault(
-                "batch.captions_max",
+    }
+
+    /// Captions wait for so long where all is well.
+    fn longer_than_a_stall(&self, faults: &mut Faults<'_>, path: &str, waits: Duration) {
+        let stall = self.admin.stall_timeout;
+        if waits >= stall {
+            faults.add(
+                path,
                 format!(
-                    "is {}, more than the {} of delivery.in_flight_captions_max: no batch could be \
-                     that full",
-                    self.batch.captions_max, self.delivery.in_flight_captions_max
+                    "is {waits:?}, not shorter than the {stall:?} of admin.stall_timeout: captions \
+                     that wait would make /livez fail"
                 ),
             );
         }
-        let (oldest, interval) = (self.batch.wait_max, self.delivery.commit_interval);
-        for (path, waits, is_so) in [
-            ("batch.wait_max", oldest, true),
-            // Until then nothing is settled.
-            ("delivery.commit_interval", interval, self.delivery.mode == DeliveryMode::ExactlyOnce),
-        ] {
-            if is_so && waits >= stall {
-                fault(
-                    path,
-                    format!(
-                        "is {waits:?}, not shorter than the {stall:?} of admin.stall_timeout: captions \
-                         that wait would make /livez fail"
-                    ),
-                );
-            }
-        }
-        let on_cpu = DeviceChoice::Named(vec![Device::CPU]);
-        if self.embed.device_bytes_max > 0 && self.embed.device == on_cpu {
-            fault(
-                "embed.device_bytes_max",
-                "bounds the memory of GPUs, though embed.device is \"cpu\"".into(),
-            );
-        }
-        let numbers = i64::MAX as usize;
-        for (path, number, most) in [
-            ("tokenize.threads", self.tokenize.threads.get(), THREADS_MAX),
-            ("embed.sessions", self.embed.sessions, THREADS_MAX),
-            ("embed.threads", self.embed.threads, THREADS_MAX),
-            ("embed.device_bytes_max", self.embed.device_bytes_max, numbers),
-            ("batch.tokens_max", self.batch.tokens_max, numbers),
-            ("delivery.in_flight_bytes_max", self.delivery.in_flight_bytes_max.get(), numbers),
-        ] {
-            if number > most {
-                fault(path, format!("is {number}; it may be {most} at most"));
-            }
-        }
-        if let Some(message) = fault_of_filter(&self.log.filter) {
-            fault("log.filter", message);
-        }
-        for (property, message) in self.kafka.librdkafka.faults() {
-            fault(&format!("kafka.librdkafka.{property}"), message);
-        }
-        faults
     }
 }
 
-/// Returns what is wrong with the log's filter. A word alone that isn't a level would be the name of a target, of
-/// which there is none, and the log would be empty.
+/// What is found to be wrong, beside what was known before.
+struct Faults<'a> {
+    known: &'a [Fault],
+    found: Vec<Fault>,
+}
+
+impl Faults<'_> {
+    /// Adds a fault of an option, unless one of it was known before.
+    fn add(&mut self, path: &str, message: impl Into<String>) {
+        if !self.known.iter().any(|known| known.path == path) {
+            self.found.push(Fault::new(path, message));
+        }
+    }
+
+    fn required(&mut self, path: &str, text: &str, what: &str) {
+        if text.trim().is_empty() {
+            self.add(path, format!("is required: {what}"));
+        }
+    }
+
+    fn same_topic(&mut self, path: &str, topic: &str, other_path: &str, other: &str) {
+        if !topic.is_empty() && topic == other {
+            self.add(path, format!("is the same topic as {other_path}"));
+        }
+    }
+
+    fn duration(&mut self, path: &str, duration: Duration, least: Duration) {
+        if !(least..=DURATION_MAX).contains(&duration) {
+            self.add(path, format!("is {duration:?}; it may be {least:?} to {DURATION_MAX:?}"));
+        }
+    }
+
+    fn at_most(&mut self, path: &str, number: usize, most: usize) {
+        if number > most {
+            self.add(path, format!("is {number}; it may be {most} at most"));
+        }
+    }
+}
+
+/// Returns what is wrong with the log's filter. A word alone that isn't a level would be the name
+/// of a target, of which there is none, and the log would be empty.
 fn fault_of_filter(filter: &str) -> Option<String> {
     if filter.trim().is_empty() {
         return Some("names no level; info is usual".into());
@@ -241,7 +302,8 @@ fn fault_of_filter(filter: &str) -> Option<String> {
     ))
 }
 
-/// Returns what is wrong with the list of addresses, if it isn't empty. A port may be left out: librdkafka takes 9092.
+/// Returns what is wrong with the list of addresses, if it isn't empty. A port may be left out:
+/// librdkafka takes 9092.
 fn fault_of_brokers(brokers: &str) -> Option<String> {
     let several = brokers.split(',').count() > 1;
     brokers.split(',').map(str::trim).enumerate().find_map(|(before, entry)| {

@@ -1,4 +1,5 @@
-//! What is due where a value can't be read, in the words of whoever writes it and not in those of Rust.
+//! What is due where a value can't be read, in the words of whoever writes it and not in those of
+//! Rust.
 
 use serde_json::Value;
 
@@ -16,7 +17,8 @@ const DUE: [(&str, &str); 8] = [
 
 /// Returns the value and what is due in its place, of a value that serde refuses with `message`.
 ///
-/// Secrets are kept in properties of librdkafka, which any text is for: no value that comes here is one.
+/// Secrets are kept in properties of librdkafka, which any text is for: no value that comes here is
+/// one.
 pub(super) fn due(value: &Value, message: &str) -> String {
     let found = DUE.iter().find(|(words, _)| match *words {
         "socket address" => message.contains("socket address"),

@@ -1,5 +1,5 @@
-//! Finds out how a package runs best on this machine: how many passes at a time, with how many threads
-//! each, and how fast it is by the tokens of a batch.
+//! Finds out how a package runs best on this machine: how many passes at a time, with how many
+//! threads each, and how fast it is by the tokens of a batch.
 //!
 //! It takes seconds, when a worker starts, and is kept in a file beside the package, by model and
 //! device, so that the next start is quick. More passes at a time are chosen only where they are
@@ -134,8 +134,8 @@ pub struct NoMemory {
 ///
 /// # Errors
 ///
-/// When the first embedder can't be made, or fails on the smallest batch. That more of them can't run
-/// is none.
+/// When the first embedder can't be made, or fails on the smallest batch. That more of them can't
+/// run is none.
 pub fn calibrate<E: Embedder, L>(
     wanted: &Wanted,
     cpus: usize,

@@ -2,8 +2,8 @@
 //!
 //! The provider would find them only where the system's loader looks, and would name the first that
 //! is missing and nothing else. Loaded beforehand from the folder of ONNX Runtime, they need no
-//! `LD_LIBRARY_PATH`, and the error can say what to install. `ort` has a preloading of its own, which
-//! fails where two libraries are missing that the provider doesn't need.
+//! `LD_LIBRARY_PATH`, and the error can say what to install. `ort` has a preloading of its own,
+//! which fails where two libraries are missing that the provider doesn't need.
 
 use std::path::{Path, PathBuf};
 

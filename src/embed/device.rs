@@ -1,8 +1,8 @@
 //! The devices that a network can run on, as `embed.device` and `--device` name them.
 //!
-//! A device that is named is a condition: where it can't be had, that is an error. `auto` is a wish: it
-//! takes a GPU where ONNX Runtime's library is one for GPUs, and where that fails it falls back to the
-//! CPU, and says so.
+//! A device that is named is a condition: where it can't be had, that is an error. `auto` is a
+//! wish: it takes a GPU where ONNX Runtime's library is one for GPUs, and where that fails it falls
+//! back to the CPU, and says so.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -186,8 +186,8 @@ impl Taken {
     }
 }
 
-/// Loads on the devices that are asked for, and returns what was loaded and on which. `library` is ONNX
-/// Runtime's. With `auto`, the reason for which a GPU can't be had is logged as a warning.
+/// Loads on the devices that are asked for, and returns what was loaded and on which. `library` is
+/// ONNX Runtime's. With `auto`, the reason for which a GPU can't be had is logged as a warning.
 ///
 /// # Errors
 ///

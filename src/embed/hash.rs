@@ -27,8 +27,8 @@ impl HashEmbedder {
 
     fn append(&self, ids: impl IntoIterator<Item = u32>, out: &mut Vec<f32>) {
         // FNV-1a over the ids; half of it begins the numbers, which a round of Marsaglia's xorshift
-        // mixes, and half goes into each of them after. Shifts and sums alone, of which any processor
-        // does several at a time: this is to cost next to nothing.
+        // mixes, and half goes into each of them after. Shifts and sums alone, of which any
+        // processor does several at a time: this is to cost next to nothing.
         let hash = ids.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, id| {
             (hash ^ u64::from(id)).wrapping_mul(0x0000_0100_0000_01b3)
         });

@@ -2,8 +2,8 @@
 //!
 //! The program links no ONNX Runtime: which library it loads decides between the CPU's and the
 //! GPU's. It looks at, in this order: what the configuration or the flag names; `ORT_DYLIB_PATH`;
-//! beside the program; the cache that `make` fills, in which the library for GPUs has a folder of its
-//! own, looked at where a GPU is named.
+//! beside the program; the cache that `make` fills, in which the library for GPUs has a folder of
+//! its own, looked at where a GPU is named.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -61,8 +61,8 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns the path of the library for the devices that are asked for; `named` is the configuration's
-/// or the flag's, if any.
+/// Returns the path of the library for the devices that are asked for; `named` is the
+/// configuration's or the flag's, if any.
 ///
 /// # Errors
 ///

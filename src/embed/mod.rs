@@ -1,11 +1,11 @@
 //! The neural network: a [`TokenBatch`] becomes one vector a caption.
 //!
 //! Two implementations ship: [`onnx`], which runs a package in ONNX Runtime, and [`hash`], which
-//! makes a vector out of the token ids by arithmetic, for tests and dry runs. [`load`] makes as many of
-//! them on each [`device`] as [`calibration`] finds best, and [`task`] is the worker's thread around
-//! each. [`library`] finds ONNX Runtime, [`cuda`] what it needs for a GPU, [`placement`] the nodes that
-//! it left on the CPU, and [`duty`] counts how long a device works. [`alone`] is for what embeds
-//! without a worker.
+//! makes a vector out of the token ids by arithmetic, for tests and dry runs. [`load`] makes as
+//! many of them on each [`device`] as [`calibration`] finds best, and [`task`] is the worker's
+//! thread around each. [`library`] finds ONNX Runtime, [`cuda`] what it needs for a GPU,
+//! [`placement`] the nodes that it left on the CPU, and [`duty`] counts how long a device works.
+//! [`alone`] is for what embeds without a worker.
 
 pub mod alone;
 pub mod calibration;
@@ -22,6 +22,7 @@ pub mod task;
 use thiserror::Error;
 
 use crate::batch::packing::TokenBatch;
+use crate::label::labels;
 
 /// What can go wrong in a forward pass.
 #[derive(Debug, Error)]
@@ -83,27 +84,18 @@ const KNOWN_CAPTION: [u32; 3] = [0, 0, 0];
 pub enum SplitReason {
     /// The device or the machine had too little memory for it; a smaller one may fit.
     OutOfMemory,
-    /// Numbers came out that aren't finite. Those of one caption may spoil the others' vectors: a mask keeps captions
-    /// apart by a product with 0, and 0 times infinity is no number.
+    /// Numbers came out that aren't finite. Those of one caption may spoil the others' vectors: a
+    /// mask keeps captions apart by a product with 0, and 0 times infinity is no number.
     NotFinite,
     /// Anything else.
     Failed,
 }
 
-impl SplitReason {
-    /// All reasons.
-    pub const ALL: [SplitReason; 3] =
-        [SplitReason::OutOfMemory, SplitReason::NotFinite, SplitReason::Failed];
-
-    /// Returns the reason as a metric label.
-    pub fn as_label(self) -> &'static str {
-        match self {
-            SplitReason::OutOfMemory => "out_of_memory",
-            SplitReason::NotFinite => "not_finite",
-            SplitReason::Failed => "failed",
-        }
-    }
-}
+labels!(SplitReason {
+    OutOfMemory => "out_of_memory",
+    NotFinite => "not_finite",
+    Failed => "failed",
+});
 
 impl EmbedError {
     /// Returns why a batch that failed so is split.

@@ -193,8 +193,8 @@ fn not_looked_at(device: Device, reason: &str) {
     tracing::warn!(%device, reason, "it isn't known whether every node runs on the device");
 }
 
-/// Returns a session of the graph at `path`, with the settings that the worker's has. Where a prefix
-/// is given, it profiles its runs into files that begin so.
+/// Returns a session of the graph at `path`, with the settings that the worker's has. Where a
+/// prefix is given, it profiles its runs into files that begin so.
 ///
 /// # Errors
 ///
@@ -239,8 +239,8 @@ fn options(
     Ok(builder)
 }
 
-/// Returns the execution providers of a device, the first choice first. ONNX Runtime adds the CPU's by
-/// itself, and no other.
+/// Returns the execution providers of a device, the first choice first. ONNX Runtime adds the CPU's
+/// by itself, and no other.
 fn providers(settings: &Settings<'_>) -> Vec<ExecutionProviderDispatch> {
     let id = i32::from(settings.device.ordinal);
     // Without `error_on_failure` one that can't be had is left out, and the CPU runs everything.
@@ -259,7 +259,8 @@ fn cuda_provider(id: i32, settings: &Settings<'_>) -> CUDA {
         .with_device_id(id)
         // Where ONNX Runtime fuses a sum and a layer norm, the sum is kept in 32 bits.
         .with_skip_layer_norm_strict_mode(true)
-        // It is on by default, and rounds the factors of 32-bit products to 16-bit floats' precision.
+        // It is on by default, and rounds the factors of 32-bit products to 16-bit floats'
+        // precision.
         .with_tf32(false);
     match settings.device_bytes_max {
         0 => provider,

@@ -1,9 +1,9 @@
 //! Finds the nodes of a graph that ONNX Runtime runs on the CPU although the network is on a GPU.
 //!
-//! ONNX Runtime gives a node for which a GPU has no kernel to the CPU, copies what it reads and makes,
-//! and says little of it: the numbers are right, and the GPU waits for the CPU in the middle of each
-//! pass. Which provider ran a node is in the profile of a run, so the first pass of a session is
-//! profiled.
+//! ONNX Runtime gives a node for which a GPU has no kernel to the CPU, copies what it reads and
+//! makes, and says little of it: the numbers are right, and the GPU waits for the CPU in the middle
+//! of each pass. Which provider ran a node is in the profile of a run, so the first pass of a
+//! session is profiled.
 
 use serde::Deserialize;
 
@@ -34,9 +34,9 @@ struct Args {
 /// The end of the name of an entry that is a node's own time.
 const KERNEL: &str = "_kernel_time";
 
-/// Returns the nodes of a profiled run, in the order in which they ran, that the CPU ran or that copy
-/// to it or from it, as `operator name`. Those that only reckon with shapes, in integers, are left
-/// out: ONNX Runtime puts them on the CPU on purpose, for that is where shapes are needed.
+/// Returns the nodes of a profiled run, in the order in which they ran, that the CPU ran or that
+/// copy to it or from it, as `operator name`. Those that only reckon with shapes, in integers, are
+/// left out: ONNX Runtime puts them on the CPU on purpose, for that is where shapes are needed.
 ///
 /// # Errors
 ///

@@ -1,9 +1,10 @@
 //! The worker's thread around an embedder.
 //!
-//! A batch that fails is split until the caption at fault is alone, and that one is rejected; so are
-//! those of a batch whose vectors aren't finite, for one caption's numbers may spoil all others'. A
-//! caption is at fault only if the network still works without it: before anything is rejected, a
-//! known caption must succeed. Where it doesn't, the network is at fault, and the worker fails.
+//! A batch that fails is split until the caption at fault is alone, and that one is rejected; so
+//! are those of a batch whose vectors aren't finite, for one caption's numbers may spoil all
+//! others'. A caption is at fault only if the network still works without it: before anything is
+//! rejected, a known caption must succeed. Where it doesn't, the network is at fault, and the
+//! worker fails.
 //!
 //! A batch for which there was too little memory is split too, and the batcher is told, which makes
 //! smaller ones from then on. No caption is at fault for that: where there isn't the memory for one
@@ -199,8 +200,8 @@ impl EmbedTask {
         Ok(None)
     }
 
-    /// Embeds a part of a batch; returns the tokens of the smallest batch for which there was too little
-    /// memory.
+    /// Embeds a part of a batch; returns the tokens of the smallest batch for which there was too
+    /// little memory.
     fn embed_anew(
         &mut self,
         part: Vec<Tracked<PreparedCaption>>,
@@ -228,8 +229,8 @@ mod tests {
     use crate::tokenize::TokenizedCaption;
     use crate::tracked::{Assignment, Offset, Origin, RawMessage};
 
-    /// Fails on every batch that has the token 13, gives NaN for the token 17, for the token 19 in company,
-    /// and for a whole batch that has the token 18; has memory for so many tokens.
+    /// Fails on every batch that has the token 13, gives NaN for the token 17, for the token 19 in
+    /// company, and for a whole batch that has the token 18; has memory for so many tokens.
     struct Superstitious {
         inner: HashEmbedder,
         state: State,

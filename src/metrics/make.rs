@@ -1,7 +1,7 @@
 //! How metrics are made: each function registers one kind, under the prefix `capvec_`.
 //!
-//! A name or a label that Prometheus wouldn't take, or a name that is there twice, panics. Nothing of
-//! that depends on how the worker runs, so a test that makes all metrics finds it.
+//! A name or a label that Prometheus wouldn't take, or a name that is there twice, panics. Nothing
+//! of that depends on how the worker runs, so a test that makes all metrics finds it.
 
 use prometheus::core::Collector;
 use prometheus::{

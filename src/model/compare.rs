@@ -7,8 +7,8 @@
 //! # Invariants
 //!
 //! - Every row of [`Vectors`] has a length, so no quotient in here is undefined.
-//! - Beside the vectors, memory is taken for the figures of each caption and the neighbours that are
-//!   kept, and for no matrix of similarities.
+//! - Beside the vectors, memory is taken for the figures of each caption and the neighbours that
+//!   are kept, and for no matrix of similarities.
 
 mod likeness;
 mod neighbours;

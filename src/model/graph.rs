@@ -1,10 +1,10 @@
 //! Emits the ONNX graph of an encoder that does no work on padding.
 //!
 //! All captions of a batch are one `[tokens, hidden]` matrix. Matrix products, layer norms and the
-//! feed-forward step see that matrix and nothing else. Attention alone must keep captions apart: for
-//! it the tokens are gathered into `rows` of `width` slots, several captions to a row where they
-//! fit, under a mask that lets a slot see its own caption only, and then gathered back. Mean pooling
-//! and the projection are inside the graph.
+//! feed-forward step see that matrix and nothing else. Attention alone must keep captions apart:
+//! for it the tokens are gathered into `rows` of `width` slots, several captions to a row where
+//! they fit, under a mask that lets a slot see its own caption only, and then gathered back. Mean
+//! pooling and the projection are inside the graph.
 //!
 //! The form is the one that measured fastest on ONNX Runtime's CPU kernels: `Gemm` with bias, `Add`
 //! and `LayerNormalization`, opset-23 `Attention` with a boolean mask, opset-20 `Gelu` (erf). What
@@ -180,12 +180,12 @@ fn transformer_layer(
     graph.linear_beside(&name("down"), &inner, &middle, &name("norm2"), epsilon)
 }
 
-/// Sums each caption's tokens, divides by their number, and projects. `[CLS]` and `[SEP]` count, as in
-/// the published forward pass.
+/// Sums each caption's tokens, divides by their number, and projects. `[CLS]` and `[SEP]` count, as
+/// in the published forward pass.
 ///
-/// The sums are products of the rows of slots with `[places, width]` matrices of ones and zeros, a row
-/// at a time: one product of all captions with all tokens would grow with the batch's square, and at
-/// the sizes that suit a GPU it would be felt.
+/// The sums are products of the rows of slots with `[places, width]` matrices of ones and zeros, a
+/// row at a time: one product of all captions with all tokens would grow with the batch's square,
+/// and at the sizes that suit a GPU it would be felt.
 fn pool_and_project(graph: &mut Builder, network: &Network, hidden: &str) {
     let second = graph.int64("axis.1", &[1]);
     let last = graph.int64("axis.2", &[2]);

@@ -169,7 +169,19 @@ pub fn model_id(
     for source in sources {
         hash.update(format!("{} {}\n", source.name, source.sha256));
     }
-    hash.update(format!("max_tokens {max_tokens}\npooling {pooling:?}\nprecision {precision:?}\n"));
+    // Ids are told by these words since there are ids: another word for the same would make the
+    // vectors of a package look like another model's.
+    let pooling = match pooling {
+        Pooling::Mean => "Mean",
+    };
+    let number_format = match precision {
+        Precision::Fp32 => "Fp32",
+        Precision::Fp16 => "Fp16",
+        Precision::Int8 => "Int8",
+    };
+    hash.update(format!("max_tokens {max_tokens}\n"));
+    hash.update(format!("pooling {pooling}\n"));
+    hash.update(format!("precision {number_format}\n"));
     // The first one isn't told, as ids are older than it has a number.
     if precision == Precision::Int8 && quantize::SCHEME > 1 {
         hash.update(format!("scheme {}\n", quantize::SCHEME));
@@ -211,5 +223,18 @@ mod tests {
         assert_ne!(id(source("aa"), 128), id(source("ab"), 128));
         assert_ne!(id(source("aa"), 128), id(source("aa"), 64));
         assert!(id(source("aa"), 128).starts_with("m@"));
+    }
+
+    #[test]
+    fn the_model_id_of_a_package_never_changes() {
+        // Consumers tell by it which vectors belong together.
+        let source = [FileDigest { name: "w".into(), bytes: 1, sha256: "aa".into() }];
+        for (precision, id) in [
+            (Precision::Fp32, "m@7448a5c9714a"),
+            (Precision::Fp16, "m@60713f97ff47"),
+            (Precision::Int8, "m@03a42470178c"),
+        ] {
+            assert_eq!(model_id("m", &source, 128, Pooling::Mean, precision), id, "{precision:?}");
+        }
     }
 }

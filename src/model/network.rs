@@ -118,8 +118,8 @@ impl Weight {
 }
 
 impl Network {
-    /// Checks that there can be an encoder of these sizes, and that no product of two of them overflows.
-    /// `named` says what the reader of a message calls a size.
+    /// Checks that there can be an encoder of these sizes, and that no product of two of them
+    /// overflows. `named` says what the reader of a message calls a size.
     ///
     /// # Errors
     ///
@@ -204,8 +204,8 @@ impl List {
         self.0.push(Weight { name: name.into(), shape: shape.into(), source, kind });
     }
 
-    /// Adds matrix and bias of a linear step. A checkpoint keeps a matrix as `[out, in]`, so several
-    /// that read the same input become one by lying one below the other.
+    /// Adds matrix and bias of a linear step. A checkpoint keeps a matrix as `[out, in]`, so
+    /// several that read the same input become one by lying one below the other.
     fn linear(&mut self, name: &str, input: usize, output: usize, modules: &[String]) {
         let stacked = |suffix: &str| {
             WeightSource::Stacked(modules.iter().map(|m| format!("{m}.{suffix}")).collect())

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::graph;
 use super::manifest::{FORMAT, FileDigest, GraphForm, Manifest};
-use crate::tokenize::TOKENS_MIN;
+use crate::tokenize::{TOKENS_MIN, Tokenizer, TokenizerError};
 
 pub use write::{Draft, Existing, write};
 
@@ -103,8 +103,9 @@ pub struct Package {
 }
 
 impl Package {
-    /// Reads the manifest of the package at `path`, and checks that this program can run it and that
-    /// its files are there with their sizes. Their contents are checked by [`Package::verify`].
+    /// Reads the manifest of the package at `path`, and checks that this program can run it and
+    /// that its files are there with their sizes. Their contents are checked by
+    /// [`Package::verify`].
     ///
     /// # Errors
     ///
@@ -158,6 +159,15 @@ impl Package {
         Ok(package)
     }
 
+    /// Reads the package's tokenizer, which cuts a text off at the manifest's `max_tokens`.
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be read, or isn't a tokenizer that this program can run.
+    pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::from_file(&self.path.join(TOKENIZER), self.manifest.max_tokens)
+    }
+
     /// Compares each file's SHA-256 with the manifest's, telling `checked` of each that is right.
     ///
     /// # Errors
@@ -180,8 +190,8 @@ impl Package {
     }
 }
 
-/// Returns what no manifest that was written here says. A manifest is data: its files are those of a package, and none
-/// elsewhere.
+/// Returns what no manifest that was written here says. A manifest is data: its files are those of
+/// a package, and none elsewhere.
 fn impossible(manifest: &Manifest) -> Option<String> {
     let (max_tokens, positions) = (manifest.max_tokens, manifest.network.positions);
     if max_tokens < TOKENS_MIN || max_tokens > positions {

@@ -6,10 +6,11 @@
 //!
 //! # Invariants
 //!
-//! - Two neighbours on one side of 0 make `PAIR_MAX` at most. On x86 without VNNI the kernels of ONNX
-//!   Runtime multiply by `vpmaddubsw`, which adds the products of the inputs 2j and 2j + 1 in 16 bits
-//!   that saturate. Without saturation an integer product is exact, and the same on every CPU. That
-//!   costs less than one bit of the weights, for the largest of an output seldom lie side by side.
+//! - Two neighbours on one side of 0 make `PAIR_MAX` at most. On x86 without VNNI the kernels of
+//!   ONNX Runtime multiply by `vpmaddubsw`, which adds the products of the inputs 2j and 2j + 1 in
+//!   16 bits that saturate. Without saturation an integer product is exact, and the same on every
+//!   CPU. That costs less than one bit of the weights, for the largest of an output seldom lie side
+//!   by side.
 
 /// Which way matrices are quantized, for the model's id: another one makes other vectors.
 pub const SCHEME: u32 = 1;
@@ -69,7 +70,8 @@ fn scale(row: &[f32]) -> f32 {
         pair = pair.max(above).max(below);
         largest = weights.iter().fold(largest, |most, weight| most.max(weight.abs()));
     }
-    // Rounding adds a half to either of a pair at most, and whole numbers have no half over the limit.
+    // Rounding adds a half to either of a pair at most, and whole numbers have no half over the
+    // limit.
     (largest / LARGEST).max(pair / (PAIR_MAX - 0.5))
 }
 

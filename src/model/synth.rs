@@ -1,5 +1,6 @@
 //! `capvec model synth`: packages with random weights, for load and speed work where the real
-//! weights are not at hand. They have the shape, the size and the cost of real ones, and no meaning.
+//! weights are not at hand. They have the shape, the size and the cost of real ones, and no
+//! meaning.
 
 use std::io;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! The tokenizer of a package, as Hugging Face's `tokenizer.json`.
 //!
-//! A checkpoint has either that file, which is taken as it is where it can be used, or the older pair of
-//! `vocab.txt` and `tokenizer_config.json`, from which it is made: the BERT normaliser and pre-tokeniser, WordPiece,
-//! and the `[CLS] caption [SEP]` template. Source of the form: the `tokenizers` project's file
-//! version 1.0, which every Hugging Face tool reads.
+//! A checkpoint has either that file, which is taken as it is where it can be used, or the older
+//! pair of `vocab.txt` and `tokenizer_config.json`, from which it is made: the BERT normaliser and
+//! pre-tokeniser, WordPiece, and the `[CLS] caption [SEP]` template. Source of the form: the
+//! `tokenizers` project's file version 1.0, which every Hugging Face tool reads.
 
 use std::collections::HashMap;
 
@@ -138,8 +138,8 @@ pub fn from_vocabulary(vocab: &str, config: &TokenizerConfig) -> Result<String, 
     Ok(tokenizer.to_string())
 }
 
-/// Compares a `tokenizer.json` with the `tokenizer_config.json` beside it, whose options Hugging Face puts
-/// over those of BERT's normaliser.
+/// Compares a `tokenizer.json` with the `tokenizer_config.json` beside it, whose options Hugging
+/// Face puts over those of BERT's normaliser.
 ///
 /// # Errors
 ///
@@ -188,8 +188,8 @@ pub fn agrees(
     }
 }
 
-/// Checks that a network with so many embeddings has one for each id that a `tokenizer.json` gives, and
-/// that building the tokenizer takes no more memory than the file itself.
+/// Checks that a network with so many embeddings has one for each id that a `tokenizer.json` gives,
+/// and that building the tokenizer takes no more memory than the file itself.
 ///
 /// # Errors
 ///
@@ -209,7 +209,8 @@ pub fn fits(tokenizer: &Value, vocabulary: usize) -> Result<(), String> {
     if model["max_input_chars_per_word"].as_u64().is_some_and(|chars| chars > WORD_CHARS_BOUND) {
         return Err(format!("max_input_chars_per_word is above {WORD_CHARS_BOUND}"));
     }
-    // The library looks at the wrong neighbours of such a token, and panics where one begins in the middle of a character.
+    // The library looks at the wrong neighbours of such a token, and panics where one begins in the
+    // middle of a character.
     let tokens = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
     let is_single = |token: &Value| token.get("single_word").and_then(Value::as_bool) == Some(true);
     if tokens.is_some_and(|tokens| tokens.iter().any(is_single)) {
@@ -222,7 +223,8 @@ pub fn fits(tokenizer: &Value, vocabulary: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns one more than the largest id of a `tokenizer.json`, or `None` where it is of another shape.
+/// Returns one more than the largest id of a `tokenizer.json`, or `None` where it is of another
+/// shape.
 pub fn id_space(tokenizer_json: &str) -> Option<usize> {
     ids(&serde_json::from_str(tokenizer_json).ok()?)
 }

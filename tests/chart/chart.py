@@ -135,8 +135,8 @@ def file_at(pod, path, cluster=()):
     template of pods, and `cluster` has the objects that there are when the container starts."""
     spec = pod["spec"]
     mount = next(m for part in ("containers", "initContainers") for c in spec.get(part, []) for m in c["volumeMounts"]
-                 if path == m["mountPath"] or path.startswith(m["mountPath"] + "/"))
-    name = mount.get("subPath") or path.removeprefix(mount["mountPath"] + "/")
+                 if path.startswith(m["mountPath"] + "/"))
+    name = path.removeprefix(mount["mountPath"] + "/")
     volume = next(v for v in spec["volumes"] if v["name"] == mount["name"])
     if "configMap" in volume:
         named = volume["configMap"]["name"]
@@ -148,7 +148,7 @@ def file_at(pod, path, cluster=()):
 
 def configuration(objects):
     """The worker's configuration, as its pods have it."""
-    return file_at(workload(objects)["spec"]["template"], "/etc/capvec/capvec.toml", objects)
+    return file_at(workload(objects)["spec"]["template"], "/etc/capvec/config/capvec.toml", objects)
 
 
 def options(objects):

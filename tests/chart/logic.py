@@ -149,7 +149,7 @@ def replaced_by_configuration(chart):
 
 def configuration_of_old_pods(chart):
     """a pod that restarts in the middle of a rollout starts with the configuration that it was made with, not the new one"""
-    paths = ["/etc/capvec/capvec.toml", "/etc/capvec-fetch/SHA256SUMS"]
+    paths = ["/etc/capvec/config/capvec.toml", "/etc/capvec-fetch/SHA256SUMS"]
     for common in [{}, {"kafka": {"staticMembership": True}}, {"config": {"delivery": {"mode": "exactly-once"}}}]:
         versions = []
         for number in "12":
@@ -165,6 +165,25 @@ def configuration_of_old_pods(chart):
         for path in paths:
             text = [file_at(workload(objects)["spec"]["template"], path, objects) for objects in versions]
             assert text[0] != text[1], f"{path} doesn't follow its values"
+
+
+def mounts_of_folders(chart):
+    """mounts are whole folders, none in a read-only one; what the annotations hold is far below what Kubernetes lets them"""
+    tls = {"tls": {"enabled": True, "ca": {"existingSecret": "ca"}}}
+    for model in [{}, FETCH, {"source": "pvc", "pvc": {"claimName": "c"}}]:
+        objects = chart.render({"kafka": tls, "model": model})
+        for name, spec in pod_specs(objects):
+            for container in spec["containers"] + spec.get("initContainers", []):
+                found = mounts(container)
+                assert not any("subPath" in mount for mount in found.values()), f"{name}: {found}"
+                inside = [(path, other) for path in found for other, mount in found.items()
+                          if path.startswith(other + "/") and mount.get("readOnly")]
+                assert not inside, f"{name}: {inside}"
+                assert container["securityContext"]["readOnlyRootFilesystem"], name
+        for pod in [workload(objects)["spec"]["template"], one(objects, "Pod")]:
+            # 256 KiB for all of them; a fetch's script is the most of it.
+            size = sum(len(key.encode()) + len(text.encode()) for key, text in pod["metadata"]["annotations"].items())
+            assert size < 16 << 10, f"the annotations have {size} bytes"
 
 
 def spread(chart):
@@ -196,7 +215,7 @@ def check_pod_is_no_worker(chart):
     assert "nvidia.com/gpu" not in container["resources"]["limits"], container["resources"]
     assert container["image"] == worker(gpu)["image"]
     assert container["args"] == [
-        "check", "--config", "/etc/capvec/capvec.toml", "--set", "embed.device=cpu", "--set", "embed.device_bytes_max=0"]
+        "check", "--config", "/etc/capvec/config/capvec.toml", "--set", "embed.device=cpu", "--set", "embed.device_bytes_max=0"]
     # What a cluster wants of its pods, it wants of this one.
     given = {"podLabels": {"sidecar": "no", **selector}, "podAnnotations": {"inject": "false", "helm.sh/hook": "none"}}
     metadata = one(chart.render(given), "Pod")["metadata"]

@@ -4,6 +4,7 @@ import sys
 
 import fetching
 import logic
+import nulls
 import promises
 import refusals
 import restricted
@@ -95,7 +96,7 @@ def main():
         with check(f"{name}: Kubernetes {schemas.versions()[0]} to {newest}, custom resources, Pod Security"):
             for version in schemas.versions():
                 renders_well(chart, file, version)
-    for module in (logic, promises, upgrade, fetching):
+    for module in (logic, promises, nulls, upgrade, fetching):
         for test in module.ALL:
             with check(test.__doc__.strip()):
                 test(chart)

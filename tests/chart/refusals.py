@@ -60,6 +60,9 @@ BAD = [
     ("the root user", {"podSecurity": {"runAsUser": 0}}, "at '/podSecurity/runAsUser': minimum: got 0, want 1"),
     ("a digest that isn't one", {"image": {"digest": "latest"}}, "at '/image/digest'"),
     ("a GPU's name without its vendor", {"gpu": {"enabled": True, "resourceName": "gpu"}}, "at '/gpu/resourceName'"),
+    # null takes a default away; nulls.py has every value.
+    ("no path in the image", {"model": {"image": {"path": None}}}, "at '/model/image': missing property 'path'"),
+    ("no least number of workers", scaled(minReplicas=None), "at '/autoscaling': missing property 'minReplicas'"),
     # The chart's own.
     ("a switch that nobody heeds", {"enabled": False}, "with `condition: capvec.enabled`"),
     ("static membership with KEDA", {"kafka": {"staticMembership": True}, **scaled()},
@@ -127,6 +130,8 @@ BAD = [
     ("a fetch without sums", fetch(files=[]), "model.fetch.files is required"),
     ("a fetch without a manifest", fetch(files=[{"name": "model.onnx", "sha256": "1" * 64}]), "lacks manifest.json"),
     ("a fetch from nowhere", fetch(**{"from": "s3"}), "model.fetch.s3.bucket is required"),
+    ("a fetch from null", fetch(http={"url": None}), "model.fetch.http.url is required"),
+    ("a fetch from a bucket that is null", fetch(**{"from": "s3", "s3": {"bucket": None}}), "model.fetch.s3.bucket is required"),
     ("scaling without the number of partitions", {"autoscaling": {"kind": "keda"}}, "autoscaling.partitions is required"),
     ("more workers than partitions", scaled(maxReplicas=7), "autoscaling.maxReplicas is 7, more than the 6 partitions"),
     ("a least number above the most", scaled(minReplicas=7), "autoscaling.minReplicas is 7, more than the most of 6"),

@@ -17,10 +17,9 @@ use capvec::embed::hash::HashEmbedder;
 use capvec::embed::load::Embedders;
 use capvec::embed::{EmbedError, Embedder};
 use capvec::kafka::{consumer_properties, producer_properties};
-use capvec::model::package::{Package, TOKENIZER};
+use capvec::model::package::Package;
 use capvec::pipeline;
 use capvec::shutdown::Shutdown;
-use capvec::tokenize::Tokenizer;
 use capvec::wire::vector::HEADER_SOURCE;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, Message, OwnedHeaders};
@@ -106,7 +105,7 @@ struct Misbehaving {
 impl Misbehaving {
     fn new(package: &Package) -> anyhow::Result<Misbehaving> {
         let manifest = &package.manifest;
-        let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
+        let tokenizer = package.tokenizer()?;
         let ids = |word: &str| -> anyhow::Result<Vec<i64>> {
             let ids = tokenizer.tokenize(word)?.ids;
             // Without [SEP], so that longer captions begin so too.
@@ -182,7 +181,7 @@ fn careless_worker(args: &[String]) -> anyhow::Result<()> {
     let config = load(args)?;
     let package = Package::open(&config.model.package)?;
     let manifest = &package.manifest;
-    let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), manifest.max_tokens)?;
+    let tokenizer = package.tokenizer()?;
     let embedder = HashEmbedder::new(manifest.network.dim);
     let decoder = config.decoder();
     let consumer: BaseConsumer = consumer_properties(&config).create()?;

@@ -304,6 +304,16 @@ fn two_files_that_say_two_things_of_the_tokenizer_are_refused() {
     let error = with_options(serde_json::json!({"tokenize_chinese_chars": false})).unwrap_err();
     assert!(error.contains("tokenize_chinese_chars"), "{error}");
 
+    // Hugging Face takes capitals off where no file says otherwise.
+    std::fs::remove_file(checkpoint.path("tokenizer_config.json")).unwrap();
+    let cased = |t: &mut Value| t["normalizer"]["lowercase"] = false.into();
+    let error = checkpoint.import_with("tokenizer.json", cased).unwrap_err();
+    assert!(
+        error.contains("it isn't there: do_lower_case is true (the default)")
+            && error.contains("tokenizer_config.json"),
+        "{error}"
+    );
+
     // Beside vocab.txt, tokens that are added to it.
     std::fs::remove_file(checkpoint.path("tokenizer.json")).unwrap();
     std::fs::write(checkpoint.path("vocab.txt"), VOCAB).unwrap();
@@ -314,6 +324,8 @@ fn two_files_that_say_two_things_of_the_tokenizer_are_refused() {
     let foreign = [
         serde_json::json!({"additional_special_tokens": ["[MASK]", "<img>"]}),
         serde_json::json!({"additional_special_tokens": [{"content": "<img>", "lstrip": false}]}),
+        serde_json::json!({"extra_special_tokens": {"image_token": "<img>"}}),
+        serde_json::json!({"extra_special_tokens": ["<img>"]}),
         serde_json::json!({"unk_token": "<img>"}),
         serde_json::json!({"bos_token": {"content": "<img>"}}),
     ];

@@ -4,14 +4,14 @@
 {{- define "capvec.fetchUrl" -}}
 {{- with .Values.model.fetch -}}
 {{- if eq .from "http" -}}
-{{- .http.url | trimSuffix "/" -}}
+{{- default "" .http.url | trimSuffix "/" -}}
 {{- else if eq .from "huggingface" -}}
 {{- list .huggingface.endpoint .huggingface.repository "resolve" .huggingface.revision .huggingface.path | compact | join "/" | trimSuffix "/" -}}
 {{- else if eq .from "s3" -}}
 {{- /* Not https://<bucket>.s3… for a bucket with dots: the certificate's * stands for one label. */ -}}
-{{- $aws := ternary (printf "https://s3.%s.amazonaws.com/%s" .s3.region .s3.bucket) (printf "https://%s.s3.%s.amazonaws.com" .s3.bucket .s3.region) (contains "." .s3.bucket) -}}
-{{- $base := ternary (printf "%s/%s" (trimSuffix "/" .s3.endpoint) .s3.bucket) $aws (ne .s3.endpoint "") -}}
-{{- list $base (trimAll "/" .s3.prefix) | compact | join "/" -}}
+{{- $aws := ternary (printf "https://s3.%s.amazonaws.com/%s" .s3.region .s3.bucket) (printf "https://%s.s3.%s.amazonaws.com" .s3.bucket .s3.region) (default "" .s3.bucket | contains ".") -}}
+{{- $base := ternary (printf "%s/%s" (default "" .s3.endpoint | trimSuffix "/") .s3.bucket) $aws (not (empty .s3.endpoint)) -}}
+{{- list $base (default "" .s3.prefix | trimAll "/") | compact | join "/" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -20,7 +20,7 @@
 {{- define "capvec.fetchPort" -}}
 {{- $url := include "capvec.fetchUrl" . -}}
 {{- with .Values.model.fetch -}}
-{{- if eq .from "oci" }}{{ $url = printf "%s://%s" (ternary "http" "https" .oci.plainHttp) .oci.reference }}{{ end -}}
+{{- if eq .from "oci" }}{{ $url = printf "%s://%s" (ternary "http" "https" (default false .oci.plainHttp)) .oci.reference }}{{ end -}}
 {{- end -}}
 {{- $server := regexFind "^[a-z]+://[^/]+" $url -}}
 {{- regexFind ":[0-9]+$" $server | trimPrefix ":" | default (hasPrefix "https:" $server | ternary "443" "80") -}}
@@ -40,7 +40,7 @@ env:
   - {name: FETCH_TARGET, value: /models/package}
   {{- if eq $fetch.from "oci" }}
   - {name: FETCH_REFERENCE, value: {{ $fetch.oci.reference | quote }}}
-  - {name: FETCH_PLAIN_HTTP, value: {{ $fetch.oci.plainHttp | quote }}}
+  - {name: FETCH_PLAIN_HTTP, value: {{ $fetch.oci.plainHttp | default false | quote }}}
   {{- else }}
   - {name: FETCH_URL, value: {{ include "capvec.fetchUrl" . | quote }}}
   {{- end }}

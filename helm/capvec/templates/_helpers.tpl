@@ -45,7 +45,7 @@ selects counts, then the object's own. */}}
 {{- end -}}
 
 {{- define "capvec.image" -}}
-{{- $tag := default (printf "%s%s" .Chart.AppVersion (ternary "-cuda" "" .Values.gpu.enabled)) .Values.image.tag -}}
+{{- $tag := default (printf "%s%s" .Chart.AppVersion (ternary "-cuda" "" (default false .Values.gpu.enabled))) .Values.image.tag -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else -}}
@@ -69,11 +69,11 @@ selects counts, then the object's own. */}}
 {{/* Pods more and fewer than wanted during a rollout; with GPUs one goes before another comes. As text, so that a 0 counts as
 given; null is as if nothing were. */}}
 {{- define "capvec.maxSurge" -}}
-{{- default (ternary "0" "1" .Values.gpu.enabled) (kindIs "invalid" .Values.rollout.maxSurge | ternary "" (toString .Values.rollout.maxSurge)) -}}
+{{- default (ternary "0" "1" (default false .Values.gpu.enabled)) (kindIs "invalid" .Values.rollout.maxSurge | ternary "" (toString .Values.rollout.maxSurge)) -}}
 {{- end -}}
 
 {{- define "capvec.maxUnavailable" -}}
-{{- default (ternary "1" "0" .Values.gpu.enabled) (kindIs "invalid" .Values.rollout.maxUnavailable | ternary "" (toString .Values.rollout.maxUnavailable)) -}}
+{{- default (ternary "1" "0" (default false .Values.gpu.enabled)) (kindIs "invalid" .Values.rollout.maxUnavailable | ternary "" (toString .Values.rollout.maxUnavailable)) -}}
 {{- end -}}
 
 {{/* Milliseconds of a duration such as "1m 30s" or "1500ms". */}}

@@ -8,7 +8,7 @@ The brokers' name has the namespace in it: KEDA's operator looks it up from anot
 {{- define "capvec.kafka" -}}
 {{- $kafka := .Values.kafka -}}
 {{- $strimzi := $kafka.strimzi -}}
-{{- $tls := or $kafka.tls.enabled (ne $strimzi.cluster "") -}}
+{{- $tls := or $kafka.tls.enabled (not (empty $strimzi.cluster)) -}}
 {{- $view := dict "brokers" .Values.config.kafka.brokers "mechanism" $kafka.sasl.mechanism "username" $kafka.sasl.username -}}
 {{- if $strimzi.cluster -}}
 {{- $_ := set $view "ca" (dict "name" (printf "%s-cluster-ca-cert" $strimzi.cluster) "key" "ca.crt") -}}

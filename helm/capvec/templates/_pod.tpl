@@ -88,9 +88,9 @@ containers:
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     {{- if and .Values.gpu.enabled (ne $command "run") }}
     # Without a GPU: the workers may hold them all, and this pod would wait for one.
-    args: [{{ $command }}, --config, /etc/capvec/capvec.toml, --set, embed.device=cpu, --set, embed.device_bytes_max=0]
+    args: [{{ $command }}, --config, /etc/capvec/config/capvec.toml, --set, embed.device=cpu, --set, embed.device_bytes_max=0]
     {{- else }}
-    args: [{{ $command }}, --config, /etc/capvec/capvec.toml]
+    args: [{{ $command }}, --config, /etc/capvec/config/capvec.toml]
     {{- end }}
     {{- $env := include "capvec.kafkaEnv" . | trim }}
     {{- if or $env .Values.extraEnv }}
@@ -124,7 +124,8 @@ containers:
     resources:
       {{- eq $command "run" | ternary (include "capvec.resources" .) (toYaml .Values.resources) | nindent 6 }}
     volumeMounts:
-      - {name: config, mountPath: /etc/capvec/capvec.toml, subPath: capvec.toml, readOnly: true}
+      # The folder and not the file in it by subPath, which is a mount more that a kubelet has to make, and no other mount in it.
+      - {name: config, mountPath: /etc/capvec/config, readOnly: true}
       - {name: tmp, mountPath: /tmp}
       {{- if contains "name: kafka" (include "capvec.kafkaVolume" .) }}
       - {name: kafka, mountPath: /etc/capvec/kafka, readOnly: true}

@@ -23,8 +23,7 @@ use crate::embed::calibration::TOKENS_UNMEASURED;
 use crate::embed::load::threads_of_one;
 use crate::embed::onnx::{OnnxEmbedder, Settings};
 use crate::embed::{Embedder, library};
-use crate::model::package::{Package, TOKENIZER};
-use crate::tokenize::Tokenizer;
+use crate::model::package::Package;
 
 /// A place of the grid is measured for at least this long each time, and for one batch.
 const MEASURE: Duration = Duration::from_millis(500);
@@ -196,8 +195,7 @@ fn mixes(args: &EncoderArgs, package: &Package) -> anyhow::Result<Vec<Mix>> {
     let manifest = &package.manifest;
     let (max_tokens, vocabulary) = (manifest.max_tokens, manifest.network.vocabulary);
     let plain = if args.captions.is_given() {
-        let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), max_tokens)?;
-        args.captions.read(&tokenizer)?.into_iter().map(|caption| caption.ids).collect()
+        args.captions.read(&package.tokenizer()?)?.into_iter().map(|caption| caption.ids).collect()
     } else {
         captions::made_up(max_tokens, vocabulary, 1)?
     };

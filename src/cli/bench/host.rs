@@ -17,10 +17,9 @@ use super::relay::values;
 use super::report::{ReportArgs, Table};
 use super::stats::Spread;
 use crate::cli::progress::{Progress, Unit};
-use crate::model::package::{Package, TOKENIZER};
+use crate::model::package::Package;
 use crate::model::synth::{Synthesis, synthesize};
 use crate::shutdown::{Shutdown, Wanted};
-use crate::tokenize::Tokenizer;
 use crate::wire::vector::VectorFormat;
 
 /// Captions that the embedded broker gets ahead of its reader, and their bytes: what it keeps.
@@ -122,8 +121,7 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
         }
     };
     let package = Package::open(&package)?;
-    let max_tokens = package.manifest.max_tokens;
-    let tokenizer = Tokenizer::from_file(&package.path.join(TOKENIZER), max_tokens)?;
+    let tokenizer = package.tokenizer()?;
     let captions = args.captions.read(&tokenizer)?;
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;

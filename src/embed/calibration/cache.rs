@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Calibration, Found, Wanted};
 
-/// The layout of the file, and how what is in it was measured. What has another number is measured again.
+/// The layout of the file, and how what is in it was measured. What has another number is measured
+/// again.
 const FORMAT: u32 = 3;
 
 /// Most calibrations in a file; the oldest goes first.

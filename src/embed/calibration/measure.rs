@@ -1,5 +1,5 @@
-//! What is chosen by what passes take: how many of them run at a time, and up to which size batches are
-//! measured.
+//! What is chosen by what passes take: how many of them run at a time, and up to which size batches
+//! are measured.
 //!
 //! No clock and no embedder is in here: who calls runs the passes, and says how long they took.
 
@@ -20,14 +20,15 @@ const SIZES: [usize; 25] = [
 /// The largest of them.
 const LARGEST: usize = SIZES[SIZES.len() - 1];
 
-/// Sizes that bring nothing, in a row, after which larger ones aren't measured: four times the tokens.
+/// Sizes that bring nothing, in a row, after which larger ones aren't measured: four times the
+/// tokens.
 const FLAT: usize = 4;
 
 /// What a larger batch must bring to be better.
 const BETTER: f64 = 1.02;
 
-/// What more passes at a time must bring on an idle machine. On a busy one they bring more: what holds
-/// up one thread holds up one pass, and not all threads of it.
+/// What more passes at a time must bring on an idle machine. On a busy one they bring more: what
+/// holds up one thread holds up one pass, and not all threads of it.
 const WORTH_MORE_SESSIONS: f64 = 1.02;
 
 /// Comparisons of more passes at a time with fewer, at least, and the time that they take at least,
@@ -35,12 +36,12 @@ const WORTH_MORE_SESSIONS: f64 = 1.02;
 const COMPARISONS: usize = 5;
 const COMPARED: Duration = Duration::from_secs(1);
 
-/// Passes in a row of each session in a comparison: they don't wait for each other in a worker, and so
-/// they shouldn't after each pass here.
+/// Passes in a row of each session in a comparison: they don't wait for each other in a worker, and
+/// so they shouldn't after each pass here.
 const IN_A_ROW: usize = 3;
 
-/// The longest that the sizes are measured for, or sessions are compared: what is under way then is the
-/// last.
+/// The longest that the sizes are measured for, or sessions are compared: what is under way then is
+/// the last.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Passes of each size, of which the fastest counts: what else the machine does only makes slower.
@@ -56,7 +57,8 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// Passes of no more tokens than the largest size has, for over that it is other limits that decide.
+    /// Passes of no more tokens than the largest size has, for over that it is other limits that
+    /// decide.
     fn of(tokens: usize, number: usize) -> Passes {
         Passes { tokens: tokens.min(LARGEST), number }
     }
@@ -88,14 +90,14 @@ pub struct Found<S> {
     pub is_cut_short: bool,
 }
 
-/// Returns what is best, with the sessions that it was found with. `load` makes so many sessions with
-/// so many threads each, or none where there isn't the memory; `run` runs passes of all of them at the
-/// same time.
+/// Returns what is best, with the sessions that it was found with. `load` makes so many sessions
+/// with so many threads each, or none where there isn't the memory; `run` runs passes of all of
+/// them at the same time.
 ///
 /// # Errors
 ///
-/// When the first session can't be made, or fails on the smallest batch. That more of them can't run
-/// is none.
+/// When the first session can't be made, or fails on the smallest batch. That more of them can't
+/// run is none.
 pub fn choose<S, L>(
     wanted: &Wanted,
     cpus: usize,
@@ -219,8 +221,8 @@ mod tests {
     use super::*;
     use crate::embed::load::EmbeddersError;
 
-    /// Sessions of which each takes a time for a pass and for each of its tokens, however many run, and
-    /// fails above a size.
+    /// Sessions of which each takes a time for a pass and for each of its tokens, however many run,
+    /// and fails above a size.
     struct Sessions {
         number: usize,
         fixed_us: u64,
@@ -249,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_pass_that_was_quick_by_chance_decides_nothing() {
-        // One session is mostly as slow as two are for twice the tokens; one of its passes in four isn't.
+        // One session is mostly as slow as two are for twice the tokens; one of its passes in four
+        // isn't.
         let wanted = Wanted { tokens: Some(32), ..Wanted::default() };
         let load = |number: usize, _| -> Loaded<(usize, usize)> { Ok(Some((number, 0))) };
         let run = |(sessions, done): &mut (usize, usize), passes: Passes| {

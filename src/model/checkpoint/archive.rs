@@ -1,13 +1,13 @@
 //! Zip directories, checked before use.
 //!
 //! The directory comes from the `zip` crate; this module adds what a hostile archive calls for. An
-//! entry's sizes are only used once it is known that no two entries share a byte and that all of them
-//! lie before the directory, so the sum of what stored entries claim is at most the file's length.
-//! Format: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>.
+//! entry's sizes are only used once it is known that no two entries share a byte and that all of
+//! them lie before the directory, so the sum of what stored entries claim is at most the file's
+//! length. Format: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>.
 
 use std::error::Error;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
@@ -45,6 +45,8 @@ pub(super) struct Entry {
     /// The size when unpacked. Of a stored entry it is proven, of a packed one merely claimed.
     pub len_bytes: u64,
     pub stored: bool,
+    /// Where a stored entry's bytes begin in the file, once its checksum was found to be right.
+    whole_at: OnceLock<u64>,
 }
 
 // === impl Archive ===
@@ -98,6 +100,21 @@ impl Archive {
             e => self.input.damaged(self.place(index), lowercase(&e)),
         })?;
         work(&mut reader)
+    }
+
+    /// Returns where in the file a stored entry begins that was read to its end before.
+    pub fn start_of_whole(&self, index: usize) -> Option<u64> {
+        self.entries.get(index)?.whole_at.get().copied()
+    }
+
+    /// Notes that an entry was read to its end, where its checksum is compared.
+    pub fn note_whole(&self, index: usize, start: Option<u64>) {
+        if let (Some(entry), Some(start)) = (self.entries.get(index), start)
+            && entry.stored
+        {
+            // Whoever was first noted the same.
+            let _ = entry.whole_at.set(start);
+        }
     }
 
     /// Reads a whole entry of at most so many bytes.
@@ -165,7 +182,7 @@ fn checked_entry(
         let reason = format!("{packed} bytes in the file can't be {len_bytes} bytes unpacked");
         return Err(input.damaged(place(), reason));
     }
-    Ok(Entry { name, len_bytes, stored })
+    Ok(Entry { name, len_bytes, stored, whole_at: OnceLock::new() })
 }
 
 /// Returns the zip crate's sentence in our style.

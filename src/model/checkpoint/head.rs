@@ -1,7 +1,7 @@
 //! The head: the linear layer that makes the encoder's mean a vector.
 //!
-//! It is published as a pickle of a list of two numpy arrays, `[hidden, dim]` and `[dim]`. The other
-//! formats are those into which careful people convert it.
+//! It is published as a pickle of a list of two numpy arrays, `[hidden, dim]` and `[dim]`. The
+//! other formats are those into which careful people convert it.
 //!
 //! Which array is which is told by rank, never by name: a file holds one matrix and one vector of
 //! floats. Which way round the matrix is, is told by the vector's length, which is `dim`. Only when

@@ -1,7 +1,7 @@
 //! The file being read, as ranges of bytes, and the errors that name it.
 //!
-//! All reads go through [`Input::read_at`] with an offset of their own, so that one open file serves
-//! any number of readers and nothing depends on where the last one stopped.
+//! All reads go through [`Input::read_at`] with an offset of their own, so that one open file
+//! serves any number of readers and nothing depends on where the last one stopped.
 
 use std::fmt::{self, Display, Write};
 use std::fs::{self, File};

@@ -1,9 +1,10 @@
 //! Safe readers of weights files that others wrote.
 //!
-//! A [`Checkpoint`] is an encoder's file, safetensors or torch's zip format; it is opened by reading
-//! its index only, and its tensors are then streamed one by one. A [`Head`] is the small linear layer
-//! behind it, in any of the formats in which heads are published. Both come from strangers, and two
-//! of the formats are pickles, programs that a Python interpreter would run. Here they are data.
+//! A [`Checkpoint`] is an encoder's file, safetensors or torch's zip format; it is opened by
+//! reading its index only, and its tensors are then streamed one by one. A [`Head`] is the small
+//! linear layer behind it, in any of the formats in which heads are published. Both come from
+//! strangers, and two of the formats are pickles, programs that a Python interpreter would run.
+//! Here they are data.
 //!
 //! - `input`: the file as ranges of bytes, and errors that name it.
 //! - `number`: number formats, and their way to `f32`.
@@ -191,7 +192,8 @@ impl Checkpoint {
     /// Passes a tensor's numbers on in row-major order, at most 64 Ki of them at a time.
     ///
     /// Of a zip file the checksum is verified at the end, after all numbers have been passed on: on
-    /// an error the receiver must forget what it has.
+    /// an error the receiver must forget what it has. A storage that several tensors share is
+    /// verified with the first of them, and of the others their own numbers alone are read.
     ///
     /// # Errors
     ///
@@ -223,7 +225,12 @@ impl Checkpoint {
         };
         match (&tensor.data, &self.archive) {
             (Data::Entry { index, skip }, Some(archive)) => {
-                archive.with_entry(*index, |reader| {
+                if let Some(start) = archive.start_of_whole(*index) {
+                    let mut reader = Cursor::new(&self.input, start + skip);
+                    let order = self.byte_order;
+                    return number::stream(&mut reader, float, order, count, sink).map_err(fault);
+                }
+                let start = archive.with_entry(*index, |reader| {
                     let read_error = |source| archive.read_error(*index, source);
                     // Read and not sought: the checksum is that of the whole entry.
                     let skipped = io::copy(&mut reader.by_ref().take(*skip), &mut io::sink());
@@ -236,8 +243,10 @@ impl Checkpoint {
                     )?;
                     // The checksum is compared where the entry ends.
                     io::copy(reader, &mut io::sink()).map_err(read_error)?;
-                    Ok(())
-                })
+                    Ok(reader.data_start())
+                })?;
+                archive.note_whole(*index, start);
+                Ok(())
             }
             (Data::Range { start }, _) => {
                 let mut reader = Cursor::new(&self.input, *start);

@@ -13,8 +13,8 @@ use super::elements;
 use super::number::{ByteOrder, Dtype, Float};
 use super::pickle::{Id, Node, Pickle};
 
-/// The most dimensions that numpy allows. The limit also keeps a small `.npz` file from giving a long
-/// shape to each of many arrays.
+/// The most dimensions that numpy allows. The limit also keeps a small `.npz` file from giving a
+/// long shape to each of many arrays.
 pub(super) const NUMPY_RANK_MAX: usize = 64;
 
 /// An array's description, the same in pickles and `.npy` files.

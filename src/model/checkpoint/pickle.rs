@@ -11,8 +11,8 @@
 //!
 //! # Invariants
 //!
-//! - Nodes lie in one arena and refer to each other by index: depth and cycles cost nothing, neither
-//!   to build nor to drop, and whoever reads the graph goes down by its own finite pattern.
+//! - Nodes lie in one arena and refer to each other by index: depth and cycles cost nothing,
+//!   neither to build nor to drop, and whoever reads the graph goes down by its own finite pattern.
 //! - Texts and byte strings borrow from the file. An opcode adds at most one node and moves what
 //!   others pushed, so memory is bounded by the number of opcodes, and that by [`OPCODES_MAX`].
 //! - What lies below the last mark can't be popped, so a mark always splits the stack.

@@ -1,8 +1,8 @@
 //! The index of a safetensors file.
 //!
 //! Eight bytes with the header's length, the header as JSON, then the numbers, little-endian. The
-//! header's meaning is checked by the `safetensors` crate: no overflow, no gap, no overlap. Only the
-//! header is read here. Format: <https://huggingface.co/docs/safetensors>.
+//! header's meaning is checked by the `safetensors` crate: no overflow, no gap, no overlap. Only
+//! the header is read here. Format: <https://huggingface.co/docs/safetensors>.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
 //! The index of a checkpoint in torch's zip format, which `torch.save` writes since version 1.6.
 //!
 //! A zip file of stored entries: `<prefix>/data.pkl` is a pickle of the state dict, in which each
-//! tensor is a call of `_rebuild_tensor_v2` over a storage that is given by its key; the numbers are
-//! in `<prefix>/data/<key>`. Several tensors may share a storage.
-//! Format: `torch/serialization.py`, `torch/_utils.py` and `caffe2/serialize/inline_container.cc`.
+//! tensor is a call of `_rebuild_tensor_v2` over a storage that is given by its key; the numbers
+//! are in `<prefix>/data/<key>`. Several tensors may share a storage. Format:
+//! `torch/serialization.py`, `torch/_utils.py` and `caffe2/serialize/inline_container.cc`.
 //!
 //! # Invariants
 //!

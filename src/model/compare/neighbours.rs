@@ -12,8 +12,8 @@ const LANES: usize = 16;
 
 impl Vectors {
     /// Returns the rows of the `k` nearest others of each row in `queries`, by cosine, the nearest
-    /// first, equals in their order; fewer where there are no `k` others. `progress` is told how many
-    /// rows have been looked at.
+    /// first, equals in their order; fewer where there are no `k` others. `progress` is told how
+    /// many rows have been looked at.
     ///
     /// # Panics
     ///

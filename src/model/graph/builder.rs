@@ -1,17 +1,17 @@
 //! The nodes that a step of the forward pass is made of, by precision.
 //!
-//! In an int8 graph the products of the linear steps are of integers. Each token's numbers are scaled
-//! so that the largest becomes 127, which depends on that token alone: a caption's vector is the same
-//! in every company. The stock dynamic quantization scales the whole batch by its largest number. The
-//! token's side is unsigned with 128 for 0, for which the CPU's instructions (VNNI) are; signed
-//! numbers on both sides took 5 to 9 times as long.
+//! In an int8 graph the products of the linear steps are of integers. Each token's numbers are
+//! scaled so that the largest becomes 127, which depends on that token alone: a caption's vector is
+//! the same in every company. The stock dynamic quantization scales the whole batch by its largest
+//! number. The token's side is unsigned with 128 for 0, for which the CPU's instructions (VNNI)
+//! are; signed numbers on both sides took 5 to 9 times as long.
 //!
-//! In an fp16 graph, which is for GPUs, a step's bias goes into the operator behind it where ONNX Runtime
-//! has one that takes it: `BiasGelu`, and `SkipLayerNormalization` for the sum and the layer norm. A GPU
-//! is bounded by its memory there, and `Gemm` with a bias writes its output twice. Numbers are stored in
-//! 16 bits; products, layer norms and the softmax are summed in 32, and from pooling on the numbers are
-//! stored in 32 too. Every operator has a kernel for the CPU or is computed there in 32 bits, so that
-//! the graph can be tried without a GPU.
+//! In an fp16 graph, which is for GPUs, a step's bias goes into the operator behind it where ONNX
+//! Runtime has one that takes it: `BiasGelu`, and `SkipLayerNormalization` for the sum and the
+//! layer norm. A GPU is bounded by its memory there, and `Gemm` with a bias writes its output
+//! twice. Numbers are stored in 16 bits; products, layer norms and the softmax are summed in 32,
+//! and from pooling on the numbers are stored in 32 too. Every operator has a kernel for the CPU or
+//! is computed there in 32 bits, so that the graph can be tried without a GPU.
 
 use super::scales_of;
 use crate::model::manifest::Precision;
@@ -154,8 +154,8 @@ impl Builder {
         self.contributed("SkipLayerNormalization", name, &inputs, attributes)
     }
 
-    /// The product of 8-bit integers, in float again: each token's numbers times 127 over the token's
-    /// largest, rounded, times the matrix, times the token's scale and each output's.
+    /// The product of 8-bit integers, in float again: each token's numbers times 127 over the
+    /// token's largest, rounded, times the matrix, times the token's scale and each output's.
     fn integer_product(&mut self, name: &str, input: &str, weight: &str) -> String {
         let part = |part: &str| format!("{name}.{part}");
         let last = self.int64("axis.1", &[1]);

@@ -1,7 +1,7 @@
 //! The checkpoint's `config.json`: of which family the network is, and its sizes.
 //!
-//! What would make another forward pass than the graph's is refused: another activation, another kind
-//! of positions, a decoder.
+//! What would make another forward pass than the graph's is refused: another activation, another
+//! kind of positions, a decoder.
 
 use std::path::Path;
 
@@ -13,6 +13,9 @@ use crate::model::network::{Family, Network};
 
 /// The file's name.
 pub const CONFIG: &str = "config.json";
+
+/// What both families add to a variance where nobody says otherwise.
+const LAYER_NORM_EPSILON: f32 = 1e-12;
 
 /// The keys of `config.json` that decide the graph, under the names of both families.
 #[derive(Deserialize)]
@@ -77,6 +80,14 @@ pub fn read_config(path: &Path) -> Result<Network, ImportError> {
                 .into(),
         ));
     }
+    let layer_norm_epsilon = match family {
+        Family::Bert => config.layer_norm_eps.unwrap_or(LAYER_NORM_EPSILON),
+        // Hugging Face's DistilBERT looks at no such key.
+        Family::DistilBert => LAYER_NORM_EPSILON,
+    };
+    if !(0.0..1.0).contains(&layer_norm_epsilon) {
+        return Err(wrong(format!("layer_norm_eps is {layer_norm_epsilon}, and not 0 to 1")));
+    }
     Ok(Network {
         family,
         vocabulary: config.vocab_size,
@@ -85,7 +96,7 @@ pub fn read_config(path: &Path) -> Result<Network, ImportError> {
         layers: config.num_hidden_layers,
         heads: config.num_attention_heads,
         feed_forward: config.intermediate_size,
-        layer_norm_epsilon: config.layer_norm_eps.unwrap_or(1e-12),
+        layer_norm_epsilon,
         dim: 0,
     })
 }
@@ -114,6 +125,28 @@ fn named(size: &'static str) -> &'static str {
 mod tests {
     use super::*;
     use crate::model::synth::Preset;
+
+    #[test]
+    fn the_epsilon_is_one_that_hugging_face_goes_by() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CONFIG);
+        let read = |family: &str, epsilon: &str| {
+            let text = format!(
+                "{{\"model_type\": \"{family}\", \"vocab_size\": 6, \"hidden_size\": 8, \
+                 \"max_position_embeddings\": 16, \"num_hidden_layers\": 2, \
+                 \"num_attention_heads\": 2, \"intermediate_size\": 12, \
+                 \"layer_norm_eps\": {epsilon}}}"
+            );
+            std::fs::write(&path, text).unwrap();
+            read_config(&path).map(|network| network.layer_norm_epsilon).map_err(|e| e.to_string())
+        };
+        assert_eq!(read("bert", "1e-5"), Ok(1e-5));
+        assert_eq!(read("bert", "null"), Ok(1e-12));
+        assert_eq!(read("distilbert", "1e-5"), Ok(1e-12));
+        for none in ["-1e-12", "1e39"] {
+            assert!(read("bert", none).unwrap_err().contains("layer_norm_eps is"), "{none}");
+        }
+    }
 
     #[test]
     fn a_size_is_told_by_its_name_in_the_file() {

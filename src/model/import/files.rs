@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::ImportError;
 use crate::model::manifest::FileDigest;
 
-/// No `config.json` and no vocabulary is larger: those of the largest tokenizers have some tens of MB.
+/// No `config.json` and no vocabulary is larger: those of the largest tokenizers have some tens of
+/// MB.
 const TEXT_BYTES_MAX: u64 = 256 << 20;
 
 /// Returns the first of the files that is there.

@@ -1,9 +1,9 @@
 //! The tokenizer of a checkpoint: in which of its files it is, and whether a package can have it.
 //!
-//! Hugging Face builds BERT's tokenizer from `tokenizer.json` and then changes its normaliser to what
-//! `tokenizer_config.json` says. Where the two differ nobody can tell which one the weights were
-//! trained with, so that is refused. So is what would give other ids than Hugging Face's, or make the
-//! worker fail on the first caption that has a token.
+//! Hugging Face builds BERT's tokenizer from `tokenizer.json` and then changes its normaliser to
+//! what `tokenizer_config.json` says. Where the two differ nobody can tell which one the weights
+//! were trained with, so that is refused. So is what would give other ids than Hugging Face's, or
+//! make the worker fail on the first caption that has a token.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,8 @@ const ADDED: &str = "added_tokens.json";
 const MAP: &str = "special_tokens_map.json";
 
 /// Keys of [`CONFIG`] and [`MAP`] under which there are several tokens.
-const LISTS: [&str; 2] = ["additional_special_tokens", "added_tokens_decoder"];
+const LISTS: [&str; 3] =
+    ["additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"];
 
 /// Keys of both with one token, and the one that BERT has there.
 const OWN: [(&str, &str); 5] = [
@@ -65,9 +66,11 @@ pub fn read_tokenizer(
             .map_err(|source| ImportError::Vocabulary { path: path.clone(), source })?
     };
     let parsed: Value = serde_json::from_str(&json).map_err(|e| wrong(&path, e.to_string()))?;
-    if is_published && let Some(options) = &options {
-        tokenizer_json::agrees(&parsed, options, &config)
-            .map_err(|reason| wrong(&config_path, reason))?;
+    if is_published {
+        // Without the file Hugging Face goes by the defaults of its options.
+        let missing = if options.is_none() { "it isn't there: " } else { "" };
+        tokenizer_json::agrees(&parsed, options.as_ref().unwrap_or(&Map::new()), &config)
+            .map_err(|reason| wrong(&config_path, format!("{missing}{reason}")))?;
     }
     // Before it is built: ids and lengths are what it would take memory for.
     tokenizer_json::fits(&parsed, network.vocabulary).map_err(|reason| wrong(&path, reason))?;
@@ -120,7 +123,8 @@ fn read_if_there(path: &Path) -> Result<Option<Map<String, Value>>, ImportError>
     path.exists().then(|| read_object(path)).transpose()
 }
 
-/// Returns a token that these options name and that isn't one of BERT's own, or stands in another's place.
+/// Returns a token that these options name and that isn't one of BERT's own, or stands in another's
+/// place.
 fn foreign_token(options: &Map<String, Value>) -> Option<&str> {
     options.iter().find_map(|(key, value)| {
         let tokens: Vec<&Value> = match value {

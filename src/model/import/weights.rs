@@ -1,4 +1,5 @@
-//! The checkpoint's weights: whether all of the network's are there, and their way into the package.
+//! The checkpoint's weights: whether all of the network's are there, and their way into the
+//! package.
 
 use std::io;
 use std::path::Path;

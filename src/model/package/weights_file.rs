@@ -83,6 +83,12 @@ impl WeightsFile {
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
         let quantized = quantize(matrix, inputs);
+        if quantized.scales.iter().any(|scale| !scale.is_finite()) {
+            // Each product with it would be no number, whatever the caption.
+            let name = &weight.name;
+            let reason = format!("{name} has numbers too large for a scale: is it damaged?");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
         self.begin(weight.name.clone(), vec![inputs, outputs], DataType::Int8)?;
         self.bytes.clear();
         self.bytes.extend(quantized.numbers.iter().map(|n| n.to_le_bytes()[0]));
@@ -112,9 +118,10 @@ mod tests {
         let mut data = WeightsFile::create(&folder.path().join(WEIGHTS)).unwrap();
         let weights = Preset::Tiny.network().weights();
         let weight = weights.iter().find(|weight| weight.is_layer_matrix()).unwrap();
-        for number in [f32::NAN, f32::INFINITY] {
+        // The sum of two of the last is infinite.
+        for number in [f32::NAN, f32::INFINITY, f32::MAX] {
             let mut matrix = vec![0.5; weight.elements()];
-            matrix[3] = number;
+            matrix[2..4].fill(number);
             let error = data.write_quantized(weight, &matrix).unwrap_err().to_string();
             assert!(error.contains(&weight.name), "{error}");
         }

@@ -1,5 +1,5 @@
-//! Writes a package beside its place and moves it there when it is whole, so that a folder with the package's name is
-//! always a whole package.
+//! Writes a package beside its place and moves it there when it is whole, so that a folder with the
+//! package's name is always a whole package.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -41,13 +41,14 @@ pub enum Existing {
     Replace,
 }
 
-/// Writes a package to `path`. `fill` is asked for the numbers of each weight in turn and gives them
-/// piece by piece, row-major, so that no weight is ever in memory whole but a matrix that is
+/// Writes a package to `path`. `fill` is asked for the numbers of each weight in turn and gives
+/// them piece by piece, row-major, so that no weight is ever in memory whole but a matrix that is
 /// quantized.
 ///
 /// # Errors
 ///
-/// When a package lies there already, or something that is none; when a file can't be written, or `fill` fails.
+/// When a package lies there already, or something that is none; when a file can't be written, or
+/// `fill` fails.
 pub fn write<E: From<PackageError>>(
     path: &Path,
     existing: Existing,
@@ -181,7 +182,8 @@ fn move_into_place(
     Ok(())
 }
 
-/// Returns where the package steps aside that the one in `folder` replaces. It isn't unfinished, and must not be called so.
+/// Returns where the package steps aside that the one in `folder` replaces. It isn't unfinished,
+/// and must not be called so.
 fn aside_of(folder: &Path) -> PathBuf {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     folder.with_file_name(format!(".capvec-replaced-{}", name.trim_start_matches('.')))

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use capvec::model::manifest::Precision;
-use capvec::model::package::{Package, TOKENIZER};
+use capvec::model::package::Package;
 use capvec::model::synth::{Synthesis, synthesize};
 use capvec::tokenize::Tokenizer;
 
@@ -30,8 +30,7 @@ pub fn package_of(folder: &Path, precision: Precision) -> PathBuf {
 
 /// The tokenizer of a package.
 pub fn tokenizer_of(package: &Path) -> Tokenizer {
-    let manifest = Package::open(package).unwrap().manifest;
-    Tokenizer::from_file(&package.join(TOKENIZER), manifest.max_tokens).unwrap()
+    Package::open(package).unwrap().tokenizer().unwrap()
 }
 
 /// Returns the length of the difference as a share of the golden vector's.

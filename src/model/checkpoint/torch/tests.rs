@@ -28,6 +28,33 @@ fn matrix() -> TorchTensor<'static> {
 }
 
 #[test]
+fn a_shared_storage_is_read_to_its_end_once() {
+    let tensors = ["first", "second"].map(|name| TorchTensor {
+        name,
+        storage: "0",
+        storage_numbers: 6,
+        skip: if name == "first" { 0 } else { 3 },
+        shape: &[3],
+        strides: &[1],
+        ..matrix()
+    });
+    let bytes = torch_file(&tensors, &[("0", f32s(&WEIGHT))]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights");
+    std::fs::write(&path, &bytes).unwrap();
+    let file = Checkpoint::open(&path).unwrap();
+    assert_eq!(file.read("first").unwrap(), WEIGHT[..3]);
+    // Who read the whole storage again would find that its checksum is wrong.
+    let start = bytes.windows(24).position(|window| window == f32s(&WEIGHT)).unwrap();
+    let written = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&written, &[0xff; 4], start as u64).unwrap();
+    assert_eq!(file.read("second").unwrap(), WEIGHT[3..]);
+    // Who reads it for the first time does.
+    let anew = Checkpoint::open(&path).unwrap();
+    assert!(matches!(anew.read("second"), Err(ReadError::Damaged { .. })));
+}
+
+#[test]
 fn tensors_may_share_a_storage_and_be_parameters() {
     let tensors = [
         TorchTensor { storage: "0", ..matrix() },
