@@ -269,6 +269,45 @@ fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
     }
 }
 
+/// Of several records that are refused in one batch librdkafka says only that they are invalid.
+#[test]
+fn dead_letters_that_are_refused_for_their_times_together_get_the_time_of_now() {
+    for mode in ["at-least-once", "exactly-once"] {
+        let cluster = Cluster::shared();
+        let topic = format!("untimely-together-{mode}");
+        let any = [("message.timestamp.after.max.ms", "9223372036854775807")];
+        cluster.create_topic_with(&topic, 1, &any);
+        cluster.create_topic_with(&format!("{topic}.out"), 1, &any);
+        let hour = [("message.timestamp.after.max.ms", "3600000")];
+        cluster.create_topic_with(&format!("{topic}.dead"), 1, &hour);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        // Within a minute of the bound the worker leaves it to the brokers.
+        let ahead = now + Duration::from_secs(3600 + 55);
+        let mut messages = captions(20);
+        for message in &mut messages[5..10] {
+            message.value = Some(b"no caption".to_vec());
+            message.timestamp_ms = Some(ahead.as_millis() as i64);
+        }
+        cluster.send(&topic, &messages);
+        // So that they are in one batch.
+        let options = [&format!("delivery.mode={mode}"), "kafka.librdkafka.linger.ms=300"];
+        let worker = Worker::start(&cluster, &topic, tiny_package(), &options).ready();
+        let group = cluster.observe_group(&format!("{topic}.group"), &topic);
+        eventually("all are settled", || (group.settled() == messages.len()).then_some(()));
+        worker.stop();
+        let dead = cluster.committed_records(&format!("{topic}.dead"));
+        let keys: Vec<_> = dead.iter().map(|letter| letter.key.clone()).collect();
+        let expected: Vec<_> = messages[5..10].iter().map(|sent| sent.key.clone()).collect();
+        assert_eq!(keys, expected, "{mode}");
+        for letter in &dead {
+            let time = Duration::from_millis(letter.timestamp_ms.unwrap() as u64);
+            assert!(time >= now && time < ahead, "{mode}: {time:?}");
+        }
+        let vectors = cluster.committed_records(&format!("{topic}.out"));
+        assert_eq!(vectors.len(), messages.len() - dead.len(), "{mode}");
+    }
+}
+
 #[test]
 fn vectors_that_the_topic_takes_one_by_one_are_no_dead_letters() {
     let cluster = Cluster::shared();
