@@ -311,15 +311,25 @@ fn dead_letters_that_are_refused_for_their_times_together_get_the_time_of_now() 
 #[test]
 fn vectors_that_the_topic_takes_one_by_one_are_no_dead_letters() {
     let cluster = Cluster::shared();
-    cluster.create_topic("narrow", 1);
-    // Room for four vectors: a producer's batch of a backlog has hundreds.
-    cluster.create_topic_with("narrow.out", 1, &[("max.message.bytes", "12000")]);
-    cluster.create_topic("narrow.dead", 1);
-    let number = 300;
-    cluster.send("narrow", &captions(number));
-    let worker = Worker::start(&cluster, "narrow", tiny_package(), &[]).ready();
-    let vectors = cluster.await_records("narrow.out", number);
-    worker.stop();
-    assert_eq!(vectors.len(), number);
-    assert_eq!(cluster.committed_records("narrow.dead"), []);
+    let number = 1000;
+    for (topic, limits, options) in [
+        // Room for four vectors: a producer's batch of a backlog has hundreds.
+        ("narrow", vec![("max.message.bytes", "12000")], vec![]),
+        // Room for four hundred, in a batch that waits for more.
+        (
+            "short",
+            vec![("segment.bytes", "1048576"), ("max.message.bytes", "10000000")],
+            vec!["kafka.librdkafka.batch.size=8000000", "kafka.librdkafka.linger.ms=500"],
+        ),
+    ] {
+        cluster.create_topic(topic, 1);
+        cluster.create_topic_with(&format!("{topic}.out"), 1, &limits);
+        cluster.create_topic(&format!("{topic}.dead"), 1);
+        cluster.send(topic, &captions(number));
+        let worker = Worker::start(&cluster, topic, tiny_package(), &options).ready();
+        let vectors = cluster.await_records(&format!("{topic}.out"), number);
+        worker.stop();
+        assert_eq!(vectors.len(), number, "{topic}");
+        assert_eq!(cluster.committed_records(&format!("{topic}.dead")), [], "{topic}");
+    }
 }

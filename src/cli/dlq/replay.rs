@@ -22,7 +22,7 @@ use crate::clock::since_epoch;
 use crate::config::Config;
 use crate::kafka::asker::Asker;
 use crate::kafka::topics::look_up;
-use crate::kafka::writable::{asking, limit_of, topic_options};
+use crate::kafka::writable::{asking, batch_limit_of, topic_options};
 use crate::shutdown::{Shutdown, Wanted};
 
 /// How long the brokers may take to tell the topic's options, once they have answered for it.
@@ -139,7 +139,7 @@ struct Target {
     partitions: i32,
     /// How long the topic keeps messages, by their own timestamps.
     retention: Option<Duration>,
-    /// The most bytes that it takes at a time.
+    /// The most bytes of a batch that it takes.
     batch_max: Option<usize>,
     stamp_now: bool,
 }
@@ -169,7 +169,7 @@ impl Target {
             // -1 is for ever.
             _ => None,
         };
-        let batch_max = limit_of(&options);
+        let batch_max = batch_limit_of(&options);
         let partitions = partitions as i32;
         Ok(Target { topic: topic.clone(), partitions, retention, batch_max, stamp_now })
     }

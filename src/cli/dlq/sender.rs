@@ -46,7 +46,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Makes the producer; `batch_max` is the most bytes that the topic takes at a time, if it is known.
+    /// Makes the producer; `batch_max` is the most bytes of a batch that the topic takes, if known.
     pub(super) fn new(
         config: &Config,
         batch_max: Option<usize>,

@@ -157,6 +157,8 @@ pub(in crate::kafka::sink) fn is_refused_for_itself(error: &KafkaError) -> bool 
         error.rdkafka_error_code(),
         Some(
             RDKafkaErrorCode::MessageSizeTooLarge
+                // It is larger than a segment of its topic.
+                | RDKafkaErrorCode::MessageBatchTooLarge
                 | RDKafkaErrorCode::InvalidMessageSize
                 | RDKafkaErrorCode::InvalidRecord
                 | RDKafkaErrorCode::InvalidTimestamp
