@@ -275,6 +275,27 @@ fn a_letter_whose_time_the_topic_does_not_take_is_refused_alone() {
 }
 
 #[test]
+fn a_letter_whose_time_is_refused_is_named_and_not_another_of_its_batch() {
+    let cluster = Cluster::shared();
+    let hour = [("message.timestamp.after.max.ms", "3600000")];
+    cluster.create_topic_with("named", 1, &hour);
+    let any = [("message.timestamp.after.max.ms", "9223372036854775807")];
+    cluster.create_topic_with("named.dead", 1, &any);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    // Within a minute of the bound the replay leaves it to the brokers. One alone they don't tell.
+    let ahead = (now + Duration::from_secs(3600 + 55)).as_millis() as i64;
+    let untimely = |value: &str| Outgoing { timestamp_ms: Some(ahead), ..letter("named", value) };
+    let letters = [letter("named", "good"), untimely("one"), untimely("two")];
+    cluster.send("named.dead", &letters);
+    // So that they are in one batch.
+    let options = ["--execute", "--set", "kafka.librdkafka.linger.ms=500"];
+    let (code, said, error) = dlq(&cluster, "named", "replay", &options);
+    assert_eq!(code, 1, "{said}");
+    assert!(error.contains("the letter 0:1 was not acknowledged"), "{error}");
+    assert!(said.contains("--from 0:0"), "none of them is there: {said}");
+}
+
+#[test]
 fn a_replay_that_is_interrupted_says_from_where_to_go_on_and_loses_none() {
     const LETTERS: usize = 6000;
     let cluster = Cluster::shared();

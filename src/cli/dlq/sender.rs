@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::letters::Letter;
 use crate::config::Config;
-use crate::kafka::acknowledged::acknowledged;
+use crate::kafka::acknowledged::{acknowledged, is_refused_for_another};
 use crate::kafka::dead_letter::HEADERS;
 use crate::kafka::producer_properties;
 use crate::kafka::writable::limit_batches;
@@ -134,9 +134,12 @@ impl Sender {
                     self.replayed += 1;
                     self.bytes -= self.unacknowledged.remove(&position).unwrap_or(0);
                 }
-                Some(error) => {
-                    failed.get_or_insert((position, error));
-                }
+                // Of the letters of a refused batch, one that it was refused for is to be named.
+                Some(error) => match &failed {
+                    Some((_, named)) if !is_refused_for_another(named) => {}
+                    Some(_) if is_refused_for_another(&error) => {}
+                    _ => failed = Some((position, error)),
+                },
             }
         }
         match failed {

@@ -7,6 +7,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use super::Writer;
 use crate::clock::since_epoch;
 use crate::config::OnReject;
+use crate::kafka::acknowledged::is_refused_for_another;
 use crate::kafka::sink::SinkError;
 use crate::kafka::sink::parcel::{Ordered, Parcel};
 use crate::kafka::timestamps::{OutOfBounds, TimestampBounds};
@@ -135,11 +136,6 @@ impl Writer {
 pub(super) fn check(bounds: TimestampBounds, timestamp_ms: Option<i64>) -> Result<(), OutOfBounds> {
     let Some(timestamp_ms) = timestamp_ms else { return Ok(()) };
     bounds.check(timestamp_ms, since_epoch().as_millis() as i64)
-}
-
-/// Returns whether a record was refused for another one of its batch.
-fn is_refused_for_another(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidDifferentRecord)
 }
 
 /// Returns whether a record may have been refused for its time. Where the brokers refuse several
