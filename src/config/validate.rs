@@ -10,6 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::fault::Fault;
 use super::{Config, DeliveryMode, IdFrom, InputFormat, OnReject};
 use crate::embed::device::{Device, DeviceChoice};
+use crate::kafka::producer_properties;
 use crate::wire::pointer::Pointer;
 use crate::wire::vector::VectorFormat;
 
@@ -56,6 +57,9 @@ impl Config {
         faults.duration("kafka.delivery_timeout", kafka.delivery_timeout, second);
         for (property, message) in kafka.librdkafka.faults() {
             faults.add(&format!("kafka.librdkafka.{property}"), message);
+        }
+        if let Some(message) = fault_of_queue(self) {
+            faults.add("kafka.librdkafka.queue.buffering.max.kbytes", message);
         }
     }
 
@@ -279,6 +283,21 @@ impl Faults<'_> {
     }
 }
 
+/// Returns what is wrong with the room for records on their way. librdkafka calls an empty queue
+/// full, too, for a record that is larger than it: room for that would be waited for without end.
+fn fault_of_queue(config: &Config) -> Option<String> {
+    let producer = producer_properties(config);
+    let number = |name: &str| producer.get(name)?.trim().parse::<u64>().ok();
+    let (room, largest) = (number("queue.buffering.max.kbytes")?, number("message.max.bytes")?);
+    let least = largest.div_ceil(1024);
+    (room < least).then(|| {
+        format!(
+            "is {room}, no room for a record of the {largest} bytes of message.max.bytes; set {least} at \
+             least, or lower kafka.librdkafka.message.max.bytes"
+        )
+    })
+}
+
 /// Returns what is wrong with the log's filter. A word alone that isn't a level would be the name
 /// of a target, of which there is none, and the log would be empty.
 fn fault_of_filter(filter: &str) -> Option<String> {
@@ -369,6 +388,28 @@ mod tests {
         for path in ["tokenize.threads", "batch.tokens_max"] {
             assert!(paths.contains(&path.to_owned()), "{path}");
         }
+    }
+
+    #[test]
+    fn the_queue_has_room_for_the_largest_record() {
+        let fault = |properties: &[(&str, &str)]| {
+            let mut config = Config::default();
+            for (name, value) in properties {
+                config.kafka.librdkafka.0.insert((*name).into(), (*value).into());
+            }
+            let mut faults = config.faults(&[]).into_iter();
+            let path = "kafka.librdkafka.queue.buffering.max.kbytes";
+            faults.find(|fault| fault.path == path).map(|fault| fault.to_string())
+        };
+        let kbytes = |number| ("queue.buffering.max.kbytes", number);
+        for good in [&[][..], &[kbytes("65536")], &[kbytes("1"), ("message.max.bytes", "1024")]] {
+            assert_eq!(fault(good), None, "{good:?}");
+        }
+        let said = fault(&[kbytes("65535")]).unwrap();
+        for part in ["is 65535", "67108864 bytes of message.max.bytes", "set 65536 at least"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(fault(&[kbytes("1"), ("message.max.bytes", "1025")]).is_some());
     }
 
     #[test]

@@ -34,3 +34,8 @@ pub fn acknowledged(result: &DeliveryResult<'_>) -> Result<(), KafkaError> {
 pub fn is_unanswered(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(UNANSWERED)
 }
+
+/// Returns whether a record was refused for another one of its batch.
+pub fn is_refused_for_another(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidDifferentRecord)
+}

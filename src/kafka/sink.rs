@@ -29,7 +29,7 @@ use thiserror::Error;
 use delivery::{Connector, Settler, Undelivered};
 use parcel::{Ordered, Parcel};
 use transactions::Transactions;
-use writer::{WriteError, Writer, is_refused_for_another};
+use writer::{WriteError, Writer};
 
 use super::breaker::Tripped;
 use super::consumer::SourceConsumer;
@@ -380,16 +380,9 @@ impl Sink {
             return transactions.came_back(&mut self.writer, back);
         }
         let Undelivered { parcel, error } = back;
-        match self.writer.rejection_for(&parcel, &error) {
-            Some(rejection) => {
-                self.writer.refuse(&parcel, rejection);
-                self.write(&parcel)
-            }
-            None if is_refused_for_another(&error) || self.writer.drops_time(&parcel, &error) => {
-                self.writer.judge_again(&parcel);
-                self.write(&parcel)
-            }
-            None => Err(self.writer.produce_error(&parcel, error)),
+        match self.writer.amend(&parcel, &error) {
+            true => self.write(&parcel),
+            false => Err(self.writer.produce_error(&parcel, error)),
         }
     }
 }

@@ -85,7 +85,7 @@ pub fn asking(config: &Config, asker: Asker) -> KafkaResult<Asking> {
 pub struct Takes {
     /// The topic.
     pub topic: String,
-    /// The most bytes at a time.
+    /// The most bytes of a batch.
     pub bytes_max: usize,
     /// No record without a key: it is compacted.
     pub needs_key: bool,
@@ -127,14 +127,14 @@ pub fn try_topics(
     let mut all = Vec::new();
     for (topic, option) in topics {
         let options = answers.next().unwrap_or_else(|| Err(SAY_NOTHING.into()));
-        let takes = match options.and_then(|options| takes(topic, &options)) {
-            Ok(takes) => takes,
+        let (takes, limit) = match options.and_then(|options| takes(topic, &options)) {
+            Ok(known) => known,
             Err(reason) => {
                 tracing::info!(topic, reason, "whether the topic may be written isn't tried");
                 continue;
             }
         };
-        match ask(config, topic, takes.bytes_max, PATIENCE.min(patience), shutdown) {
+        match ask(config, topic, limit, PATIENCE.min(patience), shutdown) {
             Answer::Refused(code) if is_refusal(code) => {
                 let (topic, reason) = (topic.into(), code.to_string());
                 return Err(TopicError::Refused { topic, option, reason });
@@ -149,17 +149,20 @@ pub fn try_topics(
     Ok(all)
 }
 
-fn takes(topic: &str, options: &HashMap<String, String>) -> Result<Takes, String> {
+/// Returns what a topic with these options takes, and its `max.message.bytes`.
+fn takes(topic: &str, options: &HashMap<String, String>) -> Result<(Takes, usize), String> {
+    let limit = limit_of(options).ok_or(SAY_NO_LIMIT)?;
     let policies = options.get("cleanup.policy").map_or("", String::as_str).split(',');
-    Ok(Takes {
+    let takes = Takes {
         topic: topic.into(),
-        bytes_max: limit_of(options).ok_or(SAY_NO_LIMIT)?,
+        bytes_max: batch_limit_of(options).unwrap_or(limit),
         needs_key: policies.map(str::trim).any(|policy| policy == "compact"),
         timestamps: TimestampBounds::of(options),
-    })
+    };
+    Ok((takes, limit))
 }
 
-/// Asks for the most bytes that a topic takes at a time (`max.message.bytes`).
+/// Asks for a topic's `max.message.bytes`.
 ///
 /// # Errors
 ///
@@ -168,9 +171,18 @@ pub fn record_limit(config: &Config, topic: &str, patience: Duration) -> Result<
     limit_of(&topic_options(config, topic, patience)?).ok_or_else(|| SAY_NO_LIMIT.into())
 }
 
-/// Returns the most bytes that a topic with these options takes at a time.
-pub fn limit_of(options: &HashMap<String, String>) -> Option<usize> {
+/// Returns `max.message.bytes` of a topic with these options. A broker looks at it before all other
+/// limits, and at the batch as it was sent.
+fn limit_of(options: &HashMap<String, String>) -> Option<usize> {
     options.get("max.message.bytes")?.parse().ok()
+}
+
+/// Returns the most bytes of a batch that a topic with these options takes. It has to fit into a
+/// segment, too.
+pub fn batch_limit_of(options: &HashMap<String, String>) -> Option<usize> {
+    let segment = options.get("segment.bytes").and_then(|bytes| bytes.parse().ok());
+    let limit = limit_of(options)?;
+    Some(segment.map_or(limit, |segment: usize| segment.min(limit)))
 }
 
 /// Asks for a topic's options, such as `retention.ms`.
@@ -275,8 +287,8 @@ pub fn ask(
     Answer::None
 }
 
-/// Keeps a producer's batches within what a topic takes at a time: a batch over it would be refused whole, with records
-/// that the topic would have taken one by one.
+/// Keeps a producer's batches within what a topic takes: a larger one would be refused whole, with
+/// records that the topic would have taken one by one.
 pub fn limit_batches(properties: &mut ClientConfig, limit: usize) {
     let wanted = properties.get("batch.size").and_then(|size| size.parse().ok());
     properties.set("batch.size", wanted.unwrap_or(BATCH_SIZE).min(limit).to_string());
@@ -324,6 +336,23 @@ mod tests {
         assert_eq!(size(None, 12_000).as_deref(), Some("12000"));
         assert_eq!(size(Some("5000"), 12_000).as_deref(), Some("5000"));
         assert_eq!(size(Some("50000"), 12_000).as_deref(), Some("12000"));
+    }
+
+    #[test]
+    fn a_batch_is_no_larger_than_a_message_may_be_and_a_segment() {
+        let limits = |options: &[(&str, &str)]| {
+            let own = |(name, value): &(&str, &str)| (String::from(*name), String::from(*value));
+            takes("out", &options.iter().map(own).collect())
+                .map(|(takes, limit)| (takes.bytes_max, limit))
+        };
+        let [message, large] = ["1048588", "10000000"].map(|bytes| ("max.message.bytes", bytes));
+        let segment = ("segment.bytes", "1073741824");
+        assert_eq!(limits(&[message, segment]), Ok((1_048_588, 1_048_588)));
+        // The record that nobody is to keep has to be over max.message.bytes: a broker may have
+        // compressed it before it looks at segment.bytes.
+        assert_eq!(limits(&[large, ("segment.bytes", "1048576")]), Ok((1_048_576, 10_000_000)));
+        assert_eq!(limits(&[large]), Ok((10_000_000, 10_000_000)));
+        assert!(limits(&[segment]).is_err());
     }
 
     #[test]

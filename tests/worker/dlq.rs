@@ -253,6 +253,48 @@ fn letters_that_the_topic_would_delete_are_refused_unless_they_get_another_time(
     assert!(now.abs_diff(stamp) < PATIENCE, "{stamp:?}");
 }
 
+/// The brokers would refuse the batch with all letters that are in it.
+#[test]
+fn a_letter_whose_time_the_topic_does_not_take_is_refused_alone() {
+    let cluster = Cluster::shared();
+    cluster.create_topic_with("bounded", 1, &[("message.timestamp.before.max.ms", "3600000")]);
+    cluster.create_topic("bounded.dead", 1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let two_hours_ago = now.as_millis() as i64 - 7_200_000;
+    let old = Outgoing { timestamp_ms: Some(two_hours_ago), ..letter("bounded", "old") };
+    cluster.send("bounded.dead", &[letter("bounded", "young"), old]);
+    let (code, said, error) = dlq(&cluster, "bounded", "replay", &["--execute"]);
+    assert_eq!(code, 1, "{said}");
+    for part in ["the letter 0:1", "message.timestamp.before.max.ms of 3600000", "--stamp-now"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(said.contains("--from 0:1"), "where to go on: {said}");
+    assert_eq!(cluster.records("bounded").len(), 1);
+    replay(&cluster, "bounded", &["--from", "0:1", "--stamp-now"]);
+    assert_eq!(cluster.records("bounded").len(), 2);
+}
+
+#[test]
+fn a_letter_whose_time_is_refused_is_named_and_not_another_of_its_batch() {
+    let cluster = Cluster::shared();
+    let hour = [("message.timestamp.after.max.ms", "3600000")];
+    cluster.create_topic_with("named", 1, &hour);
+    let any = [("message.timestamp.after.max.ms", "9223372036854775807")];
+    cluster.create_topic_with("named.dead", 1, &any);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    // Within a minute of the bound the replay leaves it to the brokers. One alone they don't tell.
+    let ahead = (now + Duration::from_secs(3600 + 55)).as_millis() as i64;
+    let untimely = |value: &str| Outgoing { timestamp_ms: Some(ahead), ..letter("named", value) };
+    let letters = [letter("named", "good"), untimely("one"), untimely("two")];
+    cluster.send("named.dead", &letters);
+    // So that they are in one batch.
+    let options = ["--execute", "--set", "kafka.librdkafka.linger.ms=500"];
+    let (code, said, error) = dlq(&cluster, "named", "replay", &options);
+    assert_eq!(code, 1, "{said}");
+    assert!(error.contains("the letter 0:1 was not acknowledged"), "{error}");
+    assert!(said.contains("--from 0:0"), "none of them is there: {said}");
+}
+
 #[test]
 fn a_replay_that_is_interrupted_says_from_where_to_go_on_and_loses_none() {
     const LETTERS: usize = 6000;

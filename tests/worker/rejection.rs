@@ -269,18 +269,67 @@ fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
     }
 }
 
+/// Of several records that are refused in one batch librdkafka says only that they are invalid.
+#[test]
+fn dead_letters_that_are_refused_for_their_times_together_get_the_time_of_now() {
+    for mode in ["at-least-once", "exactly-once"] {
+        let cluster = Cluster::shared();
+        let topic = format!("untimely-together-{mode}");
+        let any = [("message.timestamp.after.max.ms", "9223372036854775807")];
+        cluster.create_topic_with(&topic, 1, &any);
+        cluster.create_topic_with(&format!("{topic}.out"), 1, &any);
+        let hour = [("message.timestamp.after.max.ms", "3600000")];
+        cluster.create_topic_with(&format!("{topic}.dead"), 1, &hour);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        // Within a minute of the bound the worker leaves it to the brokers.
+        let ahead = now + Duration::from_secs(3600 + 55);
+        let mut messages = captions(20);
+        for message in &mut messages[5..10] {
+            message.value = Some(b"no caption".to_vec());
+            message.timestamp_ms = Some(ahead.as_millis() as i64);
+        }
+        cluster.send(&topic, &messages);
+        // So that they are in one batch.
+        let options = [&format!("delivery.mode={mode}"), "kafka.librdkafka.linger.ms=300"];
+        let worker = Worker::start(&cluster, &topic, tiny_package(), &options).ready();
+        let group = cluster.observe_group(&format!("{topic}.group"), &topic);
+        eventually("all are settled", || (group.settled() == messages.len()).then_some(()));
+        worker.stop();
+        let dead = cluster.committed_records(&format!("{topic}.dead"));
+        let keys: Vec<_> = dead.iter().map(|letter| letter.key.clone()).collect();
+        let expected: Vec<_> = messages[5..10].iter().map(|sent| sent.key.clone()).collect();
+        assert_eq!(keys, expected, "{mode}");
+        for letter in &dead {
+            let time = Duration::from_millis(letter.timestamp_ms.unwrap() as u64);
+            assert!(time >= now && time < ahead, "{mode}: {time:?}");
+        }
+        let vectors = cluster.committed_records(&format!("{topic}.out"));
+        assert_eq!(vectors.len(), messages.len() - dead.len(), "{mode}");
+    }
+}
+
 #[test]
 fn vectors_that_the_topic_takes_one_by_one_are_no_dead_letters() {
     let cluster = Cluster::shared();
-    cluster.create_topic("narrow", 1);
-    // Room for four vectors: a producer's batch of a backlog has hundreds.
-    cluster.create_topic_with("narrow.out", 1, &[("max.message.bytes", "12000")]);
-    cluster.create_topic("narrow.dead", 1);
-    let number = 300;
-    cluster.send("narrow", &captions(number));
-    let worker = Worker::start(&cluster, "narrow", tiny_package(), &[]).ready();
-    let vectors = cluster.await_records("narrow.out", number);
-    worker.stop();
-    assert_eq!(vectors.len(), number);
-    assert_eq!(cluster.committed_records("narrow.dead"), []);
+    let number = 1000;
+    for (topic, limits, options) in [
+        // Room for four vectors: a producer's batch of a backlog has hundreds.
+        ("narrow", vec![("max.message.bytes", "12000")], vec![]),
+        // Room for four hundred, in a batch that waits for more.
+        (
+            "short",
+            vec![("segment.bytes", "1048576"), ("max.message.bytes", "10000000")],
+            vec!["kafka.librdkafka.batch.size=8000000", "kafka.librdkafka.linger.ms=500"],
+        ),
+    ] {
+        cluster.create_topic(topic, 1);
+        cluster.create_topic_with(&format!("{topic}.out"), 1, &limits);
+        cluster.create_topic(&format!("{topic}.dead"), 1);
+        cluster.send(topic, &captions(number));
+        let worker = Worker::start(&cluster, topic, tiny_package(), &options).ready();
+        let vectors = cluster.await_records(&format!("{topic}.out"), number);
+        worker.stop();
+        assert_eq!(vectors.len(), number, "{topic}");
+        assert_eq!(cluster.committed_records(&format!("{topic}.dead")), [], "{topic}");
+    }
 }

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
@@ -67,8 +68,7 @@ impl Letters {
         from: &[(i32, i64)],
         shutdown: &Shutdown,
     ) -> anyhow::Result<Letters> {
-        let mut properties = consumer_properties(config);
-        properties.set("enable.partition.eof", "true").set("statistics.interval.ms", "0");
+        let properties = properties(config);
         let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
         let patience = config.kafka.startup_timeout;
         let brokers = &config.kafka.brokers;
@@ -110,6 +110,7 @@ impl Letters {
         let mut deadline = Instant::now() + self.patience;
         let mut trouble = None;
         while !self.open.is_empty() && self.shutdown.wanted() == Wanted::Run {
+            let open = self.open.len();
             match self.consumer.poll(TICK) {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
@@ -121,16 +122,18 @@ impl Letters {
                         self.next.insert(partition, offset + 1);
                         return Ok(Some(Letter::of(&message)));
                     }
-                    deadline = Instant::now() + self.patience;
                 }
                 // What is left before the end is of transactions that are open or aborted.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.open.remove(&partition);
-                    deadline = Instant::now() + self.patience;
                 }
                 Some(Err(error)) if is_final(&error) => return Err(error.into()),
                 Some(Err(error)) => trouble = Some(error),
                 None => {}
+            }
+            // What is written meanwhile says nothing of the partitions that are waited for.
+            if self.open.len() < open {
+                deadline = Instant::now() + self.patience;
             }
             if Instant::now() >= deadline {
                 let reason = trouble.map_or("they say nothing".into(), |error| error.to_string());
@@ -152,6 +155,17 @@ impl Letters {
         };
         (from_first(&self.next), from_first(&self.ends))
     }
+}
+
+fn properties(config: &Config) -> ClientConfig {
+    let mut properties = consumer_properties(config);
+    properties
+        .set("enable.partition.eof", "true")
+        // Where letters are deleted while they are read, it goes on with the first that is left. A
+        // worker may be told to go on behind the last.
+        .set("auto.offset.reset", "earliest")
+        .set("statistics.interval.ms", "0");
+    properties
 }
 
 impl Letter {
@@ -190,8 +204,70 @@ impl Cause {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use rdkafka::message::Header;
+    use rdkafka::producer::{BaseProducer, BaseRecord};
+
+    use super::*;
+    use crate::cli::embedded::EmbeddedBroker;
+
+    #[test]
+    fn letters_that_are_deleted_meanwhile_do_not_hide_those_behind_them() {
+        let mut config = Config::default();
+        config.kafka.librdkafka.0.insert("auto.offset.reset".into(), "latest".into());
+        assert_eq!(properties(&config).get("auto.offset.reset"), Some("earliest"));
+    }
+
+    /// Partition 1 never answers, as one without a leader.
+    #[test]
+    fn what_is_written_meanwhile_does_not_prolong_the_wait_for_a_partition() {
+        let broker = EmbeddedBroker::start(&[("dead", 1)]).unwrap();
+        let mut config = Config::default();
+        config.kafka.brokers = broker.bootstrap();
+        config.kafka.group = "letters".into();
+        let client = properties(&config);
+        let consumer: BaseConsumer<Asker> = client.create_with_context(Asker::default()).unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("dead", 0, Offset::Offset(0)).unwrap();
+        consumer.assign(&list).unwrap();
+        let mut letters = Letters {
+            consumer,
+            patience: Duration::from_secs(5),
+            shutdown: Shutdown::default(),
+            first: [(0, 0), (1, 0)].into(),
+            next: [(0, 0), (1, 0)].into(),
+            ends: [(0, 1), (1, 1)].into(),
+            open: [0, 1].into(),
+        };
+        let producer: BaseProducer = broker.client().set("linger.ms", "0").create().unwrap();
+        let (is_written, has_ended) = (AtomicBool::new(true), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let until = Instant::now() + Duration::from_secs(30);
+                while Instant::now() < until && !has_ended.load(Ordering::Acquire) {
+                    let record = BaseRecord::<str, str>::to("dead").payload("letter");
+                    producer.send(record).map_err(|(error, _)| error).unwrap();
+                    producer.poll(Duration::from_millis(20));
+                }
+                is_written.store(false, Ordering::Release);
+            });
+            let mut found = 0;
+            let ended = loop {
+                match letters.next() {
+                    Ok(Some(_)) => found += 1,
+                    Ok(None) => break None,
+                    Err(error) => break Some(error.to_string()),
+                }
+            };
+            let was_written = is_written.load(Ordering::Acquire);
+            has_ended.store(true, Ordering::Release);
+            let error = ended.unwrap();
+            assert!(error.contains("no answer from the brokers within 5s"), "{error}");
+            assert_eq!(found, 1, "the letter that was there");
+            assert!(was_written, "it ended while the topic was still being written");
+        });
+    }
 
     #[test]
     fn the_cause_is_in_the_last_headers() {

@@ -21,8 +21,9 @@ use crate::cli::{say, tell};
 use crate::clock::since_epoch;
 use crate::config::Config;
 use crate::kafka::asker::Asker;
+use crate::kafka::timestamps::TimestampBounds;
 use crate::kafka::topics::look_up;
-use crate::kafka::writable::{asking, limit_of, topic_options};
+use crate::kafka::writable::{asking, batch_limit_of, topic_options};
 use crate::shutdown::{Shutdown, Wanted};
 
 /// How long the brokers may take to tell the topic's options, once they have answered for it.
@@ -82,7 +83,7 @@ fn send_all(
         if let Some(sender) = &mut sender {
             sender.enter(&letter);
         }
-        target.check_age(&letter)?;
+        target.check_time(&letter)?;
         if let Some(sender) = &mut sender {
             let partition = target.partition_for(&cause);
             sender.send(&target.topic, partition, &letter, target.stamp_now)?;
@@ -139,7 +140,8 @@ struct Target {
     partitions: i32,
     /// How long the topic keeps messages, by their own timestamps.
     retention: Option<Duration>,
-    /// The most bytes that it takes at a time.
+    timestamps: TimestampBounds,
+    /// The most bytes of a batch that it takes.
     batch_max: Option<usize>,
     stamp_now: bool,
 }
@@ -154,7 +156,7 @@ impl Target {
         // A client may be forbidden to ask; then it isn't known, as it isn't to any other producer.
         let options = topic_options(config, topic, OPTIONS_PATIENCE).unwrap_or_else(|reason| {
             tell(format_args!(
-                "the options of {topic:?} can't be read, so its retention isn't looked at: {reason}"
+                "the options of {topic:?} can't be read, so letters' times aren't looked at: {reason}"
             ));
             HashMap::new()
         });
@@ -169,19 +171,33 @@ impl Target {
             // -1 is for ever.
             _ => None,
         };
-        let batch_max = limit_of(&options);
-        let partitions = partitions as i32;
-        Ok(Target { topic: topic.clone(), partitions, retention, batch_max, stamp_now })
+        Ok(Target {
+            topic: topic.clone(),
+            partitions: partitions as i32,
+            retention,
+            timestamps: TimestampBounds::of(&options),
+            batch_max: batch_limit_of(&options),
+            stamp_now,
+        })
     }
 
-    /// Refuses a letter that the brokers might delete before it is read.
-    fn check_age(&self, letter: &Letter) -> anyhow::Result<()> {
+    /// Refuses a letter that the brokers wouldn't take for its time, with all that is in its batch,
+    /// or might delete before it is read.
+    fn check_time(&self, letter: &Letter) -> anyhow::Result<()> {
         let now = since_epoch();
-        let (Some(retention), Some(timestamp_ms), false) =
-            (self.retention, letter.message.timestamp_ms, self.stamp_now)
-        else {
+        let Some(timestamp_ms) = letter.message.timestamp_ms.filter(|_| !self.stamp_now) else {
             return Ok(());
         };
+        if let Err(bounds) = self.timestamps.check(timestamp_ms, now.as_millis() as i64) {
+            bail!(
+                "the letter {}:{} can't be sent: {:?} doesn't take {bounds}; --stamp-now gives it the \
+                 current time",
+                letter.partition,
+                letter.offset,
+                self.topic
+            );
+        }
+        let Some(retention) = self.retention else { return Ok(()) };
         let age = now.saturating_sub(Duration::from_millis(timestamp_ms.max(0) as u64));
         if age >= retention {
             bail!(
@@ -209,7 +225,14 @@ mod tests {
     use crate::tracked::RawMessage;
 
     fn target(retention: Option<Duration>, stamp_now: bool) -> Target {
-        Target { topic: "captions".into(), partitions: 3, retention, batch_max: None, stamp_now }
+        Target {
+            topic: "captions".into(),
+            partitions: 3,
+            retention,
+            timestamps: TimestampBounds::default(),
+            batch_max: None,
+            stamp_now,
+        }
     }
 
     #[test]
@@ -240,7 +263,7 @@ mod tests {
             Letter { partition: 0, offset: 0, message, cause: None }
         };
         let (day, hour) = (Duration::from_secs(86_400), Duration::from_secs(3600));
-        let refuses = |target: Target, age| target.check_age(&letter(age)).is_err();
+        let refuses = |target: Target, age| target.check_time(&letter(age)).is_err();
         assert!(refuses(target(Some(day), false), day));
         assert!(!refuses(target(Some(day), false), hour));
         assert!(!refuses(target(Some(day), true), day));

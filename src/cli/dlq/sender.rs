@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::letters::Letter;
 use crate::config::Config;
-use crate::kafka::acknowledged::acknowledged;
+use crate::kafka::acknowledged::{acknowledged, is_refused_for_another};
 use crate::kafka::dead_letter::HEADERS;
 use crate::kafka::producer_properties;
 use crate::kafka::writable::limit_batches;
@@ -46,7 +46,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Makes the producer; `batch_max` is the most bytes that the topic takes at a time, if it is known.
+    /// Makes the producer; `batch_max` is the most bytes of a batch that the topic takes, if known.
     pub(super) fn new(
         config: &Config,
         batch_max: Option<usize>,
@@ -134,9 +134,12 @@ impl Sender {
                     self.replayed += 1;
                     self.bytes -= self.unacknowledged.remove(&position).unwrap_or(0);
                 }
-                Some(error) => {
-                    failed.get_or_insert((position, error));
-                }
+                // Of the letters of a refused batch, one that it was refused for is to be named.
+                Some(error) => match &failed {
+                    Some((_, named)) if !is_refused_for_another(named) => {}
+                    Some(_) if is_refused_for_another(&error) => {}
+                    _ => failed = Some((position, error)),
+                },
             }
         }
         match failed {

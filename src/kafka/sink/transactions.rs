@@ -309,15 +309,10 @@ impl Transactions {
         }
     }
 
-    /// Makes a dead letter of a record that was refused for what it is; it is sent with the others.
+    /// Amends a record that came back: it is sent again with all that is pending.
     fn note_refusal(&self, writer: &mut Writer, back: Undelivered) -> Result<(), SinkError> {
         let Undelivered { parcel, error } = back;
-        if let Some(rejection) = writer.rejection_for(&parcel, &error) {
-            writer.refuse(&parcel, rejection);
-            return Ok(());
-        }
-        if writer.drops_time(&parcel, &error) {
-            // It is sent again with all that is pending.
+        if writer.amend(&parcel, &error) {
             return Ok(());
         }
         if is_refused_for_itself(&error) || error.rdkafka_error_code().is_some_and(is_refusal) {

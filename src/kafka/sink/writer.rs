@@ -11,7 +11,7 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 
 use judge::check;
-pub(super) use judge::{is_refused_for_another, is_refused_for_itself};
+pub(super) use judge::is_refused_for_itself;
 
 use super::SinkError;
 use super::delivery::{Connector, SinkContext};

@@ -7,6 +7,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use super::Writer;
 use crate::clock::since_epoch;
 use crate::config::OnReject;
+use crate::kafka::acknowledged::is_refused_for_another;
 use crate::kafka::sink::SinkError;
 use crate::kafka::sink::parcel::{Ordered, Parcel};
 use crate::kafka::timestamps::{OutOfBounds, TimestampBounds};
@@ -102,24 +103,31 @@ impl Writer {
         }
     }
 
+    /// Changes a parcel whose record came back so that the next one may be taken; returns whether
+    /// there is to be one. What was refused for itself becomes a dead letter, and a dead letter
+    /// that may have been refused for its time gets that of now, once.
+    pub(in crate::kafka::sink) fn amend(&mut self, parcel: &Parcel, error: &KafkaError) -> bool {
+        if is_refused_for_another(error) {
+            self.judge_again(parcel);
+            return true;
+        }
+        match self.rejection_for(parcel, error) {
+            Some(rejection) => {
+                self.refuse(parcel, rejection);
+                true
+            }
+            None => parcel.rejection().is_some() && may_be_for_time(error) && parcel.drop_time(),
+        }
+    }
+
     /// Returns the rejection that a refused record asks for; `None` where it isn't the record's fault,
     /// or it is a dead letter already.
-    pub(in crate::kafka::sink) fn rejection_for(
-        &self,
-        parcel: &Parcel,
-        error: &KafkaError,
-    ) -> Option<Rejection> {
+    pub(super) fn rejection_for(&self, parcel: &Parcel, error: &KafkaError) -> Option<Rejection> {
         if parcel.rejection().is_some() || !is_refused_for_itself(error) {
             return None;
         }
         let detail = format!("{} refuses the record: {error}", self.output_topic);
         Some(Rejection::new(RejectReason::RecordRefused, detail))
-    }
-
-    /// Returns whether a dead letter that was refused for its time is to be sent again with that of now.
-    pub(in crate::kafka::sink) fn drops_time(&self, parcel: &Parcel, error: &KafkaError) -> bool {
-        let is_for_time = error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp);
-        is_for_time && parcel.rejection().is_some() && parcel.drop_time()
     }
 }
 
@@ -130,9 +138,13 @@ pub(super) fn check(bounds: TimestampBounds, timestamp_ms: Option<i64>) -> Resul
     bounds.check(timestamp_ms, since_epoch().as_millis() as i64)
 }
 
-/// Returns whether a record was refused for another one of its batch.
-pub(in crate::kafka::sink) fn is_refused_for_another(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidDifferentRecord)
+/// Returns whether a record may have been refused for its time. Where the brokers refuse several
+/// records of a batch, whatever for, librdkafka says of each only that it is invalid.
+fn may_be_for_time(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::InvalidTimestamp | RDKafkaErrorCode::InvalidRecord)
+    )
 }
 
 /// Returns whether a record was refused for what it is.
@@ -141,6 +153,8 @@ pub(in crate::kafka::sink) fn is_refused_for_itself(error: &KafkaError) -> bool 
         error.rdkafka_error_code(),
         Some(
             RDKafkaErrorCode::MessageSizeTooLarge
+                // It is larger than a segment of its topic.
+                | RDKafkaErrorCode::MessageBatchTooLarge
                 | RDKafkaErrorCode::InvalidMessageSize
                 | RDKafkaErrorCode::InvalidRecord
                 | RDKafkaErrorCode::InvalidTimestamp
