@@ -18,7 +18,7 @@ use crossbeam_channel::Receiver;
 
 use super::captions::{Captions, InputArgs};
 use super::network::NetworkArgs;
-use super::output::OutFile;
+use super::output::{self, OutFile};
 use super::progress::{Progress, Unit};
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
@@ -72,7 +72,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let limits = args.network.limits();
 
     if to_stdout {
-        let out = BufWriter::new(io::stdout().lock());
+        let out = BufWriter::new(output::stdout());
         embed_all(
             captions,
             &tokenizer,

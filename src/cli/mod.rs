@@ -123,7 +123,7 @@ pub fn main() -> ExitCode {
 ///
 /// When standard output can't be written.
 fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
-    writeln!(std::io::stdout().lock(), "{line}")
+    writeln!(output::stdout(), "{line}")
 }
 
 /// Says a line beside the results, on standard error. That nobody hears it is no reason to end: `eprintln!`
@@ -132,7 +132,7 @@ fn tell(line: impl std::fmt::Display) {
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
 
-/// The reader of the output has seen enough: `capvec tokenize ... | head`.
+/// Nobody reads standard output any more, who may have seen enough; `output` has the rest.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let kind = match cause.downcast_ref::<serde_json::Error>() {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::captions::InputArgs;
+use super::output;
 use crate::model::package::{Package, TOKENIZER};
 use crate::tokenize::Tokenizer;
 
@@ -28,7 +29,7 @@ pub fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
     let package = Package::open(&args.model)?;
     let tokenizer =
         Tokenizer::from_file(&package.path.join(TOKENIZER), package.manifest.max_tokens)?;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut out = std::io::BufWriter::new(output::stdout());
     for caption in args.input.open()? {
         let ids = tokenizer.tokenize(&caption?)?.ids;
         serde_json::to_writer(&mut out, &ids)?;

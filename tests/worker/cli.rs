@@ -1,6 +1,6 @@
 //! The command line: what it prints, what it refuses, and how it says so.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -87,12 +87,95 @@ fn embed_replaces_no_pipe_and_no_link() {
         &std::fs::metadata(&pipe).unwrap().file_type()
     ));
     let mut read = vec![0; vector.len()];
-    std::io::Read::read_exact(&mut end, &mut read).unwrap();
+    end.read_exact(&mut read).unwrap();
     assert_eq!(read, vector);
     let refused = embed(&pipe, "npy");
     assert!(!refused.status.success());
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("npy needs a file"), "{error}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_any_more_has_no_whole_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipe, captions) = (folder.path().join("pipe"), folder.path().join("captions"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // More vectors than a pipe holds.
+    std::fs::write(&captions, "a caption\n".repeat(1000)).unwrap();
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::File::open(pipe).unwrap().read_exact(&mut [0; 100]).unwrap()
+    });
+    let package = text(tiny_package());
+    let (code, error) =
+        capvec_fails(&["embed", "--model", package, text(&captions), "--out", text(&pipe)]);
+    reader.join().unwrap();
+    assert_eq!(code, 1);
+    assert!(error.contains(&format!("{}: Broken pipe", pipe.display())), "{error}");
+}
+
+#[test]
+fn what_has_no_room_for_a_result_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let captions = folder.path().join("captions");
+    std::fs::write(&captions, "a caption\n").unwrap();
+    let (package, captions) = (text(tiny_package()), text(&captions));
+    for format in ["jsonl", "npy", "f32"] {
+        let (code, error) = capvec_fails(&[
+            "embed",
+            "--model",
+            package,
+            captions,
+            "--format",
+            format,
+            "--out",
+            "/dev/full",
+        ]);
+        assert_eq!(code, 1);
+        assert!(error.contains("/dev/full: No space left"), "{error}");
+    }
+    let model = format!("model.package={package}");
+    let options = ["kafka.brokers=b", "kafka.group=g", "input.topic=i", "output.topic=o", &model];
+    let check = options.iter().flat_map(|option| ["--set", option]);
+    let check: Vec<&str> = ["check", "--offline"].into_iter().chain(check).collect();
+    for args in [
+        &["embed", "--model", package, captions, "--out", "-"][..],
+        &["tokenize", "--model", package, captions],
+        &["model", "inspect", package],
+        &check,
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(CAPVEC).args(args).stdout(full).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
+        assert!(error.contains("standard output: No space left"), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn figures_are_told_though_their_plot_has_no_room() {
+    let package = text(tiny_package());
+    let flags = ["--tokens", "16", "--repeats", "1", "--plot", "/dev/full"];
+    let args = [&["bench", "encoder", "--model", package][..], &flags].concat();
+    let output = capvec(&args);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("/dev/full: No space left"), "{error}");
+    let figures = String::from_utf8(output.stdout).unwrap();
+    assert!(figures.contains("packed / padded"), "{figures}");
+}
+
+#[test]
+fn a_plot_that_cannot_be_written_is_refused_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let package = text(tiny_package());
+    for plot in [folder.path().to_owned(), folder.path().join("none/plot.svg"), "/proc/x".into()] {
+        let args = ["bench", "encoder", "--model", package, "--plot", text(&plot)];
+        let output = capvec(&args);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("--plot") && output.stdout.is_empty(), "{error}");
+    }
 }
 
 #[test]
