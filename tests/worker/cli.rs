@@ -179,6 +179,21 @@ fn a_plot_that_cannot_be_written_is_refused_before_anything_is_measured() {
 }
 
 #[test]
+fn numbers_that_no_machine_can_serve_are_refused() {
+    let package = text(tiny_package());
+    for args in [
+        &["embed", "--model", package, "--out", "-", "/dev/null", "--threads", "100000"][..],
+        &["bench", "encoder", "--model", package, "--threads", "100000"],
+        &["bench", "encoder", "--model", package, "--tokens", "18446744073709551615"],
+        &["bench", "encoder", "--model", package, "--tokens", "16,0"],
+    ] {
+        let (code, error) = capvec_fails(args);
+        assert_eq!(code, 2, "{args:?}: {error}");
+        assert!(error.contains("is not in "), "{args:?}: {error}");
+    }
+}
+
+#[test]
 fn a_line_without_a_caption_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("captions.jsonl");
