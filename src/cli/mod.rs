@@ -13,6 +13,7 @@ pub mod model;
 mod network;
 mod output;
 pub mod progress;
+mod reading;
 pub mod run;
 pub mod terminal;
 pub mod tokenize;

@@ -29,11 +29,10 @@ use crate::shutdown::{Shutdown, Wanted};
 use crate::wire::vector::VectorFormat;
 use broker::{Broker, Feed};
 use figures::{Snapshot, show_ms};
-use reader::{Reader, Tally};
+use reader::Tally;
 use view::{Facts, Phase, View, counts};
 
 pub(super) use broker::CAPTION_LINES;
-pub(super) use reader::header;
 
 /// Between two looks at how far things are.
 const TICK: Duration = Duration::from_millis(50);
@@ -113,7 +112,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     view.say("joining the consumer group; the embedded broker waits 3 s for other members");
     let metrics = worker.metrics().clone();
     // Before the first caption: what is measured is the worker, not how long clients take to connect.
-    let reader = Reader::start(&broker)?;
+    let reader = reader::start(&broker)?;
     await_assignment(&metrics, &shutdown)?;
 
     let feed = Feed::start(&broker, args.rate, metrics.source.clone())?;

@@ -13,7 +13,8 @@ use console::{StyledObject, Term, style};
 use indicatif::HumanCount;
 
 use super::figures::{Figures, Snapshot, show_ms};
-use super::reader::{PassingDeadLetter, PassingVector, Reader};
+use super::reader::{PassingDeadLetter, PassingVector, Tally};
+use crate::cli::reading::Reading;
 use crate::cli::terminal::{bar, drawing, sparkline};
 use crate::cli::{logging, tell};
 use crate::config::Log;
@@ -116,7 +117,7 @@ impl View {
     }
 
     /// Shows how things are. Call it often; it takes care of the pace.
-    pub fn show(&mut self, facts: &Facts, now: &Snapshot, reader: &Reader, phase: Phase) {
+    pub fn show(&mut self, facts: &Facts, now: &Snapshot, reader: &Reading<Tally>, phase: Phase) {
         if is_over(self.history.back().map(|last| last.at), SECOND, now.at) {
             self.history.push_back(now.clone());
             if self.history.len() > SPARKLINE_SECONDS + 1 {
@@ -160,7 +161,7 @@ fn is_over(since: Option<Instant>, interval: Duration, now: Instant) -> bool {
 // === impl Canvas ===
 
 impl Canvas {
-    fn draw(&mut self, now: Instant, reader: &Reader, panel: impl FnOnce(usize) -> Vec<String>) {
+    fn draw(&mut self, now: Instant, reader: &Reading<Tally>, panel: impl FnOnce(usize) -> Vec<String>) {
         self.drawn = Some(now);
         let (rows, columns) = self.term.size();
         // A full last column makes some terminals wrap.
@@ -275,7 +276,7 @@ fn of_limit(limit: u64) -> String {
 
 /// Takes what passes by from the reader, as lines. The caption has a line of its own, for one that is
 /// written from right to left would turn what stands beside it around.
-fn passing_by(reader: &Reader, prefer_dead_letter: bool) -> Vec<String> {
+fn passing_by(reader: &Reading<Tally>, prefer_dead_letter: bool) -> Vec<String> {
     let mut tally = reader.tally();
     if prefer_dead_letter
         && let Some(PassingDeadLetter { reason, detail }) = tally.dead_letter.take()
