@@ -15,6 +15,7 @@ mod output;
 pub mod progress;
 mod reading;
 pub mod run;
+mod spread;
 pub mod terminal;
 pub mod tokenize;
 pub mod top;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::report::Alone;
 use crate::batch::packing::TokenBatch;
-use crate::cli::bench::stats::Spread;
+use crate::cli::spread::Spread;
 use crate::embed::{EmbedError, Embedder};
 
 /// Forward passes of one caption that are measured.
