@@ -24,10 +24,11 @@ use axum::routing::{MethodRouter, get};
 
 use crate::health::Health;
 use crate::metrics::Metrics;
-use server::Limits;
+use server::ConnectionLimits;
 
 /// Probes, scrapes and some pages that are open.
-const LIMITS: Limits = Limits { connections: 128, head: Duration::from_secs(10) };
+const LIMITS: ConnectionLimits =
+    ConnectionLimits { connections: 128, head: Duration::from_secs(10) };
 
 /// What the page may do in the browser: load its own files and ask this port. The policy says so even
 /// should a label's value find a way into the page as markup.
@@ -151,7 +152,7 @@ mod tests {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 let router = router(Metrics::new(), Health::new(Duration::from_secs(60)));
-                let limits = Limits { connections: 2, head: Duration::from_millis(100) };
+                let limits = ConnectionLimits { connections: 2, head: Duration::from_millis(100) };
                 server::serve(listener, router, limits).await;
             });
         });
