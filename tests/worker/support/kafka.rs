@@ -14,36 +14,32 @@
 //!
 //! This file knows the server only. Topics, records and groups are the business of the clients.
 
-use std::collections::VecDeque;
-use std::env;
+mod configuration;
+mod guard;
+mod log;
+
 use std::fs;
-use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, BufReader, Error, ErrorKind, PipeReader};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Error, ErrorKind};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use capvec::embed::library::cache_folder;
 use tempfile::TempDir;
 
-/// Names the version of Kafka; `scripts/kafka-jars` takes it from the same place.
-const POM: &str = include_str!("../../kafka/pom.xml");
+pub use configuration::{FOR_TESTS, free_ports};
+use configuration::{LOG4J, libs, node};
+use guard::Guard;
+use log::{Log, Phase};
 
 /// How long a node may take to start, on a busy machine with two cores.
 const START_MAX: Duration = Duration::from_secs(90);
 
 /// How long a node may take to stop cleanly.
 const STOP_MAX: Duration = Duration::from_secs(60);
-
-/// How many lines of a node's log are kept for [`Kafka::log_tail`].
-const LOG_LINES_MAX: usize = 200;
-
-/// The line with which Kafka says that it serves clients.
-const STARTED: &str = "Kafka Server started";
 
 /// Kafka wants 16 bytes in URL-safe Base64; these say "capvec-tests-001".
 const CLUSTER_ID: &str = "Y2FwdmVjLXRlc3RzLTAwMQ";
@@ -73,35 +69,6 @@ pub struct Kafka {
 struct Node {
     jvm: Child,
     log_reader: JoinHandle<()>,
-}
-
-/// A shell that waits for this process to end, then kills the JVM and deletes the folder.
-///
-/// It waits by reading a pipe on which nobody writes: the kernel closes our end when we die, of whatever. The JVM is
-/// in the guard's process group, so the guard needs no process id, and nothing is missed between a start and being
-/// told of it: a child lets go of our end of the pipe, as of all we have open, after it has joined the group. The
-/// group of its own also keeps a Ctrl-C in the terminal from the JVM.
-struct Guard(Child);
-
-/// The last lines of a node's log, and what they say about it.
-#[derive(Default)]
-struct Log {
-    state: Mutex<LogState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct LogState {
-    lines: VecDeque<String>,
-    phase: Phase,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Phase {
-    #[default]
-    Starting,
-    Started,
-    Ended,
 }
 
 /// Returns the node that all tests of this binary share, started on first use.
@@ -326,101 +293,6 @@ impl Node {
     }
 }
 
-// === impl Guard ===
-
-impl Guard {
-    fn start(folder: &Path) -> Guard {
-        // `setsid` leaves the group, which may then be killed as a whole, and the folder deleted after it.
-        const SCRIPT: &str = r#"
-            read -r _
-            exec setsid sh -c 'kill -s KILL -- "-$1"; rm -rf -- "$2"' sh "$$" "$1"
-        "#;
-        let shell = Command::new("sh")
-            .args(["-c", SCRIPT, "sh"])
-            .arg(folder)
-            .stdin(Stdio::piped())
-            // Whoever reads this process's output is not to wait for the guard too.
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("every Unix has a shell");
-        Guard(shell)
-    }
-
-    /// Returns the process group that dies with this process.
-    fn group(&self) -> i32 {
-        self.0.id().try_into().expect("the kernel's process ids are positive i32")
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().expect("an own child can be waited for");
-    }
-}
-
-// === impl Log ===
-
-impl Log {
-    /// Keeps what the JVM writes, until it ends.
-    fn read(&self, output: PipeReader) {
-        // A read error cannot be told from the end, and means the same: nothing more will come.
-        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            let mut state = self.state();
-            if line.contains(STARTED) {
-                state.phase = Phase::Started;
-                self.changed.notify_all();
-            }
-            if state.lines.len() == LOG_LINES_MAX {
-                state.lines.pop_front();
-            }
-            state.lines.push_back(line);
-        }
-        self.enter(Phase::Ended);
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.state().phase = phase;
-        self.changed.notify_all();
-    }
-
-    /// Waits until the phase is one that is wanted, at most `wait_max`, and returns the phase then.
-    fn wait_until(&self, wait_max: Duration, wanted: impl Fn(Phase) -> bool) -> Phase {
-        let waited =
-            self.changed.wait_timeout_while(self.state(), wait_max, |state| !wanted(state.phase));
-        waited.expect("nothing panics while it holds the log").0.phase
-    }
-
-    fn tail(&self) -> String {
-        self.state().lines.iter().map(|line| format!("{line}\n")).collect()
-    }
-
-    fn state(&self) -> MutexGuard<'_, LogState> {
-        self.state.lock().expect("nothing panics while it holds the log")
-    }
-}
-
-// === what a node is made of ===
-
-/// Returns the folder of Kafka's jars.
-fn libs() -> Result<PathBuf, String> {
-    let set = env::var_os("CAPVEC_KAFKA_LIBS").filter(|value| !value.is_empty());
-    let in_cache = || {
-        let (_, rest) = POM.split_once("<kafka.version>")?;
-        let (version, _) = rest.split_once("</kafka.version>")?;
-        Some(cache_folder()?.join("kafka").join(version).join("libs"))
-    };
-    let libs = set.map(PathBuf::from).or_else(in_cache);
-    let libs = libs.ok_or("there is no HOME to look for the real Kafka in; run `make test`")?;
-    if libs.is_dir() {
-        return Ok(libs);
-    }
-    Err(format!("the real Kafka is missing, there is no {}; run `make test`", libs.display()))
-}
-
 fn no_java(error: &Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => {
@@ -429,80 +301,3 @@ fn no_java(error: &Error) -> String {
         _ => format!("failed to run java: {error}"),
     }
 }
-
-/// Returns ports on which nothing listens.
-///
-/// They lie below the range from which Linux takes the ports of outgoing connections (32768 and up). One from that
-/// range, as binding port 0 gives, could be handed to any client while the node is down, even to one that tries to
-/// reach that very port and so would connect to itself.
-pub fn free_ports<const NUMBER: usize>() -> [u16; NUMBER] {
-    // A random place to begin, so that two test processes do not try the same ports at the same moment.
-    let first = (RandomState::new().hash_one("port") % 10_000) as u16;
-    let ports = (0..10_000).map(|step| 20_000 + (first + step) % 10_000);
-    let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-    // All stay bound until all are found, or the second could be the first.
-    let bound = [(); NUMBER].map(|()| free.next().expect("some of 10,000 ports are free"));
-    bound.map(|listener| listener.local_addr().expect("a bound listener has an address").port())
-}
-
-/// Returns the node's configuration. What it does not name is as Kafka ships it.
-fn node(client_port: u16, controller_port: u16) -> String {
-    format!(
-        "\
-# === one node, broker and controller ===
-process.roles=broker,controller
-node.id=1
-listeners=CLIENT://127.0.0.1:{client_port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=CLIENT://127.0.0.1:{client_port}
-listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=CLIENT
-controller.listener.names=CONTROLLER
-controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
-log.dirs=data
-
-# === internal topics: one replica, as there is one node, and few partitions, as each takes time to load ===
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-share.coordinator.state.topic.num.partitions=4
-
-{FOR_TESTS}"
-    )
-}
-
-/// What tests need of every node.
-pub const FOR_TESTS: &str = "\
-# === what tests need ===
-# A misspelt topic is an error, not another topic.
-auto.create.topics.enable=false
-log.retention.ms=-1
-message.max.bytes=2097152
-# A group is complete when its first member is there; the default waits 3 s for more.
-group.initial.rebalance.delay.ms=0
-# A test of a worker that died may choose a short session; the default allows none under 6 s.
-group.min.session.timeout.ms=1000
-# Timed-out transactions are looked for this often; the default is 10 s.
-transaction.abort.timed.out.transaction.cleanup.interval.ms=500
-# A node that was killed may come back only when the session of the one before has ended; the default is 9 s.
-broker.session.timeout.ms=3000
-broker.heartbeat.interval.ms=500
-# The default sets 128 MiB of the heap aside.
-log.cleaner.dedupe.buffer.size=4194304
-";
-
-/// Everything on standard output. Kafka brings no configuration in its jars, and without one log4j is silent.
-const LOG4J: &str = "\
-rootLogger.level=info
-rootLogger.appenderRef.output.ref=output
-appender.output.type=Console
-appender.output.name=output
-appender.output.layout.type=PatternLayout
-appender.output.layout.pattern=%d{HH:mm:ss.SSS} %-5p %c{1}: %m%n
-# Prints hundreds of configuration values for every client and server.
-logger.config.name=org.apache.kafka.common.config.AbstractConfig
-logger.config.level=warn
-";
