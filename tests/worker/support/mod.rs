@@ -15,6 +15,7 @@ mod cluster;
 mod mocking;
 mod package;
 mod program;
+mod running;
 mod worker;
 
 use std::fmt::Display;
@@ -27,6 +28,7 @@ pub use package::{
     beside, cosine, package_of, relative_error, tiny_package, tokenizer_of, unpacked,
 };
 pub use program::{CAPVEC, capvec, capvec_fails, capvec_ok, text};
+pub use running::{Running, value_of};
 pub use worker::{Worker, http_get, metric};
 
 /// How long a test waits for what must come: long, for a slow machine; a test that passes never
