@@ -1,5 +1,5 @@
-//! The connections of the admin port: so many at a time, and none that says nothing. Each holds a file
-//! descriptor of the process, which the clients of the brokers need too.
+//! The connections of the admin port: so many at a time, and none that says nothing. Each holds a
+//! file descriptor of the process, which the clients of the brokers need too.
 
 use std::sync::Arc;
 use std::time::Duration;

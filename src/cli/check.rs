@@ -51,8 +51,8 @@ pub struct CheckArgs {
     /// Checks the configuration alone: no brokers, no topics, no model.
     #[arg(long)]
     offline: bool,
-    /// Prints a JSON object a check, for programs: check, status (ok, failed, warning or skipped) and
-    /// detail.
+    /// Prints a JSON object a check, for programs: check, status (ok, failed, warning or skipped)
+    /// and detail.
     #[arg(long)]
     json: bool,
 }
@@ -169,8 +169,8 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
     }
 }
 
-/// Compares how long a transaction may take with what the brokers allow, and tries none: it would end a worker that runs
-/// under the same name.
+/// Compares how long a transaction may take with what the brokers allow, and tries none: it would
+/// end a worker that runs under the same name.
 fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())> {
     let wanted = config.delivery.transaction_timeout;
     let id = config.transactional_id().map_err(anyhow::Error::msg)?;
@@ -266,8 +266,8 @@ fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
     Ok((format!("{topic}, {partitions} partitions, {said}"), looked))
 }
 
-/// Looks at messages up to one with a caption, or to the ends of all partitions. Errors that pass, as of
-/// one of several brokers, are passed over, as the worker does.
+/// Looks at messages up to one with a caption, or to the ends of all partitions. Errors that pass,
+/// as of one of several brokers, are passed over, as the worker does.
 fn look_into(
     consumer: &BaseConsumer<Asker>,
     partitions: usize,

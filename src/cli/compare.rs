@@ -364,7 +364,8 @@ mod tests {
     use crate::batch::packing::TokenBatch;
     use crate::embed::EmbedError;
 
-    /// The token 9 spoils a batch with others, the token 8 every batch, and 0 has a vector of zeros.
+    /// The token 9 spoils a batch with others, the token 8 every batch, and 0 has a vector of
+    /// zeros.
     struct Spoils;
 
     impl Embedder for Spoils {

@@ -28,7 +28,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, load};
 
-/// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's: 2.
+/// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's:
+/// 2.
 const EXIT_USAGE: u8 = 64;
 
 /// Turns a Kafka topic of captions into a Kafka topic of vectors.
@@ -128,8 +129,8 @@ fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(output::stdout(), "{line}")
 }
 
-/// Says a line beside the results, on standard error. That nobody hears it is no reason to end: `eprintln!`
-/// would panic.
+/// Says a line beside the results, on standard error. That nobody hears it is no reason to end:
+/// `eprintln!` would panic.
 fn tell(line: impl std::fmt::Display) {
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }

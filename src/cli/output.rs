@@ -1,13 +1,13 @@
-//! Where a command writes its result: a file, whole or not at all where that can be had, or standard
-//! output.
+//! Where a command writes its result: a file, whole or not at all where that can be had, or
+//! standard output.
 //!
-//! A regular file, or none yet, gets its result in one step: it is written beside its place and moved
-//! there when it is whole. A move would replace a device, a pipe or a symbolic link by a file, so into
-//! those it is written straight, and of a link the target is the place.
+//! A regular file, or none yet, gets its result in one step: it is written beside its place and
+//! moved there when it is whole. A move would replace a device, a pipe or a symbolic link by a
+//! file, so into those it is written straight, and of a link the target is the place.
 //!
-//! Errors of writing name what can't be written. One of them is none to `main`, and keeps its kind for it:
-//! that nobody reads standard output any more. The reader has seen enough, as in
-//! `capvec tokenize ... | head`; of a pipe that was asked for by its name nobody can say so.
+//! Errors of writing name what can't be written. One of them is none to `main`, and keeps its kind
+//! for it: that nobody reads standard output any more. The reader has seen enough, as in `capvec
+//! tokenize ... | head`; of a pipe that was asked for by its name nobody can say so.
 
 use std::fmt::Display;
 use std::fs::{self, File};

@@ -1,5 +1,5 @@
-//! A thread that reads topics into a tally, for the demo and the benchmarks: what has come out of the
-//! worker, and when.
+//! A thread that reads topics into a tally, for the demo and the benchmarks: what has come out of
+//! the worker, and when.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,8 +25,8 @@ pub struct Reading<T> {
 }
 
 impl<T: Default + Send + 'static> Reading<T> {
-    /// Starts to read these partitions from their beginnings; `enter` takes each record, and when it came,
-    /// into the tally.
+    /// Starts to read these partitions from their beginnings; `enter` takes each record, and when
+    /// it came, into the tally.
     ///
     /// # Errors
     ///

@@ -4,8 +4,8 @@ use std::io;
 
 use console::{Term, truncate_str};
 
-/// A panel of lines in a terminal. A drawing is one write, so nothing flickers, and the cursor is never
-/// hidden, so whatever ends the process leaves the terminal as it was.
+/// A panel of lines in a terminal. A drawing is one write, so nothing flickers, and the cursor is
+/// never hidden, so whatever ends the process leaves the terminal as it was.
 pub struct Panel {
     term: Term,
     /// Lines that are there.
@@ -18,8 +18,8 @@ impl Panel {
         (term.is_term() && !console::is_dumb()).then_some(Panel { term, lines: 0 })
     }
 
-    /// Draws the panel's lines, made for a width, over those that are there; what is `passing` stays above
-    /// them.
+    /// Draws the panel's lines, made for a width, over those that are there; what is `passing`
+    /// stays above them.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! `capvec top`: a running worker in the terminal, from its `/metrics` alone.
 //!
-//! It looks again and again, and shows what happened in the last seconds. It asks and never tells: the
-//! worker's port only reads.
+//! It looks again and again, and shows what happened in the last seconds. It asks and never tells:
+//! the worker's port only reads.
 
 mod figures;
 mod scrape;
@@ -56,8 +56,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 ///
-/// When the worker doesn't answer the first time, or `--once` at all; when what answers isn't one, or
-/// with `--once` another one than before; and when standard output can't be written.
+/// When the worker doesn't answer the first time, or `--once` at all; when what answers isn't one,
+/// or with `--once` another one than before; and when standard output can't be written.
 pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     let mut looks = VecDeque::from([args.target.look()?]);
     let mut screen = Screen::new(args.json);

@@ -1,5 +1,5 @@
-//! The library's pipeline in this process, on librdkafka's mock cluster: what is hard to bring about
-//! on a real broker.
+//! The library's pipeline in this process, on librdkafka's mock cluster: what is hard to bring
+//! about on a real broker.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -75,7 +75,8 @@ fn several_sessions_share_the_captions_and_their_order_holds() {
     assert!(offsets.eq(0..300), "{sources:?}");
 }
 
-/// What isn't finite goes through the mask and the pooling of the real graph into all vectors of a batch.
+/// What isn't finite goes through the mask and the pooling of the real graph into all vectors of a
+/// batch.
 #[test]
 fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
     let (_mock, cluster) = mock(1);
@@ -341,7 +342,8 @@ fn a_header_whose_name_is_not_utf8_passes_through() {
     worker.stop();
 }
 
-/// librdkafka's call that sends a transaction's offsets waits for a coordinator that has gone for ever.
+/// librdkafka's call that sends a transaction's offsets waits for a coordinator that has gone for
+/// ever.
 #[test]
 fn a_coordinator_that_goes_away_for_good_does_not_stop_transactions() {
     let (mock, cluster) = mock(3);
@@ -369,7 +371,8 @@ fn a_coordinator_that_goes_away_for_good_does_not_stop_transactions() {
     assert!(worker.metric("capvec_producers_remade_total") >= 1.0, "a call was left behind");
 }
 
-/// Of brokers that are slow to commit: a transaction for each batch that waits would make the drain long.
+/// Of brokers that are slow to commit: a transaction for each batch that waits would make the drain
+/// long.
 #[test]
 fn a_drain_commits_what_waits_together() {
     let (mock, cluster) = mock(1);

@@ -33,8 +33,8 @@ const LONG_TOKENS: (usize, usize) = (100, 128);
 /// Where captions come from.
 #[derive(Debug, Args)]
 pub struct CaptionArgs {
-    /// JSON lines with captions; without a file, captions that are built in, and for `bench encoder`
-    /// made-up tokens.
+    /// JSON lines with captions; without a file, captions that are built in, and for `bench
+    /// encoder` made-up tokens.
     #[arg(long, value_name = "FILE")]
     captions: Option<PathBuf>,
     /// Where in a line of the file the caption is.

@@ -212,7 +212,8 @@ fn mixes(args: &EncoderArgs, package: &Package) -> anyhow::Result<Vec<Mix>> {
 }
 
 impl Cell {
-    /// Cuts batches from the captions in their order, round and round: a large batch takes more than there may be.
+    /// Cuts batches from the captions in their order, round and round: a large batch takes more
+    /// than there may be.
     fn new(mix: &Mix, tokens_max: usize, flops: &Flops) -> Cell {
         let limits = Limits { tokens_max, captions_max: usize::MAX, wait_max: Duration::ZERO };
         let mut batches = Vec::new();

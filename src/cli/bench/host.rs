@@ -1,5 +1,6 @@
-//! `capvec bench host`: all but the network. The worker with the hash embedder, beside a bare client
-//! that moves the same bytes; each in a process of its own, so that its CPU time is only its own.
+//! `capvec bench host`: all but the network. The worker with the hash embedder, beside a bare
+//! client that moves the same bytes; each in a process of its own, so that its CPU time is only its
+//! own.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -213,8 +214,8 @@ impl Bench<'_> {
         let ends = Ends::new(&config)?;
         let mut process = Process::start(&arguments, folder.path())?;
 
-        // Neither the start nor the tail: the last transaction of exactly-once delivery waits for its
-        // interval.
+        // Neither the start nor the tail: the last transaction of exactly-once delivery waits for
+        // its interval.
         let margin = args.messages / 10;
         let mut first = None;
         let (mut seen, mut moved) = (0, Instant::now());

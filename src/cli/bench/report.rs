@@ -47,8 +47,8 @@ impl ReportArgs {
         }
     }
 
-    /// Writes the results: `text` for people, `report` as JSON where that is asked for. The plot comes
-    /// last, so that the figures are there should it fail.
+    /// Writes the results: `text` for people, `report` as JSON where that is asked for. The plot
+    /// comes last, so that the figures are there should it fail.
     ///
     /// # Errors
     ///

@@ -111,7 +111,8 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     };
     view.say("joining the consumer group; the embedded broker waits 3 s for other members");
     let metrics = worker.metrics().clone();
-    // Before the first caption: what is measured is the worker, not how long clients take to connect.
+    // Before the first caption: what is measured is the worker, not how long clients take to
+    // connect.
     let reader = reader::start(&broker)?;
     await_assignment(&metrics, &shutdown)?;
 

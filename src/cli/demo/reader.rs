@@ -162,8 +162,8 @@ impl Histogram {
         self.counts[bucket.min(BUCKETS - 1)] += 1;
     }
 
-    /// Returns the milliseconds within which this share of the messages was through, at most 5 % too
-    /// high; `None` without messages.
+    /// Returns the milliseconds within which this share of the messages was through, at most 5 %
+    /// too high; `None` without messages.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let total: u64 = self.counts.iter().sum();
         let wanted = (total as f64 * share).ceil().max(1.0) as u64;

@@ -266,8 +266,8 @@ fn of_limit(limit: u64) -> String {
     if limit == 0 { String::new() } else { format!(" of {limit}") }
 }
 
-/// Takes what passes by from the reader, as lines. The caption has a line of its own, for one that is
-/// written from right to left would turn what stands beside it around.
+/// Takes what passes by from the reader, as lines. The caption has a line of its own, for one that
+/// is written from right to left would turn what stands beside it around.
 fn passing_by(reader: &Reading<Tally>, prefer_dead_letter: bool) -> Vec<String> {
     let mut tally = reader.tally();
     if prefer_dead_letter

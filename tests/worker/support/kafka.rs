@@ -1,16 +1,19 @@
-//! A real Apache Kafka, for the tests that a mock cannot pass: transactions, rebalances, a broker that goes away.
+//! A real Apache Kafka, for the tests that a mock cannot pass: transactions, rebalances, a broker
+//! that goes away.
 //!
-//! It is one KRaft node, broker and controller in one JVM, on two ports of the loopback address, with its data in a
-//! temporary folder; [`Kafka::start_all`] starts nodes of a given configuration as one cluster.
-//! `make test` fetches Java and the jars; without them these tests fail and say so, because a run
-//! that left them out would prove nothing. A node takes about four seconds to start, so most tests use [`shared`] and
-//! keep apart by topic and group names; a test that stops its broker starts one of its own.
+//! It is one KRaft node, broker and controller in one JVM, on two ports of the loopback address,
+//! with its data in a temporary folder; [`Kafka::start_all`] starts nodes of a given configuration
+//! as one cluster. `make test` fetches Java and the jars; without them these tests fail and say so,
+//! because a run that left them out would prove nothing. A node takes about four seconds to start,
+//! so most tests use [`shared`] and keep apart by topic and group names; a test that stops its
+//! broker starts one of its own.
 //!
 //! # Invariants
 //!
 //! - No JVM outlives the test process, however that ends: see [`Guard`]. Rust drops no statics, and a process killed
 //!   from outside drops nothing at all.
-//! - Ports and data stay the same for the life of a [`Kafka`], through [`Kafka::restart`] and [`Kafka::kill`].
+//! - Ports and data stay the same for the life of a [`Kafka`], through [`Kafka::restart`] and
+//!   [`Kafka::kill`].
 //!
 //! This file knows the server only. Topics, records and groups are the business of the clients.
 
@@ -75,7 +78,8 @@ struct Node {
 ///
 /// # Panics
 ///
-/// Panics where it could not be started; every later call then panics with the same message at once.
+/// Panics where it could not be started; every later call then panics with the same message at
+/// once.
 #[track_caller]
 pub fn shared() -> &'static Kafka {
     static SHARED: OnceLock<Result<Kafka, String>> = OnceLock::new();
@@ -92,7 +96,8 @@ impl Kafka {
     ///
     /// # Panics
     ///
-    /// Panics with the end of the log where it does not within [`START_MAX`], or where Java or the jars are missing.
+    /// Panics with the end of the log where it does not within [`START_MAX`], or where Java or the
+    /// jars are missing.
     #[track_caller]
     pub fn start() -> Kafka {
         match Kafka::try_start() {
@@ -226,7 +231,8 @@ impl Kafka {
         command.stdout(jvm_output.try_clone().expect("a process has room for a pipe"));
         command.stderr(jvm_output);
         let jvm = command.spawn().map_err(|error| no_java(&error))?;
-        // It holds our copies of the end that the JVM writes on, and the log must end when the JVM does.
+        // It holds our copies of the end that the JVM writes on, and the log must end when the JVM
+        // does.
         drop(command);
         let log = Arc::clone(&self.log);
         let log_reader = thread::Builder::new()
@@ -274,8 +280,8 @@ impl Node {
     /// Asks the JVM to stop.
     fn terminate(&self) {
         let id = self.jvm.id().to_string();
-        // By a shell, because the standard library sends no signal but SIGKILL. The id cannot be someone else's, as
-        // nobody has waited for the child.
+        // By a shell, because the standard library sends no signal but SIGKILL. The id cannot be
+        // someone else's, as nobody has waited for the child.
         let sent = Command::new("sh").args(["-c", "kill -s TERM \"$1\"", "sh", &id]).status();
         let sent = sent.expect("every Unix has a shell");
         assert!(sent.success(), "failed to send SIGTERM to Kafka, process {id}");

@@ -94,8 +94,8 @@ impl Passes {
         }
     }
 
-    /// Returns what a pass of a caption of so many tokens takes after a rest, in milliseconds: between
-    /// the lengths that were measured, on the line from one to the next.
+    /// Returns what a pass of a caption of so many tokens takes after a rest, in milliseconds:
+    /// between the lengths that were measured, on the line from one to the next.
     pub fn rested_ms(&self, tokens: usize) -> f64 {
         let after = self.0.partition_point(|pass| pass.tokens < tokens);
         let at = |index: usize| (self.0[index].tokens as f64, self.0[index].rested_ms.median);

@@ -23,8 +23,8 @@ const ASSIGNMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long nothing may come out while something is due.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Between two looks at how far the worker is: how exact the ends of a window are. Looking takes from
-/// the worker's cores.
+/// Between two looks at how far the worker is: how exact the ends of a window are. Looking takes
+/// from the worker's cores.
 const TICK: Duration = Duration::from_millis(2);
 
 /// How long before its first caption an open load begins.
@@ -36,8 +36,9 @@ const AHEAD_MIN: u64 = 128;
 /// Captions that are ahead of the worker at most: the embedded broker keeps more of both topics.
 const AHEAD_MAX: u64 = 20_000;
 
-/// The share of them that is through before more are sent. They leave together, as a backlog that waits in its
-/// topic would come: sent one by one, each is a request of its own to a broker that has the same cores.
+/// The share of them that is through before more are sent. They leave together, as a backlog that
+/// waits in its topic would come: sent one by one, each is a request of its own to a broker that
+/// has the same cores.
 const REFILL: f64 = 0.25;
 
 /// Captions ahead of the worker, in seconds of its work.
@@ -89,8 +90,8 @@ pub struct Latency {
     pub tokens: usize,
     /// Until the reader had its vector, in milliseconds.
     pub received_ms: f64,
-    /// From when the broker had the caption until it had the vector, where its topics say when; exact to
-    /// a millisecond.
+    /// From when the broker had the caption until it had the vector, where its topics say when;
+    /// exact to a millisecond.
     pub broker_to_broker_ms: Option<f64>,
 }
 

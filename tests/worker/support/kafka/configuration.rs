@@ -28,11 +28,12 @@ pub fn libs() -> Result<PathBuf, String> {
 
 /// Returns ports on which nothing listens.
 ///
-/// They lie below the range from which Linux takes the ports of outgoing connections (32768 and up). One from that
-/// range, as binding port 0 gives, could be handed to any client while the node is down, even to one that tries to
-/// reach that very port and so would connect to itself.
+/// They lie below the range from which Linux takes the ports of outgoing connections (32768 and
+/// up). One from that range, as binding port 0 gives, could be handed to any client while the node
+/// is down, even to one that tries to reach that very port and so would connect to itself.
 pub fn free_ports<const NUMBER: usize>() -> [u16; NUMBER] {
-    // A random place to begin, so that two test processes do not try the same ports at the same moment.
+    // A random place to begin, so that two test processes do not try the same ports at the same
+    // moment.
     let first = (RandomState::new().hash_one("port") % 10_000) as u16;
     let ports = (0..10_000).map(|step| 20_000 + (first + step) % 10_000);
     let mut free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
@@ -90,7 +91,8 @@ broker.heartbeat.interval.ms=500
 log.cleaner.dedupe.buffer.size=4194304
 ";
 
-/// Everything on standard output. Kafka brings no configuration in its jars, and without one log4j is silent.
+/// Everything on standard output. Kafka brings no configuration in its jars, and without one log4j
+/// is silent.
 pub const LOG4J: &str = "\
 rootLogger.level=info
 rootLogger.appenderRef.output.ref=output

@@ -6,16 +6,18 @@ use std::process::{Child, Command, Stdio};
 
 /// A shell that waits for this process to end, then kills the JVM and deletes the folder.
 ///
-/// It waits by reading a pipe on which nobody writes: the kernel closes our end when we die, of whatever. The JVM is
-/// in the guard's process group, so the guard needs no process id, and nothing is missed between a start and being
-/// told of it: a child lets go of our end of the pipe, as of all we have open, after it has joined the group. The
-/// group of its own also keeps a Ctrl-C in the terminal from the JVM.
+/// It waits by reading a pipe on which nobody writes: the kernel closes our end when we die, of
+/// whatever. The JVM is in the guard's process group, so the guard needs no process id, and nothing
+/// is missed between a start and being told of it: a child lets go of our end of the pipe, as of
+/// all we have open, after it has joined the group. The group of its own also keeps a Ctrl-C in the
+/// terminal from the JVM.
 pub struct Guard(Child);
 
 impl Guard {
     /// Starts to wait; `folder` is deleted in the end.
     pub fn start(folder: &Path) -> Guard {
-        // `setsid` leaves the group, which may then be killed as a whole, and the folder deleted after it.
+        // `setsid` leaves the group, which may then be killed as a whole, and the folder deleted
+        // after it.
         const SCRIPT: &str = r#"
             read -r _
             exec setsid sh -c 'kill -s KILL -- "-$1"; rm -rf -- "$2"' sh "$$" "$1"
