@@ -1,9 +1,10 @@
-//! `/metrics`, `/livez`, `/readyz` and a page that draws the metrics, on a thread and a runtime of their
-//! own: they answer under full load, and they never ask a broker.
+//! `/metrics`, `/livez`, `/readyz` and a page that draws the metrics, on a thread and a runtime of
+//! their own: they answer under full load, and they never ask a broker.
 //!
-//! `/livez` fails when the source's thread hasn't polled for a while, or nothing has come of the oldest
-//! caption in the worker, or of a forward pass, for too long: then only a restart helps. `/readyz` fails until
-//! the brokers know the topics, the model has run once and the group has answered, and again from the moment a stop begins.
+//! `/livez` fails when the source's thread hasn't polled for a while, or nothing has come of the
+//! oldest caption in the worker, or of a forward pass, for too long: then only a restart helps.
+//! `/readyz` fails until the brokers know the topics, the model has run once and the group has
+//! answered, and again from the moment a stop begins.
 //!
 //! # Invariants
 //!
@@ -24,13 +25,14 @@ use axum::routing::{MethodRouter, get};
 
 use crate::health::Health;
 use crate::metrics::Metrics;
-use server::Limits;
+use server::ConnectionLimits;
 
 /// Probes, scrapes and some pages that are open.
-const LIMITS: Limits = Limits { connections: 128, head: Duration::from_secs(10) };
+const LIMITS: ConnectionLimits =
+    ConnectionLimits { connections: 128, head: Duration::from_secs(10) };
 
-/// What the page may do in the browser: load its own files and ask this port. The policy says so even
-/// should a label's value find a way into the page as markup.
+/// What the page may do in the browser: load its own files and ask this port. The policy says so
+/// even should a label's value find a way into the page as markup.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -151,7 +153,7 @@ mod tests {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 let router = router(Metrics::new(), Health::new(Duration::from_secs(60)));
-                let limits = Limits { connections: 2, head: Duration::from_millis(100) };
+                let limits = ConnectionLimits { connections: 2, head: Duration::from_millis(100) };
                 server::serve(listener, router, limits).await;
             });
         });

@@ -1,5 +1,5 @@
-//! The connections of the admin port: so many at a time, and none that says nothing. Each holds a file
-//! descriptor of the process, which the clients of the brokers need too.
+//! The connections of the admin port: so many at a time, and none that says nothing. Each holds a
+//! file descriptor of the process, which the clients of the brokers need too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct ConnectionLimits {
     /// At a time; others wait to be accepted.
     pub connections: usize,
     /// From the opening of a connection, or the last answer, to the end of a request's head.
@@ -24,7 +24,7 @@ pub(super) struct Limits {
 }
 
 /// Answers what comes to the listener, for ever.
-pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
+pub(super) async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head);

@@ -1,6 +1,7 @@
 //! `capvec check`: finds what would go wrong before the worker runs, one line a check.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ConfigArgs, EXIT_USAGE, say};
+use super::{ConfigArgs, EXIT_USAGE, say, tell};
 use crate::config::{Config, DeliveryMode, EmbedderKind};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
@@ -49,15 +50,15 @@ pub struct CheckArgs {
     /// Checks the configuration alone: no brokers, no topics, no model.
     #[arg(long)]
     offline: bool,
-    /// Prints a JSON object a check, for programs: check, status (ok, failed, warning or skipped) and
-    /// detail.
+    /// Prints a JSON object a check, for programs: check, status (ok, failed, warning or skipped)
+    /// and detail.
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the checks; the exit code is 0 where all are well, 64 for a bad configuration, else 1.
 pub fn run(args: &CheckArgs) -> ExitCode {
-    let mut checks = Checks { json: args.json, failed: false };
+    let mut checks = Checks { json: args.json, failed: false, untold: None };
     let config = match args.config.load() {
         Ok(config) => {
             checks.tell(Status::Ok, "configuration", "");
@@ -65,11 +66,12 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         }
         Err(error) => {
             checks.tell(Status::Failed, "configuration", &error.to_string());
+            checks.end();
             return ExitCode::from(EXIT_USAGE);
         }
     };
     if args.offline {
-        return ExitCode::SUCCESS;
+        return checks.end();
     }
 
     let package = checks.check("model package", || {
@@ -91,7 +93,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         }
     }
     kafka_checks(&config, &mut checks);
-    if checks.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    checks.end()
 }
 
 /// Loads the package on every device that is asked for, one after the other.
@@ -164,8 +166,8 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
     }
 }
 
-/// Compares how long a transaction may take with what the brokers allow, and tries none: it would end a worker that runs
-/// under the same name.
+/// Compares how long a transaction may take with what the brokers allow, and tries none: it would
+/// end a worker that runs under the same name.
 fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())> {
     let wanted = config.delivery.transaction_timeout;
     let id = config.transactional_id().map_err(anyhow::Error::msg)?;
@@ -261,8 +263,8 @@ fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
     Ok((format!("{topic}, {partitions} partitions, {said}"), looked))
 }
 
-/// Looks at messages up to one with a caption, or to the ends of all partitions. Errors that pass, as of
-/// one of several brokers, are passed over, as the worker does.
+/// Looks at messages up to one with a caption, or to the ends of all partitions. Errors that pass,
+/// as of one of several brokers, are passed over, as the worker does.
 fn look_into(
     consumer: &BaseConsumer<Asker>,
     partitions: usize,
@@ -379,6 +381,8 @@ struct Told<'a> {
 struct Checks {
     json: bool,
     failed: bool,
+    /// Why lines are missing from standard output, other than that nobody reads them.
+    untold: Option<io::Error>,
 }
 
 impl Checks {
@@ -402,12 +406,25 @@ impl Checks {
     }
 
     /// Prints a check's line. That nobody reads changes nothing of the checks and of the exit code.
-    fn tell(&self, status: Status, check: &str, detail: &str) {
-        drop(if self.json {
+    fn tell(&mut self, status: Status, check: &str, detail: &str) {
+        let told = if self.json {
             say(json!(Told { check, status, detail }))
         } else {
             let colon = if detail.is_empty() { "" } else { ": " };
             say(format_args!("{:<7} {check}{colon}{detail}", status.as_word()))
-        });
+        };
+        if let Err(error) = told
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.untold.get_or_insert(error);
+        }
+    }
+
+    /// Says what was not to be told, and returns the exit code.
+    fn end(&self) -> ExitCode {
+        if let Some(error) = &self.untold {
+            tell(format_args!("error: {error}"));
+        }
+        if self.failed || self.untold.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }

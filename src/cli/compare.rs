@@ -17,6 +17,7 @@ use super::captions::Captions;
 use super::network::NetworkArgs;
 use super::progress::{Progress, Unit};
 use super::say;
+use super::spread::Spread;
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
 use crate::embed::alone::{FiniteError, embed_finite};
@@ -25,7 +26,6 @@ use crate::model::compare::{
     Cosine, Likeness, Neighbours, RelativeError, Vectors, comparable, sample,
 };
 use crate::model::package::Package;
-use crate::stats::Sorted;
 use crate::tokenize::Tokenizer;
 use crate::wire::pointer::Pointer;
 
@@ -112,29 +112,11 @@ struct Speed {
     captions: usize,
     tokens: usize,
     repeats: usize,
-    a: Rate,
-    b: Rate,
+    /// Tokens a second over the passes.
+    a: Spread,
+    b: Spread,
     /// Of the medians, B's to A's.
     ratio: f64,
-}
-
-/// Tokens a second over the passes.
-#[derive(Serialize)]
-struct Rate {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Rate {
-    fn of(rates: Vec<f64>) -> Rate {
-        let (sorted, measured) = (Sorted::of(rates), "there are passes");
-        Rate {
-            median: sorted.median().expect(measured),
-            min: sorted.quantile(0.0).expect(measured),
-            max: sorted.quantile(1.0).expect(measured),
-        }
-    }
 }
 
 /// A caption that is compared.
@@ -317,7 +299,7 @@ fn speed(
         }
     }
     progress.finish();
-    let [a, b] = rates.map(Rate::of);
+    let [a, b] = rates.map(Spread::of);
     let ratio = b.median / a.median;
     Ok(Speed { captions: captions.len(), tokens, repeats, a, b, ratio })
 }
@@ -363,7 +345,7 @@ fn describe(report: &Report) -> String {
         ),
     ];
     if let Some(speed) = &report.speed {
-        let rate = |rate: &Rate| {
+        let rate = |rate: &Spread| {
             format!("{:.0} tokens/s ({:.0} to {:.0})", rate.median, rate.min, rate.max)
         };
         lines.push(format!("speed           A {}", rate(&speed.a)));
@@ -382,7 +364,8 @@ mod tests {
     use crate::batch::packing::TokenBatch;
     use crate::embed::EmbedError;
 
-    /// The token 9 spoils a batch with others, the token 8 every batch, and 0 has a vector of zeros.
+    /// The token 9 spoils a batch with others, the token 8 every batch, and 0 has a vector of
+    /// zeros.
     struct Spoils;
 
     impl Embedder for Spoils {

@@ -1,9 +1,9 @@
-//! `capvec embed`: captions of a file to vectors, with the worker's tokenizer, batch policy, packing
-//! and embedder.
+//! `capvec embed`: captions of a file to vectors, with the worker's tokenizer, batch policy,
+//! packing and embedder.
 //!
-//! A thread reads and tokenizes ahead into a bounded channel; the main thread cuts full batches by the
-//! worker's policy, embeds and writes. One embedder takes one batch at a time, so the vectors come in
-//! the order of the input by themselves, and the same input gives the same bytes.
+//! A thread reads and tokenizes ahead into a bounded channel; the main thread cuts full batches by
+//! the worker's policy, embeds and writes. One embedder takes one batch at a time, so the vectors
+//! come in the order of the input by themselves, and the same input gives the same bytes.
 
 mod vectors;
 
@@ -18,7 +18,7 @@ use crossbeam_channel::Receiver;
 
 use super::captions::{Captions, InputArgs};
 use super::network::NetworkArgs;
-use super::output::OutFile;
+use super::output::{self, OutFile};
 use super::progress::{Progress, Unit};
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
@@ -40,8 +40,8 @@ pub struct EmbedArgs {
     model: PathBuf,
     #[command(flatten)]
     input: InputArgs,
-    /// Where the vectors go; `-` is standard output, which npy can't be written to. A file is replaced when all are
-    /// written; a device, a pipe, or what a link points to, is written into.
+    /// Where the vectors go; `-` is standard output, which npy can't be written to. A file is
+    /// replaced when all are written; a device, a pipe, or what a link points to, is written into.
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
     /// The format of the vectors.
@@ -72,7 +72,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let limits = args.network.limits();
 
     if to_stdout {
-        let out = BufWriter::new(io::stdout().lock());
+        let out = BufWriter::new(output::stdout());
         embed_all(
             captions,
             &tokenizer,
@@ -136,8 +136,8 @@ fn embed_batches<W: Write>(
     vectors: &mut Vectors<W>,
     progress: &mut Progress,
 ) -> anyhow::Result<u64> {
-    // A batch is cut when it is full, and never because the reader is slow: batches, and with them the
-    // last bits of the vectors, depend on the input alone.
+    // A batch is cut when it is full, and never because the reader is slow: batches, and with them
+    // the last bits of the vectors, depend on the input alone.
     let limits = Limits { wait_max: Duration::MAX, ..limits };
     let mut waited = Duration::ZERO;
     let mut pending: VecDeque<TokenizedCaption> = VecDeque::new();

@@ -1,8 +1,8 @@
 //! A Kafka broker inside the process, for the demo and the benchmarks.
 //!
-//! It is librdkafka's mock cluster: real clients talk to it over the loopback interface, and nothing
-//! has to be installed. It keeps about 5 MB a partition and throws the oldest away, so whoever feeds
-//! it never runs far ahead of who reads.
+//! It is librdkafka's mock cluster: real clients talk to it over the loopback interface, and
+//! nothing has to be installed. It keeps about 5 MB a partition and throws the oldest away, so
+//! whoever feeds it never runs far ahead of who reads.
 
 use anyhow::Context;
 use rdkafka::ClientConfig;

@@ -13,7 +13,9 @@ pub mod model;
 mod network;
 mod output;
 pub mod progress;
+mod reading;
 pub mod run;
+mod spread;
 pub mod terminal;
 pub mod tokenize;
 pub mod top;
@@ -26,7 +28,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, load};
 
-/// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's: 2.
+/// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's:
+/// 2.
 const EXIT_USAGE: u8 = 64;
 
 /// Turns a Kafka topic of captions into a Kafka topic of vectors.
@@ -123,16 +126,16 @@ pub fn main() -> ExitCode {
 ///
 /// When standard output can't be written.
 fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
-    writeln!(std::io::stdout().lock(), "{line}")
+    writeln!(output::stdout(), "{line}")
 }
 
-/// Says a line beside the results, on standard error. That nobody hears it is no reason to end: `eprintln!`
-/// would panic.
+/// Says a line beside the results, on standard error. That nobody hears it is no reason to end:
+/// `eprintln!` would panic.
 fn tell(line: impl std::fmt::Display) {
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
 
-/// The reader of the output has seen enough: `capvec tokenize ... | head`.
+/// Nobody reads standard output any more, who may have seen enough; `output` has the rest.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let kind = match cause.downcast_ref::<serde_json::Error>() {

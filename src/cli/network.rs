@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use crate::batch::policy::Limits;
 use crate::config;
@@ -18,6 +19,9 @@ use crate::model::package::Package;
 const TOKENS_DEFAULT: NonZeroUsize =
     NonZeroUsize::new(TOKENS_UNMEASURED).expect("a batch has tokens");
 
+/// As many as the worker takes for `embed.threads`. ONNX Runtime would start them all.
+const THREADS_MAX: u64 = 1024;
+
 /// How a package is run.
 #[derive(Debug, Args)]
 pub struct NetworkArgs {
@@ -28,7 +32,7 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "N", default_value_t = config::Batch::default().captions_max)]
     batch_captions: NonZeroUsize,
     /// Compute threads; 0 takes as many as the process may use CPUs.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
     #[command(flatten)]
     runtime: RuntimeArgs,
@@ -76,11 +80,30 @@ impl NetworkArgs {
     }
 }
 
+/// Returns what reads `--threads`.
+pub fn threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=THREADS_MAX)
+}
+
 fn one_device(text: &str) -> Result<DeviceChoice, String> {
     match text.parse()? {
         DeviceChoice::Named(devices) if devices.len() > 1 => {
             Err(format!("{text:?} are several devices; one is due here"))
         }
         choice => Ok(choice),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_may_be_as_many_threads_as_the_worker_takes() {
+        for (threads, is_allowed) in [(THREADS_MAX, true), (THREADS_MAX + 1, false)] {
+            let option = ("embed.threads".to_owned(), threads.to_string());
+            let faults = config::load(None, &[option]).unwrap_err().to_string();
+            assert_eq!(!faults.contains("embed.threads"), is_allowed, "{faults}");
+        }
     }
 }

@@ -1,11 +1,17 @@
-//! The file that a command writes its result to: whole or not at all, where that can be had.
+//! Where a command writes its result: a file, whole or not at all where that can be had, or
+//! standard output.
 //!
-//! A regular file, or none yet, gets its result in one step: it is written beside its place and moved there when it is
-//! whole. A move would replace a device, a pipe or a symbolic link by a file, so into those it is written straight, and
-//! of a link the target is the place.
+//! A regular file, or none yet, gets its result in one step: it is written beside its place and
+//! moved there when it is whole. A move would replace a device, a pipe or a symbolic link by a
+//! file, so into those it is written straight, and of a link the target is the place.
+//!
+//! Errors of writing name what can't be written. One of them is none to `main`, and keeps its kind
+//! for it: that nobody reads standard output any more. The reader has seen enough, as in `capvec
+//! tokenize ... | head`; of a pipe that was asked for by its name nobody can say so.
 
+use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Seek, SeekFrom, StdoutLock, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,16 +24,25 @@ use crate::unfinished;
 const LINKS_MAX: usize = 40;
 
 /// A file that is being written.
-pub enum OutFile {
+pub struct OutFile {
+    /// As it was given.
+    path: PathBuf,
+    to: Destination,
+}
+
+enum Destination {
     /// Beside its place.
-    Beside {
-        /// The file.
-        file: NamedTempFile,
-        /// Where it is moved.
-        place: PathBuf,
-    },
+    Beside { file: NamedTempFile, place: PathBuf },
     /// What can't be replaced: a device, a pipe.
     Straight(File),
+}
+
+/// Standard output.
+pub struct Stdout(StdoutLock<'static>);
+
+/// Returns standard output, for results.
+pub fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
 }
 
 impl OutFile {
@@ -43,11 +58,11 @@ impl OutFile {
             Ok(there) if there.is_dir() => bail!("{} is a folder; a file is due", shown()),
             Ok(there) if !there.is_file() => {
                 let file = File::options().write(true).open(path).with_context(shown)?;
-                return Ok(OutFile::Straight(file));
+                return Ok(OutFile { path: path.into(), to: Destination::Straight(file) });
             }
             // What was for few stays for few.
             Ok(there) => mode = there.permissions(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(shown),
         }
         let place = resolved(path).with_context(shown)?;
@@ -55,12 +70,15 @@ impl OutFile {
             bail!("{} is the name of a folder; a file is due", place.display());
         }
         let folder = place.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            bail!("{}: {} is no folder", shown(), folder.display());
+        }
         let file = tempfile::Builder::new()
             .prefix(unfinished::prefix_in(folder))
             .permissions(mode)
             .tempfile_in(folder)
             .with_context(|| folder.display().to_string())?;
-        Ok(OutFile::Beside { file, place })
+        Ok(OutFile { path: path.into(), to: Destination::Beside { file, place } })
     }
 
     /// Returns whether it can be gone back in, which a pipe can't.
@@ -74,8 +92,8 @@ impl OutFile {
     ///
     /// When it can't be moved. Then it stays beside its place, and the error names it.
     pub fn finish(self) -> anyhow::Result<()> {
-        match self {
-            OutFile::Beside { file, place } => {
+        match self.to {
+            Destination::Beside { file, place } => {
                 // It is whole, and may have taken hours.
                 let Err(refused) = file.persist(&place) else { return Ok(()) };
                 let (_, beside) = refused.file.keep()?;
@@ -83,31 +101,66 @@ impl OutFile {
                     format!("{}: what was written is in {}", place.display(), beside.display())
                 })
             }
-            OutFile::Straight(mut file) => Ok(file.flush()?),
+            // Whatever there was to write is written: a file has no buffer here.
+            Destination::Straight(_) => Ok(()),
         }
     }
 
     fn file(&mut self) -> &mut File {
-        match self {
-            OutFile::Beside { file, .. } => file.as_file_mut(),
-            OutFile::Straight(file) => file,
+        match &mut self.to {
+            Destination::Beside { file, .. } => file.as_file_mut(),
+            Destination::Straight(file) => file,
         }
+    }
+
+    fn named<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| named(self.path.display(), error))
+    }
+}
+
+/// Puts a name before an error, unless it asks for another try.
+fn named(name: impl Display, error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::Interrupted => error,
+        _ => io::Error::other(format!("{name}: {error}")),
     }
 }
 
 impl Write for OutFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file().write(bytes)
+        let written = self.file().write(bytes);
+        self.named(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file().flush()
+        let flushed = self.file().flush();
+        self.named(flushed)
     }
 }
 
 impl Seek for OutFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file().seek(to)
+        let place = self.file().seek(to);
+        self.named(place)
+    }
+}
+
+impl Stdout {
+    fn named<T>(result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe => error,
+            _ => named("standard output", error),
+        })
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Stdout::named(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Stdout::named(self.0.flush())
     }
 }
 

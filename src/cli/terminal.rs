@@ -1,9 +1,48 @@
 //! Drawing in a terminal: a panel over itself, and figures as blocks.
 
-use console::truncate_str;
+use std::io;
+
+use console::{Term, truncate_str};
+
+/// A panel of lines in a terminal. A drawing is one write, so nothing flickers, and the cursor is
+/// never hidden, so whatever ends the process leaves the terminal as it was.
+pub struct Panel {
+    term: Term,
+    /// Lines that are there.
+    lines: usize,
+}
+
+impl Panel {
+    /// Returns a panel that isn't there yet; `None` where the terminal is none, or can't draw.
+    pub fn on(term: Term) -> Option<Panel> {
+        (term.is_term() && !console::is_dumb()).then_some(Panel { term, lines: 0 })
+    }
+
+    /// Draws the panel's lines, made for a width, over those that are there; what is `passing`
+    /// stays above them.
+    ///
+    /// # Errors
+    ///
+    /// When the terminal can't be written.
+    pub fn draw(
+        &mut self,
+        passing: &[String],
+        panel: impl FnOnce(usize) -> Vec<String>,
+    ) -> io::Result<()> {
+        let (rows, columns) = self.term.size();
+        // A full last column makes some terminals wrap.
+        let width = usize::from(columns).saturating_sub(1);
+        let mut panel = panel(width);
+        // What doesn't fit scrolls away, and can't be drawn over.
+        panel.truncate(usize::from(rows).saturating_sub(1));
+        self.term.write_str(&drawing(passing, &panel, self.lines, width))?;
+        self.lines = panel.len();
+        Ok(())
+    }
+}
 
 /// Returns the bytes that put `passing` in the place of the last panel, and `panel` below.
-pub fn drawing(passing: &[String], panel: &[String], lines_before: usize, width: usize) -> String {
+fn drawing(passing: &[String], panel: &[String], lines_before: usize, width: usize) -> String {
     let mut drawing = String::from("\r");
     if lines_before > 0 {
         drawing += &format!("\x1b[{lines_before}A");

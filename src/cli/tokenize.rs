@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::captions::InputArgs;
+use super::output;
 use crate::model::package::Package;
 
 /// Arguments of `capvec tokenize`.
@@ -26,7 +27,7 @@ pub struct TokenizeArgs {
 pub fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
     let package = Package::open(&args.model)?;
     let tokenizer = package.tokenizer()?;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut out = std::io::BufWriter::new(output::stdout());
     for caption in args.input.open()? {
         let ids = tokenizer.tokenize(&caption?)?.ids;
         serde_json::to_writer(&mut out, &ids)?;

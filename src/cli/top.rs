@@ -1,7 +1,7 @@
 //! `capvec top`: a running worker in the terminal, from its `/metrics` alone.
 //!
-//! It looks again and again, and shows what happened in the last seconds. It asks and never tells: the
-//! worker's port only reads.
+//! It looks again and again, and shows what happened in the last seconds. It asks and never tells:
+//! the worker's port only reads.
 
 mod figures;
 mod scrape;
@@ -14,7 +14,7 @@ use clap::Args;
 use console::Term;
 
 use super::tell;
-use super::terminal::drawing;
+use super::terminal::Panel;
 use figures::Figures;
 use scrape::Target;
 
@@ -56,8 +56,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 ///
-/// When the worker doesn't answer the first time, or `--once` at all; when what answers isn't one, or
-/// with `--once` another one than before; and when standard output can't be written.
+/// When the worker doesn't answer the first time, or `--once` at all; when what answers isn't one,
+/// or with `--once` another one than before; and when standard output can't be written.
 pub fn run(args: &TopArgs) -> anyhow::Result<()> {
     let mut looks = VecDeque::from([args.target.look()?]);
     let mut screen = Screen::new(args.json);
@@ -104,20 +104,15 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
 enum Screen {
     Json,
     Text,
-    Terminal {
-        term: Term,
-        /// Lines that are there.
-        lines: usize,
-    },
+    Terminal(Panel),
 }
 
 impl Screen {
     fn new(json: bool) -> Screen {
-        let term = Term::stdout();
-        match (json, term.is_term() && !console::is_dumb()) {
+        match (json, Panel::on(Term::stdout())) {
             (true, _) => Screen::Json,
-            (false, true) => Screen::Terminal { term, lines: 0 },
-            (false, false) => Screen::Text,
+            (false, Some(panel)) => Screen::Terminal(panel),
+            (false, None) => Screen::Text,
         }
     }
 
@@ -129,8 +124,8 @@ impl Screen {
                     super::say(console::strip_ansi_codes(&line).trim_end())?;
                 }
             }
-            Screen::Terminal { .. } => {
-                self.draw(|width| view::panel(target, figures, history, width))?;
+            Screen::Terminal(panel) => {
+                panel.draw(&[], |width| view::panel(target, figures, history, width))?;
             }
         }
         Ok(())
@@ -140,21 +135,8 @@ impl Screen {
     fn trouble(&mut self, error: &scrape::LookError) -> anyhow::Result<()> {
         match self {
             Screen::Json | Screen::Text => tell(format_args!("{error:#}")),
-            Screen::Terminal { .. } => self.draw(|_| vec![view::trouble(error)])?,
+            Screen::Terminal(panel) => panel.draw(&[], |_| vec![view::trouble(error)])?,
         }
-        Ok(())
-    }
-
-    fn draw(&mut self, panel: impl FnOnce(usize) -> Vec<String>) -> anyhow::Result<()> {
-        let Screen::Terminal { term, lines } = self else { return Ok(()) };
-        let (rows, columns) = term.size();
-        // A full last column makes some terminals wrap.
-        let width = usize::from(columns).saturating_sub(1);
-        let mut panel = panel(width);
-        // What doesn't fit scrolls away, and can't be drawn over.
-        panel.truncate(usize::from(rows).saturating_sub(1));
-        term.write_str(&drawing(&[], &panel, *lines, width))?;
-        *lines = panel.len();
         Ok(())
     }
 }

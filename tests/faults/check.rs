@@ -1,5 +1,5 @@
-//! The checker: what was acknowledged to the producer against what lies in the topics at the end. It is pure, and knows
-//! of capvec only what its documents promise.
+//! The checker: what was acknowledged to the producer against what lies in the topics at the end.
+//! It is pure, and knows of capvec only what its documents promise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,26 +31,29 @@ pub struct Verdict {
     pub lost: usize,
     /// Records beyond the first of a message.
     pub repeated: usize,
-    /// Records with another content, another key or in the other topic than their message's must be, or of no message.
+    /// Records with another content, another key or in the other topic than their message's must
+    /// be, or of no message.
     pub wrong: usize,
-    /// Records that came out behind a later one of their key; keys whose last vector is not of their last caption;
-    /// keys in more than one partition.
+    /// Records that came out behind a later one of their key; keys whose last vector is not of
+    /// their last caption; keys in more than one partition.
     pub disordered: usize,
     /// Messages that the group's offsets do not cover.
     pub uncommitted: i64,
     /// Partitions in which a transaction is open.
     pub open_transactions: usize,
-    /// Messages that the sender's client wrote once more than it was told of; each is a message like any other.
+    /// Messages that the sender's client wrote once more than it was told of; each is a message
+    /// like any other.
     pub written_twice: usize,
 }
 
-/// Adds the input's records beyond those that were acknowledged, by place and value, that are one of those again, and
-/// returns how many there are.
+/// Adds the input's records beyond those that were acknowledged, by place and value, that are one
+/// of those again, and returns how many there are.
 ///
-/// librdkafka's idempotent producer can write a message twice when the brokers answer in an unlucky order
-/// (confluentinc/librdkafka issue 4953): a sequence number that is out of order in one partition makes it go on under a
-/// new epoch in all, and what a broker that died had taken without a word is taken again. A worker can't know that and
-/// has to deliver both. No two messages have the same value here.
+/// librdkafka's idempotent producer can write a message twice when the brokers answer in an unlucky
+/// order (confluentinc/librdkafka issue 4953): a sequence number that is out of order in one
+/// partition makes it go on under a new epoch in all, and what a broker that died had taken without
+/// a word is taken again. A worker can't know that and has to deliver both. No two messages have
+/// the same value here.
 pub fn add_written_twice(truth: &mut Truth, beyond: &[(Place, Vec<u8>)]) -> usize {
     let again: Vec<(Place, Sent)> = beyond
         .iter()

@@ -1,9 +1,10 @@
 //! Three real Kafka nodes, and toxiproxy before them.
 //!
-//! Each node is broker and controller. Topics have three replicas, of which two must be in sync. A node has two
-//! listeners for clients: a direct one, for the brokers among themselves and for this harness, which must know the
-//! truth whatever happens to the workers; and one for workers, advertised at the address of a proxy of its own. Workers
-//! log in there as a user, so that a topic can be forbidden to them and to nobody else.
+//! Each node is broker and controller. Topics have three replicas, of which two must be in sync. A
+//! node has two listeners for clients: a direct one, for the brokers among themselves and for this
+//! harness, which must know the truth whatever happens to the workers; and one for workers,
+//! advertised at the address of a proxy of its own. Workers log in there as a user, so that a topic
+//! can be forbidden to them and to nobody else.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -51,7 +52,8 @@ pub enum Network {
 }
 
 impl Cluster {
-    /// Starts the nodes; `data` are their data folders, by default each in its own temporary folder.
+    /// Starts the nodes; `data` are their data folders, by default each in its own temporary
+    /// folder.
     pub fn start(network: Network, data: [Option<&str>; NODES]) -> Cluster {
         let [a, b, c, d, e, f, g, h, i, j, k, l, control] = free_ports();
         let (direct, listening, controllers, proxies) =
@@ -219,7 +221,8 @@ fn in_tokio<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-/// Kafka's own choice of the partition in which a coordinator keeps a name: Java's hash of a string.
+/// Kafka's own choice of the partition in which a coordinator keeps a name: Java's hash of a
+/// string.
 fn coordinator_partition(name: &str) -> i32 {
     let hash = name.encode_utf16().fold(0_i32, |h, c| h.wrapping_mul(31).wrapping_add(c.into()));
     // As Kafka's Utils.abs, which makes 0 of the one number without a positive.

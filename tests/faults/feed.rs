@@ -1,7 +1,8 @@
-//! The producer of captions: it goes around the proxies and knows exactly what the brokers have acknowledged.
+//! The producer of captions: it goes around the proxies and knows exactly what the brokers have
+//! acknowledged.
 //!
-//! Captions have few keys, which repeat, and no text twice. A caption that was not acknowledged ends the run: then
-//! nobody could say what the worker had to deliver.
+//! Captions have few keys, which repeat, and no text twice. A caption that was not acknowledged
+//! ends the run: then nobody could say what the worker had to deliver.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -1,14 +1,14 @@
-//! The fault matrix: what capvec promises about delivery, tried on three real Kafka nodes while workers, brokers, the
-//! network and the embedder fail.
+//! The fault matrix: what capvec promises about delivery, tried on three real Kafka nodes while
+//! workers, brokers, the network and the embedder fail.
 //!
-//! `make faults` runs all rows at full length. `cargo test --test faults` runs the short ones, in which no toxiproxy is
-//! needed, as `make test` does; `cargo test` alone runs none. A row states its bound before it runs, prints what it
-//! injected and what it found, and at the end there is a table.
-//! `--document FILE` writes the table into a Markdown file, between two markers.
+//! `make faults` runs all rows at full length. `cargo test --test faults` runs the short ones, in
+//! which no toxiproxy is needed, as `make test` does; `cargo test` alone runs none. A row states
+//! its bound before it runs, prints what it injected and what it found, and at the end there is a
+//! table. `--document FILE` writes the table into a Markdown file, between two markers.
 //!
-//! The modules, in the order of what they build on: [`cluster`] and [`toxiproxy`], [`feed`] the producer that knows the
-//! truth, [`check`] the checker, [`scene`] what every row has, [`misbehave`] workers that do wrong on purpose, [`rows`],
-//! [`table`].
+//! The modules, in the order of what they build on: [`cluster`] and [`toxiproxy`], [`feed`] the
+//! producer that knows the truth, [`check`] the checker, [`scene`] what every row has,
+//! [`misbehave`] workers that do wrong on purpose, [`rows`], [`table`].
 
 // Its report is what it prints.
 #![allow(clippy::disallowed_macros)]
@@ -167,7 +167,8 @@ impl Wanted {
             match arg.as_str() {
                 "--full" => wanted.size = Size::Full,
                 "--list" => is_list = true,
-                // `cargo test -- --nocapture` gives it to every test binary, and nothing is captured here.
+                // `cargo test -- --nocapture` gives it to every test binary, and nothing is
+                // captured here.
                 "--nocapture" => {}
                 "--document" => {
                     let file = args.next().ok_or("--document needs a file")?;

@@ -1,5 +1,5 @@
-//! What every row has: topics of its own, captions that keep coming, workers, an eye on what comes out, and at the end
-//! the wait until all is settled and the comparison.
+//! What every row has: topics of its own, captions that keep coming, workers, an eye on what comes
+//! out, and at the end the wait until all is settled and the comparison.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -25,7 +25,8 @@ use crate::{Mode, Setting};
 /// Partitions of the input and the output.
 pub const PARTITIONS: i32 = 6;
 
-/// How long the group waits for a worker that died without a word; the default is 45 s, and rows would be as long.
+/// How long the group waits for a worker that died without a word; the default is 45 s, and rows
+/// would be as long.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Most captions that a worker has in flight.
@@ -169,8 +170,8 @@ impl<'a> Scene<'a> {
         format!("{}.group", self.topic)
     }
 
-    /// Waits until every partition has given a vector of a caption that was sent after this call, and returns how long
-    /// it took.
+    /// Waits until every partition has given a vector of a caption that was sent after this call,
+    /// and returns how long it took.
     pub fn until_going_again(&self, most: Duration) -> Duration {
         let started = Instant::now();
         let before = self.feed().latest();
@@ -197,7 +198,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Returns how much of the input the group's offsets don't cover; `None` where the brokers don't answer.
+    /// Returns how much of the input the group's offsets don't cover; `None` where the brokers
+    /// don't answer.
     pub fn uncommitted(&self) -> Option<i64> {
         let (ends, committed) = (self.ends()?, self.committed()?);
         Some(ends.iter().map(|(partition, end)| end - committed[partition]).sum())

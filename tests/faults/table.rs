@@ -1,7 +1,7 @@
 //! The table of what was found: on the terminal, and in a document between two markers.
 //!
-//! In the document the rows that were run replace what stood there; the others stay, so that rows can be run one by one.
-//! Rows that never ran say so.
+//! In the document the rows that were run replace what stood there; the others stay, so that rows
+//! can be run one by one. Rows that never ran say so.
 
 use std::fs;
 use std::path::Path;
@@ -49,7 +49,8 @@ pub fn write(path: &Path, outcomes: &[Outcome]) {
     fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-/// Returns the cells of a row in an earlier table: what was injected, and what was found in each mode.
+/// Returns the cells of a row in an earlier table: what was injected, and what was found in each
+/// mode.
 fn cells(table: &str, id: &str) -> Vec<String> {
     let begin = format!("| {id} |");
     let Some(line) = table.lines().find(|line| line.starts_with(&begin)) else {

@@ -54,8 +54,8 @@ impl Toxiproxy {
     }
 
     /// Cuts the network without a word, as a pulled cable does: nothing that is sent arrives, no
-    /// connection is closed. What was sent meanwhile arrives after [`Toxiproxy::heal`], as TCP sends
-    /// it again.
+    /// connection is closed. What was sent meanwhile arrives after [`Toxiproxy::heal`], as TCP
+    /// sends it again.
     pub fn cut(&self) {
         self.add("latency", &["upstream", "downstream"], &json!({ "latency": FOR_EVER_MS }));
     }
@@ -86,7 +86,8 @@ impl Toxiproxy {
     }
 
     fn call(&self, method: &str, path: &str, body: &Value) {
-        // A body that the server doesn't read makes it reset the connection, at times before the answer is read.
+        // A body that the server doesn't read makes it reset the connection, at times before the
+        // answer is read.
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let length = body.len();
         let mut stream = TcpStream::connect(("127.0.0.1", self.control)).unwrap();

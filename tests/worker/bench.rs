@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Cluster, capvec_fails, capvec_ok, eventually, tiny_package};
+use crate::support::{Cluster, capvec_fails, capvec_ok, eventually, free_address, tiny_package};
 
 fn package() -> &'static str {
     tiny_package().to_str().unwrap()
@@ -118,6 +118,15 @@ fn on_real_brokers_their_clock_counts_and_the_topics_go() {
     eventually("the topics are deleted", || {
         cluster.topics("capvec-bench-").is_empty().then_some(())
     });
+}
+
+#[test]
+fn a_broker_that_is_away_ends_no_measurement() {
+    let brokers = format!("{},{}", free_address(), Cluster::shared().bootstrap);
+    let scenario = ["--scenario", "closed", "--seconds", "0.2"];
+    let args = ["worker", "--model", package(), "--brokers", &brokers];
+    let report = bench(&[&args[..], &scenario].concat());
+    assert_positive(&report, &["/closed/worker/captions_per_second/median"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The command line: what it prints, what it refuses, and how it says so.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -87,12 +87,110 @@ fn embed_replaces_no_pipe_and_no_link() {
         &std::fs::metadata(&pipe).unwrap().file_type()
     ));
     let mut read = vec![0; vector.len()];
-    std::io::Read::read_exact(&mut end, &mut read).unwrap();
+    end.read_exact(&mut read).unwrap();
     assert_eq!(read, vector);
     let refused = embed(&pipe, "npy");
     assert!(!refused.status.success());
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("npy needs a file"), "{error}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_any_more_has_no_whole_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipe, captions) = (folder.path().join("pipe"), folder.path().join("captions"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // More vectors than a pipe holds.
+    std::fs::write(&captions, "a caption\n".repeat(1000)).unwrap();
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::File::open(pipe).unwrap().read_exact(&mut [0; 100]).unwrap()
+    });
+    let package = text(tiny_package());
+    let (code, error) =
+        capvec_fails(&["embed", "--model", package, text(&captions), "--out", text(&pipe)]);
+    reader.join().unwrap();
+    assert_eq!(code, 1);
+    assert!(error.contains(&format!("{}: Broken pipe", pipe.display())), "{error}");
+}
+
+#[test]
+fn what_has_no_room_for_a_result_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let captions = folder.path().join("captions");
+    std::fs::write(&captions, "a caption\n").unwrap();
+    let (package, captions) = (text(tiny_package()), text(&captions));
+    for format in ["jsonl", "npy", "f32"] {
+        let (code, error) = capvec_fails(&[
+            "embed",
+            "--model",
+            package,
+            captions,
+            "--format",
+            format,
+            "--out",
+            "/dev/full",
+        ]);
+        assert_eq!(code, 1);
+        assert!(error.contains("/dev/full: No space left"), "{error}");
+    }
+    let model = format!("model.package={package}");
+    let options = ["kafka.brokers=b", "kafka.group=g", "input.topic=i", "output.topic=o", &model];
+    let check = options.iter().flat_map(|option| ["--set", option]);
+    let check: Vec<&str> = ["check", "--offline"].into_iter().chain(check).collect();
+    for args in [
+        &["embed", "--model", package, captions, "--out", "-"][..],
+        &["tokenize", "--model", package, captions],
+        &["model", "inspect", package],
+        &check,
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(CAPVEC).args(args).stdout(full).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
+        assert!(error.contains("standard output: No space left"), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn figures_are_told_though_their_plot_has_no_room() {
+    let package = text(tiny_package());
+    let flags = ["--tokens", "16", "--repeats", "1", "--plot", "/dev/full"];
+    let args = [&["bench", "encoder", "--model", package][..], &flags].concat();
+    let output = capvec(&args);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("/dev/full: No space left"), "{error}");
+    let figures = String::from_utf8(output.stdout).unwrap();
+    assert!(figures.contains("packed / padded"), "{figures}");
+}
+
+#[test]
+fn a_plot_that_cannot_be_written_is_refused_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let package = text(tiny_package());
+    for plot in [folder.path().to_owned(), folder.path().join("none/plot.svg"), "/proc/x".into()] {
+        let args = ["bench", "encoder", "--model", package, "--plot", text(&plot)];
+        let output = capvec(&args);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("--plot") && output.stdout.is_empty(), "{error}");
+    }
+}
+
+#[test]
+fn numbers_that_no_machine_can_serve_are_refused() {
+    let package = text(tiny_package());
+    for args in [
+        &["embed", "--model", package, "--out", "-", "/dev/null", "--threads", "100000"][..],
+        &["bench", "encoder", "--model", package, "--threads", "100000"],
+        &["bench", "encoder", "--model", package, "--tokens", "18446744073709551615"],
+        &["bench", "encoder", "--model", package, "--tokens", "16,0"],
+    ] {
+        let (code, error) = capvec_fails(args);
+        assert_eq!(code, 2, "{args:?}: {error}");
+        assert!(error.contains("is not in "), "{args:?}: {error}");
+    }
 }
 
 #[test]
@@ -165,8 +263,8 @@ fn inspect_speaks_to_people_and_to_programs() {
     assert_eq!(verified.lines().filter(|line| line.starts_with("ok")).count(), 3);
 }
 
-/// Starts an embedding that never ends into `folder`, with hang-ups as `env` sets them, sends it these signals when it
-/// has begun, and returns which one ended it.
+/// Starts an embedding that never ends into `folder`, with hang-ups as `env` sets them, sends it
+/// these signals when it has begun, and returns which one ended it.
 fn interrupted(hang_ups: &str, folder: &Path, signals: &[&str]) -> Option<i32> {
     let out = folder.join("vectors.npy");
     let mut child = Command::new("env")
@@ -182,7 +280,8 @@ fn interrupted(hang_ups: &str, folder: &Path, signals: &[&str]) -> Option<i32> {
         let id = child.id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
     }
-    // Waiting would close it, and the end of the captions, which comes first at times, be the end of it.
+    // Waiting would close it, and the end of the captions, which comes first at times, be the end
+    // of it.
     let captions = child.stdin.take();
     let status = child.wait().unwrap();
     drop(captions);
@@ -193,18 +292,20 @@ fn interrupted(hang_ups: &str, folder: &Path, signals: &[&str]) -> Option<i32> {
 #[test]
 fn an_interrupted_embed_leaves_nothing_half_written() {
     let folder = tempfile::tempdir().unwrap();
-    for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
-        // Whoever runs the tests may ignore hang-ups.
+    for (signal, number) in [("INT", 2), ("TERM", 15)] {
         let ended_by = interrupted("--default-signal=HUP", folder.path(), &[signal]);
         assert_eq!(ended_by, Some(number), "as without a handler");
     }
 }
 
 #[test]
-fn an_embed_that_is_started_by_nohup_outlives_a_hang_up() {
+fn a_hang_up_interrupts_an_embed_unless_nohup_has_started_it() {
     let folder = tempfile::tempdir().unwrap();
+    // Whoever runs the tests may ignore hang-ups.
+    let ended_by = interrupted("--default-signal=HUP", folder.path(), &["HUP"]);
+    assert_eq!(ended_by, Some(1), "as without a handler");
     let ended_by = interrupted("--ignore-signal=HUP", folder.path(), &["HUP", "TERM"]);
-    assert_eq!(ended_by, Some(15));
+    assert_eq!(ended_by, Some(15), "it has outlived the first");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The library's pipeline in this process, on librdkafka's mock cluster: what is hard to bring about
-//! on a real broker.
+//! The library's pipeline in this process, on librdkafka's mock cluster: what is hard to bring
+//! about on a real broker.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -8,28 +8,17 @@ use capvec::config::{DeliveryMode, EmbedderKind};
 use capvec::embed::load::load;
 use capvec::kafka::asker::Asker;
 use capvec::kafka::writable::{Takes, asking, try_topics};
-use capvec::metrics::Metrics;
 use capvec::model::package::{Existing, Package};
 use capvec::model::synth::{Synthesis, synthesize};
-use capvec::pipeline::{self, Worker};
+use capvec::pipeline;
 use capvec::shutdown::Shutdown;
 use rdkafka::mocking::MockCoordinator;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::support::{
-    Cluster, Outgoing, captions, eventually, free_address, http_get, mock, stuck, tiny_package,
-    tokenizer_of,
+    Cluster, Outgoing, Running, captions, eventually, free_address, http_get, mock, stuck,
+    tiny_package, tokenizer_of, value_of,
 };
-
-fn metric(worker: &Worker, name: &str) -> f64 {
-    series(worker.metrics(), name)
-}
-
-fn series(metrics: &Metrics, series: &str) -> f64 {
-    let text = metrics.render();
-    let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|r| r.starts_with(' ')));
-    line.unwrap_or_else(|| panic!("no {series}")).rsplit_once(' ').unwrap().1.parse().unwrap()
-}
 
 #[test]
 fn a_limit_in_flight_pauses_fetching_and_nothing_is_lost() {
@@ -37,13 +26,11 @@ fn a_limit_in_flight_pauses_fetching_and_nothing_is_lost() {
     let mut config = cluster.config("in");
     config.delivery.in_flight_captions_max = 8.try_into().unwrap();
     config.batch.captions_max = 4.try_into().unwrap();
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let worker = Running::start(&config);
     cluster.send("in", &captions(500));
     cluster.await_records("in.out", 500);
-    assert!(metric(&worker, "capvec_source_paused_seconds_total") > 0.0, "it was paused");
-    shutdown.drain();
-    worker.wait().unwrap();
+    assert!(worker.metric("capvec_source_paused_seconds_total") > 0.0, "it was paused");
+    worker.stop();
     assert_eq!(cluster.ends("in.out").values().sum::<i64>(), 500);
 }
 
@@ -52,13 +39,10 @@ fn a_limit_in_bytes_pauses_fetching_too() {
     let (_mock, cluster) = mock(1);
     let mut config = cluster.config("in");
     config.delivery.in_flight_bytes_max = 100.try_into().unwrap();
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let worker = Running::start(&config);
     cluster.send("in", &captions(100));
     cluster.await_records("in.out", 100);
-    assert!(metric(&worker, "capvec_source_paused_seconds_total") > 0.0, "it was paused");
-    shutdown.drain();
-    worker.wait().unwrap();
+    assert!(worker.metric("capvec_source_paused_seconds_total") > 0.0, "it was paused");
 }
 
 #[test]
@@ -66,13 +50,10 @@ fn an_objective_that_is_missed_is_counted_and_drops_nothing() {
     let (_mock, cluster) = mock(1);
     let mut config = cluster.config("in");
     config.batch.latency_objective = Duration::from_nanos(1);
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let worker = Running::start(&config);
     cluster.send("in", &captions(100));
     cluster.await_records("in.out", 100);
-    assert_eq!(metric(&worker, "capvec_latency_objective_missed_total"), 100.0);
-    shutdown.drain();
-    worker.wait().unwrap();
+    assert_eq!(worker.metric("capvec_latency_objective_missed_total"), 100.0);
 }
 
 #[test]
@@ -82,9 +63,8 @@ fn several_sessions_share_the_captions_and_their_order_holds() {
     config.embed.embedder = EmbedderKind::Onnx;
     (config.embed.sessions, config.embed.threads) = (3, 1);
     (config.batch.tokens_max, config.batch.captions_max) = (40, 4.try_into().unwrap());
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
-    assert_eq!(metric(&worker, "capvec_embedders"), 3.0);
+    let worker = Running::start(&config);
+    assert_eq!(worker.metric("capvec_embedders"), 3.0);
     let one_key: Vec<_> =
         (0..300).map(|i| Outgoing::caption("key", &format!("caption {i}"))).collect();
     cluster.send("in", &one_key);
@@ -93,11 +73,10 @@ fn several_sessions_share_the_captions_and_their_order_holds() {
     let offsets =
         sources.iter().map(|source| source.rsplit_once('/').unwrap().1.parse::<usize>().unwrap());
     assert!(offsets.eq(0..300), "{sources:?}");
-    shutdown.drain();
-    worker.wait().unwrap();
 }
 
-/// What isn't finite goes through the mask and the pooling of the real graph into all vectors of a batch.
+/// What isn't finite goes through the mask and the pooling of the real graph into all vectors of a
+/// batch.
 #[test]
 fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
     let (_mock, cluster) = mock(1);
@@ -118,8 +97,7 @@ fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
     config.model.package = package.path().into();
     // All are in one batch.
     (config.batch.tokens_max, config.batch.wait_max) = (4096, Duration::from_secs(2));
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let worker = Running::start(&config);
     let mut messages = captions(20);
     messages[7] = Outgoing::caption("k7", "caption ö");
     cluster.send("in", &messages);
@@ -127,9 +105,7 @@ fn a_caption_whose_numbers_are_not_finite_spoils_no_other() {
     let dead = cluster.await_records("in.dead", 1);
     assert_eq!(dead[0].key.as_deref(), Some(&b"k7"[..]));
     assert_eq!(dead[0].header("__connect.errors.exception.class.name"), "not_finite");
-    assert!(metric(&worker, "capvec_batch_splits_total{reason=\"not_finite\"}") > 0.0);
-    shutdown.drain();
-    worker.wait().unwrap();
+    assert!(worker.metric("capvec_batch_splits_total{reason=\"not_finite\"}") > 0.0);
 }
 
 #[test]
@@ -138,11 +114,9 @@ fn a_broker_that_refuses_for_a_while_is_waited_for() {
     cluster.send("in", &captions(10));
     let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 5];
     mock.request_errors(RDKafkaApiKey::Produce, &refusals);
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&cluster.config("in"), &shutdown).unwrap();
+    let worker = Running::start(&cluster.config("in"));
     assert_eq!(cluster.await_records("in.out", 10).len(), 10);
-    shutdown.drain();
-    worker.wait().unwrap();
+    worker.stop();
     assert_eq!(cluster.ends("in.out").values().sum::<i64>(), 10, "none twice");
     let committed = cluster.committed("in.group", "in");
     assert_eq!(committed.into_values().filter(|offset| *offset > 0).sum::<i64>(), 10);
@@ -154,8 +128,8 @@ fn a_broker_that_forbids_stops_the_worker_and_no_offset_moves() {
     cluster.send("in", &captions(10));
     let forbidden = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 50];
     mock.request_errors(RDKafkaApiKey::Produce, &forbidden);
-    let worker = pipeline::start(&cluster.config("in"), &Shutdown::default()).unwrap();
-    let error = format!("{:#}", worker.wait().unwrap_err());
+    let worker = Running::start(&cluster.config("in"));
+    let error = format!("{:#}", worker.ended().unwrap_err());
     let due = "the sink stage failed: in.out can't be written";
     assert!(error.starts_with(due), "{error}");
     let committed = cluster.committed("in.group", "in");
@@ -168,16 +142,13 @@ fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
     let mut config = cluster.config("in");
     // librdkafka's own limit stands for the topic's: a vector has 2,560 bytes.
     config.kafka.librdkafka.0.insert("message.max.bytes".into(), "2000".into());
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let worker = Running::start(&config);
     cluster.send("in", &captions(5));
     let dead = cluster.await_records("in.dead", 5);
     for letter in dead {
         assert_eq!(letter.header("__connect.errors.exception.class.name"), "record_refused");
     }
-    assert_eq!(metric(&worker, "capvec_captions_rejected_total{reason=\"record_refused\"}"), 5.0);
-    shutdown.drain();
-    worker.wait().unwrap();
+    assert_eq!(worker.metric("capvec_captions_rejected_total{reason=\"record_refused\"}"), 5.0);
 }
 
 /// Where the worker knows nothing of the topics' bounds.
@@ -192,14 +163,12 @@ fn a_timestamp_that_no_topic_takes_is_left_out_of_the_dead_letter() {
         // For the vector, and for its dead letter.
         let untimely = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP; 2];
         mock.request_errors(RDKafkaApiKey::Produce, &untimely);
-        let shutdown = Shutdown::default();
-        let worker = pipeline::start(&config, &shutdown).unwrap();
+        let worker = Running::start(&config);
         eventually("the letter is settled", || {
-            (metric(&worker, "capvec_messages_settled_total{outcome=\"rejected\"}") == 1.0)
+            (worker.metric("capvec_messages_settled_total{outcome=\"rejected\"}") == 1.0)
                 .then_some(())
         });
-        shutdown.drain();
-        worker.wait().unwrap();
+        worker.stop();
         let [letter] = &cluster.committed_records("in.dead")[..] else { panic!("{mode:?}") };
         assert_eq!(letter.header("__connect.errors.exception.class.name"), "record_refused");
         assert!(letter.timestamp_ms > of_then.map(|then| then + 1), "{:?}", letter.timestamp_ms);
@@ -280,15 +249,13 @@ fn brokers_that_do_not_answer_are_given_up_in_time() {
 #[test]
 fn it_is_ready_once_assigned_and_not_while_stopping() {
     let (_mock, cluster) = mock(1);
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&cluster.config("in"), &shutdown).unwrap();
+    let worker = Running::start(&cluster.config("in"));
     let admin = worker.admin().to_string();
     eventually("it is ready", || http_get(&admin, "/readyz").filter(|(status, _)| *status == 200));
     assert_eq!(http_get(&admin, "/livez").unwrap(), (200, "ok\n".into()));
     let (_, metrics) = http_get(&admin, "/metrics").unwrap();
     assert!(metrics.contains("capvec_build_info{version="), "{metrics}");
-    shutdown.drain();
-    worker.wait().unwrap();
+    worker.stop();
     assert_eq!(http_get(&admin, "/readyz").unwrap(), (503, "stopping\n".into()));
 }
 
@@ -301,6 +268,7 @@ fn a_worker_whose_stage_has_failed_publishes_no_more() {
     config.batch.captions_max = NonZeroUsize::MIN;
     let shutdown = Shutdown::default();
     let (worker, gate) = stuck::start(&config, &shutdown);
+    let worker = Running::of(worker, shutdown);
     let out = cluster.observe("in.out");
     let all = captions(CAPTIONS);
     cluster.send("in", &all[..BEFORE]);
@@ -308,13 +276,11 @@ fn a_worker_whose_stage_has_failed_publishes_no_more() {
     gate.close();
     cluster.send("in", &all[BEFORE..]);
     eventually("the others wait for the network, and one is in it", || {
-        let waiting = metric(&worker, "capvec_batch_pending_captions") as usize;
+        let waiting = worker.metric("capvec_batch_pending_captions") as usize;
         (waiting + 1 == CAPTIONS - BEFORE).then_some(())
     });
     // As a stage that fails does. Another worker gets the partitions, and is to publish the rest.
-    shutdown.abort();
-    gate.open();
-    assert!(worker.wait().is_err());
+    assert!(worker.abort(|| gate.open()).is_err());
     // The sink may take one more before it looks.
     let published = out.records();
     assert!(published <= BEFORE + 1, "{published} were published");
@@ -330,30 +296,26 @@ fn a_stop_leaves_what_is_not_embedded_to_the_next_worker() {
     // An embedder that would take an hour: captions wait for a batch that never fills.
     patient.batch.wait_max = Duration::from_secs(3600);
     patient.batch.tokens_max = 100_000;
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&patient, &shutdown).unwrap();
+    let worker = Running::start(&patient);
     let mut messages = captions(50);
     messages.push(Outgoing { value: None, ..messages[0].clone() });
     messages.push(Outgoing { value: Some(b"bad".to_vec()), ..messages[1].clone() });
     cluster.send("leaves", &messages);
     eventually("all of them wait", || {
-        (metric(&worker, "capvec_batch_pending_captions") == 50.0).then_some(())
+        (worker.metric("capvec_batch_pending_captions") == 50.0).then_some(())
     });
-    let metrics = worker.metrics().clone();
+    let metrics = worker.metrics();
     let stopped = Instant::now();
-    shutdown.drain();
-    worker.wait().unwrap();
+    worker.stop();
     assert!(stopped.elapsed() < patient.delivery.drain_timeout / 2, "{:?}", stopped.elapsed());
     assert!(metrics.render().contains("\ncapvec_captions_abandoned_total 50\n"));
     assert!(metrics.render().contains("\ncapvec_drains_missed_total 0\n"));
     assert_eq!(cluster.ends("leaves.out").values().sum::<i64>(), 0, "nothing overtakes a caption");
     assert_eq!(cluster.ends("leaves.dead").values().sum::<i64>(), 0, "nor does a dead letter");
 
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let worker = Running::start(&config);
     assert_eq!(cluster.await_records("leaves.out", 51).len(), 51);
-    shutdown.drain();
-    worker.wait().unwrap();
+    worker.stop();
     assert_eq!(
         cluster.ends("leaves.out").values().sum::<i64>(),
         51,
@@ -372,17 +334,16 @@ fn a_header_whose_name_is_not_utf8_passes_through() {
     let good = Outgoing { headers: vec![(name, Some(b"x"))], ..captions(1).remove(0) };
     let bad = Outgoing { value: Some(b"bad".to_vec()), ..good.clone() };
     cluster.send("in", &[good, bad]);
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&cluster.config("in"), &shutdown).unwrap();
+    let worker = Running::start(&cluster.config("in"));
     eventually("both come out", || {
         let number = |topic| cluster.ends(topic).values().sum::<i64>();
         (number("in.out") == 1 && number("in.dead") == 1).then_some(())
     });
-    shutdown.drain();
-    worker.wait().unwrap();
+    worker.stop();
 }
 
-/// librdkafka's call that sends a transaction's offsets waits for a coordinator that has gone for ever.
+/// librdkafka's call that sends a transaction's offsets waits for a coordinator that has gone for
+/// ever.
 #[test]
 fn a_coordinator_that_goes_away_for_good_does_not_stop_transactions() {
     let (mock, cluster) = mock(3);
@@ -397,23 +358,21 @@ fn a_coordinator_that_goes_away_for_good_does_not_stop_transactions() {
     let mut config = cluster.config("in");
     config.delivery.mode = DeliveryMode::ExactlyOnce;
     config.delivery.transactional_id = "worker".into();
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let worker = Running::start(&config);
     cluster.send("in", &captions(10));
     let committed = "capvec_transactions_total{result=\"committed\"}";
-    eventually("the coordinator is known", || (metric(&worker, committed) >= 1.0).then_some(()));
+    eventually("the coordinator is known", || (worker.metric(committed) >= 1.0).then_some(()));
 
     mock.broker_down(2).unwrap();
     mock.coordinator(group(), 3).unwrap();
-    let before = metric(&worker, committed);
+    let before = worker.metric(committed);
     cluster.send("in", &captions(10));
-    eventually("transactions go on", || (metric(&worker, committed) > before).then_some(()));
-    assert!(metric(&worker, "capvec_producers_remade_total") >= 1.0, "a call was left behind");
-    shutdown.drain();
-    worker.wait().unwrap();
+    eventually("transactions go on", || (worker.metric(committed) > before).then_some(()));
+    assert!(worker.metric("capvec_producers_remade_total") >= 1.0, "a call was left behind");
 }
 
-/// Of brokers that are slow to commit: a transaction for each batch that waits would make the drain long.
+/// Of brokers that are slow to commit: a transaction for each batch that waits would make the drain
+/// long.
 #[test]
 fn a_drain_commits_what_waits_together() {
     let (mock, cluster) = mock(1);
@@ -422,20 +381,18 @@ fn a_drain_commits_what_waits_together() {
     config.delivery.transactional_id = "drains".into();
     config.delivery.commit_interval = Duration::from_millis(100);
     config.batch.captions_max = 4.try_into().unwrap();
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start(&config, &shutdown).unwrap();
+    let worker = Running::start(&config);
     cluster.send("in", &captions(4000));
     mock.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
-    let limit = metric(&worker, "capvec_queue_limit{queue=\"finished\"}");
+    let limit = worker.metric("capvec_queue_limit{queue=\"finished\"}");
     eventually("as many batches wait for a commit as may", || {
-        (metric(&worker, "capvec_queue_length{queue=\"finished\"}") >= limit).then_some(())
+        (worker.metric("capvec_queue_length{queue=\"finished\"}") >= limit).then_some(())
     });
     let committed = "capvec_transactions_total{result=\"committed\"}";
-    let before = metric(&worker, committed);
-    let metrics = worker.metrics().clone();
-    shutdown.drain();
-    worker.wait().unwrap();
-    let while_draining = series(&metrics, committed) - before;
+    let before = worker.metric(committed);
+    let metrics = worker.metrics();
+    worker.stop();
+    let while_draining = value_of(&metrics, committed) - before;
     assert!((1.0..16.0).contains(&while_draining), "{while_draining} transactions");
     assert!(metrics.render().contains("\ncapvec_drains_missed_total 0\n"));
 }

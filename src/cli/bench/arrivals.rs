@@ -1,7 +1,7 @@
 //! When captions are due under an open load: Poisson arrivals, fixed before the first is sent.
 //!
-//! The schedule doesn't know how the worker does. A slow answer delays no later caption, so it counts
-//! in the latency of every caption that had to wait for it.
+//! The schedule doesn't know how the worker does. A slow answer delays no later caption, so it
+//! counts in the latency of every caption that had to wait for it.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub fn steady(rate: f64, length: Duration) -> Vec<Span> {
     vec![Span { length, rate }]
 }
 
-/// Returns a load of `mean` arrivals a second that come in bursts: three times as many for a second,
-/// then silence for two.
+/// Returns a load of `mean` arrivals a second that come in bursts: three times as many for a
+/// second, then silence for two.
 pub fn bursts(mean: f64, length: Duration) -> Vec<Span> {
     let mut spans = Vec::new();
     let mut left = length;

@@ -1,6 +1,6 @@
 //! The captions that are measured with: a file's, the demo's, or lengths alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -21,6 +21,9 @@ const CAPTIONS_MAX: usize = 50_000;
 /// Captions of a made-up mix.
 const CAPTIONS_MADE: usize = 4096;
 
+/// How errors call the captions that come without a file.
+const BUILT_IN: &str = "the built-in captions";
+
 /// A mix with long captions has one in so many.
 const LONG_EVERY: usize = 20;
 
@@ -30,8 +33,8 @@ const LONG_TOKENS: (usize, usize) = (100, 128);
 /// Where captions come from.
 #[derive(Debug, Args)]
 pub struct CaptionArgs {
-    /// JSON lines with captions; without a file, captions that are built in, and for `bench encoder`
-    /// made-up tokens.
+    /// JSON lines with captions; without a file, captions that are built in, and for `bench
+    /// encoder` made-up tokens.
     #[arg(long, value_name = "FILE")]
     captions: Option<PathBuf>,
     /// Where in a line of the file the caption is.
@@ -73,7 +76,8 @@ impl CaptionArgs {
                 captions.push(Caption { text, ids: tokens.ids });
             }
         }
-        ensure!(!captions.is_empty(), "there is no caption with text in the file");
+        let file = self.captions.as_deref().unwrap_or(Path::new(BUILT_IN));
+        ensure!(!captions.is_empty(), "{}: no caption has text", file.display());
         Ok(captions)
     }
 }
@@ -85,7 +89,7 @@ fn built_in() -> anyhow::Result<Vec<String>> {
         caption: String,
     }
     let lines = CAPTION_LINES.lines().map(serde_json::from_str::<Line>);
-    lines.map(|line| Ok(line.context("the built-in captions")?.caption)).collect()
+    lines.map(|line| Ok(line.context(BUILT_IN)?.caption)).collect()
 }
 
 /// Returns the mix with one caption in twenty made long, by putting captions one behind the other.

@@ -1,5 +1,5 @@
-//! The brokers that a benchmark runs on: the embedded one, or real ones with topics of its own, which
-//! are deleted at the end.
+//! The brokers that a benchmark runs on: the embedded one, or real ones with topics of its own,
+//! which are deleted at the end.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
 //! `capvec bench encoder`: the network alone.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
 use super::captions::{self, CaptionArgs};
@@ -13,11 +13,11 @@ use super::flops::Flops;
 use super::matmul::MatrixProducts;
 use super::offline::{self, Policy};
 use super::report::{ReportArgs, Table, percent};
-use super::stats::Spread;
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
-use crate::cli::network::RuntimeArgs;
+use crate::cli::network::{RuntimeArgs, threads};
 use crate::cli::progress::{Progress, Unit};
+use crate::cli::spread::Spread;
 use crate::config;
 use crate::embed::calibration::TOKENS_UNMEASURED;
 use crate::embed::load::threads_of_one;
@@ -27,6 +27,9 @@ use crate::model::package::Package;
 
 /// A place of the grid is measured for at least this long each time, and for one batch.
 const MEASURE: Duration = Duration::from_millis(500);
+
+/// Tokens of the largest batch: more than fit into a device's memory.
+const TOKENS_MAX: u64 = 1 << 20;
 
 /// Batches made for a place of the grid; they are measured round and round.
 const BATCHES: usize = 64;
@@ -51,11 +54,12 @@ pub struct EncoderArgs {
         long,
         value_name = "N,N,...",
         value_delimiter = ',',
-        default_value = "16,64,128,320,512,1024,2048"
+        default_value = "16,64,128,320,512,1024,2048",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=TOKENS_MAX)
     )]
-    tokens: Vec<NonZeroUsize>,
+    tokens: Vec<usize>,
     /// Compute threads; 0 takes as many as the process may use CPUs.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     threads: usize,
     #[command(flatten)]
     runtime: RuntimeArgs,
@@ -150,7 +154,7 @@ pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
     let flops = Flops::of(network);
     let mut cells: Vec<Cell> = mixes
         .iter()
-        .flat_map(|mix| args.tokens.iter().map(|tokens| Cell::new(mix, tokens.get(), &flops)))
+        .flat_map(|mix| args.tokens.iter().map(|&tokens| Cell::new(mix, tokens, &flops)))
         .collect();
     let mut comparison = Comparison::new(&mut embedder, &mixes[0].captions)?;
     let repeats = args.report.repeats();
@@ -206,7 +210,8 @@ fn mixes(args: &EncoderArgs, package: &Package) -> anyhow::Result<Vec<Mix>> {
 }
 
 impl Cell {
-    /// Cuts batches from the captions in their order, round and round: a large batch takes more than there may be.
+    /// Cuts batches from the captions in their order, round and round: a large batch takes more
+    /// than there may be.
     fn new(mix: &Mix, tokens_max: usize, flops: &Flops) -> Cell {
         let limits = Limits { tokens_max, captions_max: usize::MAX, wait_max: Duration::ZERO };
         let mut batches = Vec::new();

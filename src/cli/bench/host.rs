@@ -1,5 +1,6 @@
-//! `capvec bench host`: all but the network. The worker with the hash embedder, beside a bare client
-//! that moves the same bytes; each in a process of its own, so that its CPU time is only its own.
+//! `capvec bench host`: all but the network. The worker with the hash embedder, beside a bare
+//! client that moves the same bytes; each in a process of its own, so that its CPU time is only its
+//! own.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,8 +16,8 @@ use super::feed::Feed;
 use super::process::Process;
 use super::relay::values;
 use super::report::{ReportArgs, Table};
-use super::stats::Spread;
 use crate::cli::progress::{Progress, Unit};
+use crate::cli::spread::Spread;
 use crate::model::package::Package;
 use crate::model::synth::{Synthesis, synthesize};
 use crate::shutdown::{Shutdown, Wanted};
@@ -211,8 +212,8 @@ impl Bench<'_> {
         let ends = Ends::new(&config)?;
         let mut process = Process::start(&arguments, folder.path())?;
 
-        // Neither the start nor the tail: the last transaction of exactly-once delivery waits for its
-        // interval.
+        // Neither the start nor the tail: the last transaction of exactly-once delivery waits for
+        // its interval.
         let margin = args.messages / 10;
         let mut first = None;
         let (mut seen, mut moved) = (0, Instant::now());

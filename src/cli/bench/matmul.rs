@@ -1,8 +1,9 @@
-//! The device's rate of matrix products, in the same ONNX Runtime with the same settings as the network.
+//! The device's rate of matrix products, in the same ONNX Runtime with the same settings as the
+//! network.
 //!
-//! On the CPU they are the two products of a feed-forward step of 768 and 3,072, over 1,024 rows. A GPU
-//! would mostly copy those numbers to itself and back, so there a large square matrix is multiplied
-//! with itself again and again, one number goes in, and one row comes out.
+//! On the CPU they are the two products of a feed-forward step of 768 and 3,072, over 1,024 rows. A
+//! GPU would mostly copy those numbers to itself and back, so there a large square matrix is
+//! multiplied with itself again and again, one number goes in, and one row comes out.
 
 use std::time::{Duration, Instant};
 
@@ -163,8 +164,8 @@ fn model(
     }
 }
 
-/// Numbers of the size of activations: a product of zeros, or of denormal numbers, would have a speed
-/// of its own.
+/// Numbers of the size of activations: a product of zeros, or of denormal numbers, would have a
+/// speed of its own.
 fn numbers(number: usize) -> Vec<f32> {
     (0..number).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect()
 }

@@ -85,8 +85,8 @@ impl Work {
     }
 }
 
-/// Embeds the captions, round and round, until `is_enough` at the end of a batch. No batch goes over
-/// the end of the list. Each of the embedders takes the next batch when it is free.
+/// Embeds the captions, round and round, until `is_enough` at the end of a batch. No batch goes
+/// over the end of the list. Each of the embedders takes the next batch when it is free.
 ///
 /// # Errors
 ///

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// `USER_HZ`, the unit of times in `/proc/PID/stat`: fixed in Linux's interface to programs, whatever
-/// the kernel's own clock is.
+/// `USER_HZ`, the unit of times in `/proc/PID/stat`: fixed in Linux's interface to programs,
+/// whatever the kernel's own clock is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Lines of a log that are shown when a process has ended before its time.
@@ -83,8 +83,8 @@ pub fn own_cpu_seconds() -> Option<f64> {
     cpu_seconds(&std::fs::read_to_string("/proc/self/stat").ok()?)
 }
 
-/// Reads `utime` and `stime`, the 14th and 15th field of proc(5). The second, the program's name, is
-/// in brackets and may hold anything.
+/// Reads `utime` and `stime`, the 14th and 15th field of proc(5). The second, the program's name,
+/// is in brackets and may hold anything.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, after_name) = stat.rsplit_once(") ")?;
     let mut fields = after_name.split(' ').skip(11);

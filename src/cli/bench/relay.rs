@@ -1,6 +1,7 @@
-//! The bare client of `capvec bench host`: consumes captions, and produces for each a record with its
-//! key, the headers that the worker writes, and a value of the worker's kind, made beforehand. What the
-//! worker takes beyond it is decoding, tokenizing, batching, keeping account and making the values.
+//! The bare client of `capvec bench host`: consumes captions, and produces for each a record with
+//! its key, the headers that the worker writes, and a value of the worker's kind, made beforehand.
+//! What the worker takes beyond it is decoding, tokenizing, batching, keeping account and making
+//! the values.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// Between two tries while the producer's queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 
-/// Bytes of values before the first comes again: more than are compressed together, which is librdkafka's
-/// `batch.size`, a million bytes. There a value that comes twice would take next to nothing.
+/// Bytes of values before the first comes again: more than are compressed together, which is
+/// librdkafka's `batch.size`, a million bytes. There a value that comes twice would take next to
+/// nothing.
 const VALUES_BYTES: usize = 2 << 20;
 
 /// Arguments of the bare client.

@@ -1,13 +1,15 @@
 //! What all benchmarks share of their output: a table for people, JSON for programs, a chart.
 
+use std::io::Write;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
 use super::chart::Chart;
+use crate::cli::output::OutFile;
 use crate::cli::say;
 
 /// How results are shown.
@@ -34,17 +36,19 @@ impl ReportArgs {
     ///
     /// # Errors
     ///
-    /// When the plot's folder isn't there.
+    /// When no plot can be written there.
     pub fn check(&self) -> anyhow::Result<()> {
-        if let Some(plot) = &self.plot {
-            let folder = plot.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
-            ensure!(folder.is_dir(), "--plot: {} is no folder", folder.display());
-            ensure!(!plot.is_dir(), "--plot: {} is a folder", plot.display());
+        match &self.plot {
+            // A pipe's reader would take it for the end that nothing comes.
+            Some(plot) if !plot.exists() || plot.is_file() || plot.is_dir() => {
+                OutFile::create(plot).map(drop).context("--plot")
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    /// Writes the results: `text` for people, `report` as JSON where that is asked for.
+    /// Writes the results: `text` for people, `report` as JSON where that is asked for. The plot
+    /// comes last, so that the figures are there should it fail.
     ///
     /// # Errors
     ///
@@ -55,14 +59,16 @@ impl ReportArgs {
         text: &str,
         chart: impl FnOnce() -> Chart,
     ) -> anyhow::Result<()> {
+        let said = match self.json {
+            true => say(serde_json::to_string_pretty(report)?),
+            false => say(text.trim_end()),
+        };
         if let Some(plot) = &self.plot {
-            std::fs::write(plot, chart().to_svg()).with_context(|| plot.display().to_string())?;
+            let mut file = OutFile::create(plot)?;
+            file.write_all(chart().to_svg().as_bytes())?;
+            file.finish()?;
         }
-        match self.json {
-            true => say(serde_json::to_string_pretty(report)?)?,
-            false => say(text.trim_end())?,
-        }
-        Ok(())
+        Ok(said?)
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::broker::{Feed, settled};
-use super::reader::{Latencies, Reader};
+use super::reader::{Histogram, Tally};
 use crate::batch::policy::CutReason;
+use crate::cli::reading::Reading;
 use crate::metrics::Metrics;
 
 /// Smaller shares are not listed.
@@ -28,7 +29,7 @@ pub struct Snapshot {
     /// Dead letters that the reader has, by reason.
     pub rejected: Vec<(String, u64)>,
     /// From producing to reading.
-    pub latencies: Latencies,
+    pub latencies: Histogram,
     /// Most tokens of a batch; 0 before it is known.
     pub batch_tokens_limit: u64,
     /// Whether the producer waits for the worker.
@@ -66,7 +67,7 @@ pub struct Figures {
 
 impl Snapshot {
     /// Counts everything now.
-    pub fn take(feed: &Feed, reader: &Reader, metrics: &Metrics) -> Snapshot {
+    pub fn take(feed: &Feed, reader: &Reading<Tally>, metrics: &Metrics) -> Snapshot {
         let tally = reader.tally();
         let batch = &metrics.batch;
         Snapshot {

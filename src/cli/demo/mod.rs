@@ -20,6 +20,7 @@ use clap::{Args, value_parser};
 use indicatif::HumanCount;
 
 use crate::cli::embedded::FETCH_WAIT;
+use crate::cli::output;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::model::synth::{Synthesis, synthesize};
@@ -28,11 +29,10 @@ use crate::shutdown::{Shutdown, Wanted};
 use crate::wire::vector::VectorFormat;
 use broker::{Broker, Feed};
 use figures::{Snapshot, show_ms};
-use reader::{Reader, Tally};
+use reader::Tally;
 use view::{Facts, Phase, View, counts};
 
 pub(super) use broker::CAPTION_LINES;
-pub(super) use reader::header;
 
 /// Between two looks at how far things are.
 const TICK: Duration = Duration::from_millis(50);
@@ -117,8 +117,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     };
     view.say("joining the consumer group; the embedded broker waits 3 s for other members");
     let metrics = worker.metrics().clone();
-    // Before the first caption: what is measured is the worker, not how long clients take to connect.
-    let reader = Reader::start(&broker)?;
+    // Before the first caption: what is measured is the worker, not how long clients take to
+    // connect.
+    let reader = reader::start(&broker)?;
     await_assignment(&metrics, &shutdown)?;
 
     let feed = Feed::start(&broker, args.rate, metrics.source.clone())?;
@@ -155,8 +156,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     });
     let tally = reader.stop()?;
     let summary = summary(&facts, &ending, &last, &first, &tally);
-    std::io::stdout().write_all(summary.as_bytes())?;
-    ending.check(&tally)
+    // That nobody reads the summary may be no error; what is lost is one.
+    let said = output::stdout().write_all(summary.as_bytes());
+    ending.check(&tally)?;
+    Ok(said?)
 }
 
 fn config(args: &DemoArgs, broker: &Broker, package: &Path) -> Config {

@@ -2,39 +2,25 @@
 //! off each message's number, and measures how long it was under way.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use anyhow::anyhow;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use serde::Deserialize;
 
 use super::broker::{Broker, HEADER_LANG, HEADER_NUMBER, PARTITIONS, REJECTED, VECTORS};
 use crate::cli::embedded::FETCH_WAIT;
+use crate::cli::reading::{Numbers, Reading, header};
 use crate::clock::since_epoch;
 use crate::kafka::dead_letter::{HEADER_EXCEPTION, HEADER_MESSAGE};
-use crate::lock::lock;
 use crate::wire::vector::HEADER_TOKENS;
 
-/// The longest that the reader waits for a record: how late it may notice its stop.
-const TICK: Duration = Duration::from_millis(50);
-
-/// Each bucket of [`Latencies`] ends this much above the one before: how exact a quantile is.
+/// Each bucket of [`Histogram`] ends this much above the one before: how exact a quantile is.
 const GROWTH: f64 = 1.05;
 
-/// Buckets of [`Latencies`]; the last one ends at about 40 minutes.
+/// Buckets of [`Histogram`]; the last one ends at about 40 minutes.
 const BUCKETS: usize = 300;
-
-/// The reader's thread.
-pub struct Reader {
-    thread: JoinHandle<anyhow::Result<()>>,
-    tally: Arc<Mutex<Tally>>,
-    stop: Arc<AtomicBool>,
-}
 
 /// What has come out, each message counted once.
 #[derive(Debug, Default)]
@@ -49,12 +35,12 @@ pub struct Tally {
     /// some after a rebalance.
     pub duplicates: u64,
     /// From producing a caption to reading its vector.
-    pub latencies: Latencies,
+    pub latencies: Histogram,
     /// A vector to show. The view takes it, and the reader puts the next one here.
     pub vector: Option<PassingVector>,
     /// A dead letter to show, in the same way.
     pub dead_letter: Option<PassingDeadLetter>,
-    seen: Vec<bool>,
+    seen: Numbers,
 }
 
 /// A vector for the view.
@@ -81,7 +67,7 @@ pub struct PassingDeadLetter {
 
 /// How many messages took how long, in buckets of 5 %.
 #[derive(Clone, Debug)]
-pub struct Latencies {
+pub struct Histogram {
     counts: Vec<u64>,
 }
 
@@ -92,57 +78,18 @@ struct JsonVector {
     vector: Vec<f32>,
 }
 
-// === impl Reader ===
-
-impl Reader {
-    /// Starts reading both topics from their beginnings.
-    ///
-    /// # Errors
-    ///
-    /// When the consumer or the thread can't be made.
-    pub fn start(broker: &Broker) -> anyhow::Result<Reader> {
-        let consumer: BaseConsumer = broker
-            .client()
-            .set(FETCH_WAIT.0, FETCH_WAIT.1)
-            .set("group.id", "demo-reader")
-            .create()?;
-        let mut partitions = TopicPartitionList::new();
-        partitions.add_partition_range(VECTORS, 0, PARTITIONS - 1);
-        partitions.add_partition(REJECTED, 0);
-        partitions.set_all_offsets(Offset::Beginning)?;
-        consumer.assign(&partitions)?;
-
-        let tally = Arc::new(Mutex::new(Tally::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name("demo-reader".into()).spawn({
-            let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
-            move || {
-                while !stop.load(Ordering::Acquire) {
-                    if let Some(message) = consumer.poll(TICK) {
-                        lock(&tally).enter(&message?)?;
-                    }
-                }
-                Ok(())
-            }
-        })?;
-        Ok(Reader { thread, tally, stop })
-    }
-
-    /// Returns what has come so far; reading waits until it is given back.
-    pub fn tally(&self) -> MutexGuard<'_, Tally> {
-        lock(&self.tally)
-    }
-
-    /// Stops reading, and returns what has come.
-    ///
-    /// # Errors
-    ///
-    /// When reading failed.
-    pub fn stop(self) -> anyhow::Result<Tally> {
-        self.stop.store(true, Ordering::Release);
-        self.thread.join().expect("the reader doesn't panic").context("the reader failed")?;
-        Ok(std::mem::take(&mut lock(&self.tally)))
-    }
+/// Starts reading vectors and dead letters from the beginnings of their topics.
+///
+/// # Errors
+///
+/// When the consumer or the thread can't be made.
+pub fn start(broker: &Broker) -> anyhow::Result<Reading<Tally>> {
+    let consumer: BaseConsumer =
+        broker.client().set(FETCH_WAIT.0, FETCH_WAIT.1).set("group.id", "demo-reader").create()?;
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition_range(VECTORS, 0, PARTITIONS - 1);
+    partitions.add_partition(REJECTED, 0);
+    Reading::start(consumer, partitions, |tally: &mut Tally, record, _| tally.enter(record))
 }
 
 // === impl Tally ===
@@ -162,7 +109,7 @@ impl Tally {
         let number = header(record, HEADER_NUMBER)
             .and_then(|number| number.parse().ok())
             .ok_or_else(|| anyhow!("a record in {} has lost its headers", record.topic()))?;
-        if !self.is_first(number) {
+        if !self.seen.is_first(number) {
             self.duplicates += 1;
             return Ok(());
         }
@@ -197,31 +144,17 @@ impl Tally {
         }
         Ok(())
     }
-
-    /// Ticks a number off; returns whether it wasn't yet.
-    fn is_first(&mut self, number: usize) -> bool {
-        if number >= self.seen.len() {
-            self.seen.resize(number + 1, false);
-        }
-        !std::mem::replace(&mut self.seen[number], true)
-    }
 }
 
-/// Returns the text of a record's first header of this name.
-pub fn header(record: &BorrowedMessage<'_>, key: &str) -> Option<String> {
-    let header = record.headers()?.iter().find(|header| header.key == key)?;
-    Some(String::from_utf8_lossy(header.value?).into_owned())
-}
+// === impl Histogram ===
 
-// === impl Latencies ===
-
-impl Default for Latencies {
+impl Default for Histogram {
     fn default() -> Self {
-        Latencies { counts: vec![0; BUCKETS] }
+        Histogram { counts: vec![0; BUCKETS] }
     }
 }
 
-impl Latencies {
+impl Histogram {
     /// Counts a message that took this long. Under a millisecond is one bucket, for timestamps are
     /// no finer.
     pub fn enter(&mut self, milliseconds: f64) {
@@ -229,8 +162,8 @@ impl Latencies {
         self.counts[bucket.min(BUCKETS - 1)] += 1;
     }
 
-    /// Returns the milliseconds within which this share of the messages was through, at most 5 % too
-    /// high; `None` without messages.
+    /// Returns the milliseconds within which this share of the messages was through, at most 5 %
+    /// too high; `None` without messages.
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let total: u64 = self.counts.iter().sum();
         let wanted = (total as f64 * share).ceil().max(1.0) as u64;
@@ -243,9 +176,9 @@ impl Latencies {
     }
 
     /// Returns what came after `earlier`.
-    pub fn since(&self, earlier: &Latencies) -> Latencies {
+    pub fn since(&self, earlier: &Histogram) -> Histogram {
         let pairs = self.counts.iter().zip(&earlier.counts);
-        Latencies { counts: pairs.map(|(now, then)| now - then).collect() }
+        Histogram { counts: pairs.map(|(now, then)| now - then).collect() }
     }
 }
 
@@ -261,7 +194,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_exact_to_a_bucket() {
-        let mut latencies = Latencies::default();
+        let mut latencies = Histogram::default();
         assert_eq!(latencies.quantile(0.5), None);
         for milliseconds in 1..=1000 {
             latencies.enter(f64::from(milliseconds));
@@ -273,7 +206,7 @@ mod tests {
 
     #[test]
     fn extremes_stay_within_the_buckets() {
-        let mut latencies = Latencies::default();
+        let mut latencies = Histogram::default();
         latencies.enter(-3.0);
         assert_eq!(latencies.quantile(0.99), Some(1.0));
         latencies.enter(1e12);
@@ -282,17 +215,10 @@ mod tests {
 
     #[test]
     fn the_difference_of_two_moments_is_what_came_between() {
-        let mut latencies = Latencies::default();
+        let mut latencies = Histogram::default();
         latencies.enter(10.0);
         let before = latencies.clone();
         latencies.enter(700.0);
         assert_about(latencies.since(&before).quantile(0.5), 700.0);
-    }
-
-    #[test]
-    fn a_number_is_ticked_off_once() {
-        let mut tally = Tally::default();
-        assert!(tally.is_first(3) && tally.is_first(0));
-        assert!(!tally.is_first(3));
     }
 }

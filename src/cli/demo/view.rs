@@ -1,9 +1,7 @@
 //! What a person sees while the demo runs.
 //!
 //! On a terminal it is a panel of a few lines that is drawn over itself four times a second, with
-//! vectors passing by above it. A drawing is one write, so nothing flickers, and the cursor is never
-//! hidden, so whatever ends the process leaves the terminal as it was. Elsewhere it is a log line
-//! every two seconds.
+//! vectors passing by above it. Elsewhere it is a log line every two seconds.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,8 +11,9 @@ use console::{StyledObject, Term, style};
 use indicatif::HumanCount;
 
 use super::figures::{Figures, Snapshot, show_ms};
-use super::reader::{PassingDeadLetter, PassingVector, Reader};
-use crate::cli::terminal::{bar, drawing, sparkline};
+use super::reader::{PassingDeadLetter, PassingVector, Tally};
+use crate::cli::reading::Reading;
+use crate::cli::terminal::{Panel, bar, sparkline};
 use crate::cli::{logging, tell};
 use crate::config::Log;
 
@@ -77,9 +76,7 @@ enum Screen {
 
 /// The terminal, and what is on it.
 struct Canvas {
-    term: Term,
-    /// Lines of the panel that is there.
-    lines: usize,
+    panel: Panel,
     drawn: Option<Instant>,
     /// When something passed by last.
     passed: Option<Instant>,
@@ -92,17 +89,16 @@ struct Canvas {
 impl View {
     /// Finds out what kind of view there can be, and starts the log.
     pub fn start() -> View {
-        let term = Term::stderr();
-        let is_terminal = term.is_term() && !console::is_dumb();
+        let panel = Panel::on(Term::stderr());
         // A log line within the panel would tear it; what matters comes back as an error. The
         // embedded broker has no data to lose, and says so often.
-        let filter = if is_terminal { "error,librdkafka=off" } else { "info,librdkafka=error" };
+        let filter = if panel.is_some() { "error,librdkafka=off" } else { "info,librdkafka=error" };
         logging::start(&Log { filter: filter.into(), ..Log::default() });
-        let screen = match is_terminal {
-            true => {
-                Screen::Terminal(Canvas { term, lines: 0, drawn: None, passed: None, passages: 0 })
+        let screen = match panel {
+            Some(panel) => {
+                Screen::Terminal(Canvas { panel, drawn: None, passed: None, passages: 0 })
             }
-            false => Screen::Log { last_line: None },
+            None => Screen::Log { last_line: None },
         };
         View { screen, history: VecDeque::new() }
     }
@@ -116,7 +112,7 @@ impl View {
     }
 
     /// Shows how things are. Call it often; it takes care of the pace.
-    pub fn show(&mut self, facts: &Facts, now: &Snapshot, reader: &Reader, phase: Phase) {
+    pub fn show(&mut self, facts: &Facts, now: &Snapshot, reader: &Reading<Tally>, phase: Phase) {
         if is_over(self.history.back().map(|last| last.at), SECOND, now.at) {
             self.history.push_back(now.clone());
             if self.history.len() > SPARKLINE_SECONDS + 1 {
@@ -148,7 +144,7 @@ impl View {
     /// Takes the panel away.
     pub fn finish(&mut self) {
         if let Screen::Terminal(canvas) = &mut self.screen {
-            canvas.write(&[], &[], 0);
+            canvas.write(&[], |_| Vec::new());
         }
     }
 }
@@ -160,28 +156,25 @@ fn is_over(since: Option<Instant>, interval: Duration, now: Instant) -> bool {
 // === impl Canvas ===
 
 impl Canvas {
-    fn draw(&mut self, now: Instant, reader: &Reader, panel: impl FnOnce(usize) -> Vec<String>) {
+    fn draw(
+        &mut self,
+        now: Instant,
+        reader: &Reading<Tally>,
+        panel: impl FnOnce(usize) -> Vec<String>,
+    ) {
         self.drawn = Some(now);
-        let (rows, columns) = self.term.size();
-        // A full last column makes some terminals wrap.
-        let width = usize::from(columns).saturating_sub(1);
-        let mut panel = panel(width);
-        // What doesn't fit scrolls away, and can't be drawn over.
-        panel.truncate(usize::from(rows).saturating_sub(1));
         let mut passing = Vec::new();
         if is_over(self.passed, SECOND, now) {
             self.passages += 1;
             passing = passing_by(reader, self.passages.is_multiple_of(DEAD_LETTER_EVERY));
             self.passed = Some(now).filter(|_| !passing.is_empty());
         }
-        self.write(&passing, &panel, width);
+        self.write(&passing, panel);
     }
 
-    fn write(&mut self, passing: &[String], panel: &[String], width: usize) {
-        let drawing = drawing(passing, panel, self.lines, width);
-        self.lines = panel.len();
+    fn write(&mut self, passing: &[String], panel: impl FnOnce(usize) -> Vec<String>) {
         // A terminal that is gone has nobody to tell.
-        drop(self.term.write_str(&drawing));
+        drop(self.panel.draw(passing, panel));
     }
 }
 
@@ -273,9 +266,9 @@ fn of_limit(limit: u64) -> String {
     if limit == 0 { String::new() } else { format!(" of {limit}") }
 }
 
-/// Takes what passes by from the reader, as lines. The caption has a line of its own, for one that is
-/// written from right to left would turn what stands beside it around.
-fn passing_by(reader: &Reader, prefer_dead_letter: bool) -> Vec<String> {
+/// Takes what passes by from the reader, as lines. The caption has a line of its own, for one that
+/// is written from right to left would turn what stands beside it around.
+fn passing_by(reader: &Reading<Tally>, prefer_dead_letter: bool) -> Vec<String> {
     let mut tally = reader.tally();
     if prefer_dead_letter
         && let Some(PassingDeadLetter { reason, detail }) = tally.dead_letter.take()

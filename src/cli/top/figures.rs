@@ -8,9 +8,9 @@ use super::scrape::Look;
 use crate::metrics::Stage;
 
 /// What happened between two looks, and how things were at the second. The names are those of
-/// `capvec top --json`, on which programs rely. A mean or a quantile of nothing is null. A quantile is
-/// null, too, where it is longer than the histogram can tell; then the field `..._over_seconds` beside it
-/// has what it is over, which is null else.
+/// `capvec top --json`, on which programs rely. A mean or a quantile of nothing is null. A quantile
+/// is null, too, where it is longer than the histogram can tell; then the field `..._over_seconds`
+/// beside it has what it is over, which is null else.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Figures {
     /// Seconds between the looks.
@@ -49,8 +49,8 @@ pub(super) struct Figures {
     pub(super) batch_tokens: Option<f64>,
     /// Most tokens of a batch.
     pub(super) batch_tokens_limit: u64,
-    /// The one as a part of the other; over 1 where captions are longer than a batch may be, each of which
-    /// is a batch of its own.
+    /// The one as a part of the other; over 1 where captions are longer than a batch may be, each
+    /// of which is a batch of its own.
     pub(super) batch_fill: Option<f64>,
     /// Why batches were cut, as shares of 1.
     pub(super) batch_cut: BTreeMap<String, f64>,
@@ -184,14 +184,14 @@ impl Figures {
 }
 
 impl Figures {
-    /// Returns whether no broker answers the consumer, so that nothing is known of what waits. Before the
-    /// model is loaded there is no consumer, and nothing is known anyway.
+    /// Returns whether no broker answers the consumer, so that nothing is known of what waits.
+    /// Before the model is loaded there is no consumer, and nothing is known anyway.
     pub(super) fn is_cut_off(&self) -> bool {
         self.model.is_some() && self.brokers_up.get("consumer") == Some(&0)
     }
 
-    /// Returns whether no broker takes the records that are to be written. A producer that has nothing to
-    /// write needs no connection.
+    /// Returns whether no broker takes the records that are to be written. A producer that has
+    /// nothing to write needs no connection.
     pub(super) fn cannot_write(&self) -> bool {
         self.outstanding_records > 0 && self.brokers_up.get("producer") == Some(&0)
     }

@@ -82,6 +82,12 @@ impl FromStr for Target {
             true => address.to_owned(),
             false => format!("{address}:{PORT}"),
         };
+        // Without a number there, the client would ask another port.
+        if let Some(port) = port(&address)
+            && port.parse::<u16>().is_err()
+        {
+            return Err(format!("{port:?} is no port; one is a number, such as {PORT}"));
+        }
         Ok(Target { url: format!("http://{address}/metrics"), shown: address })
     }
 }
@@ -90,6 +96,14 @@ impl FromStr for Target {
 fn has_port_or_path(address: &str) -> bool {
     let behind_brackets = address.rsplit_once(']').map_or(address, |(_, behind)| behind);
     behind_brackets.contains([':', '/'])
+}
+
+/// Returns what stands where a host's port does.
+fn port(address: &str) -> Option<&str> {
+    let host = address.split_once('/').map_or(address, |(host, _)| host);
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let behind_brackets = host.rsplit_once(']').map_or(host, |(_, behind)| behind);
+    Some(behind_brackets.split_once(':')?.1)
 }
 
 impl Target {
@@ -237,6 +251,14 @@ mod tests {
         assert_eq!(behind_a_path.url, "http://proxy/worker-3/metrics");
         for wrong in ["", "http://", "https://localhost:9180", "a b"] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_none_is_refused_and_no_other_is_asked() {
+        for wrong in ["localhost:abc", "localhost:", "host:99999/metrics", "[::1]:x", "h:80?a"] {
+            let said = wrong.parse::<Target>().unwrap_err();
+            assert!(said.contains("is no port"), "{wrong}: {said}");
         }
     }
 

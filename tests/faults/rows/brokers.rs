@@ -146,7 +146,8 @@ pub const COORDINATORS_KILLED: Row = Row {
     },
 };
 
-/// Waits until the partitions go on without the broker, then starts it; returns how long they stood still.
+/// Waits until the partitions go on without the broker, then starts it; returns how long they stood
+/// still.
 fn come_back(scene: &Scene<'_>, node: usize) -> Duration {
     let started = Instant::now();
     let going = scene.until_going_again(SOON);

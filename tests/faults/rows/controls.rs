@@ -1,4 +1,5 @@
-//! Two controls of the checker: a worker that loses must be caught, and one that is known to be right must pass.
+//! Two controls of the checker: a worker that loses must be caught, and one that is known to be
+//! right must pass.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};

@@ -1,4 +1,5 @@
-//! The network between workers and brokers: cut, slow, resetting connections, and cut for one worker alone.
+//! The network between workers and brokers: cut, slow, resetting connections, and cut for one
+//! worker alone.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use crate::{Found, Mode, Row, Setting};
 /// How long the workers may take to go on once the network is there again.
 const SOON: Duration = Duration::from_secs(120);
 
-/// Captions that two workers may do again: what was in flight and what was settled since the last commit.
+/// Captions that two workers may do again: what was in flight and what was settled since the last
+/// commit.
 const AGAIN_MAX: usize = 2 * workers::AGAIN_MAX;
 
 /// Counts how often a worker lost its membership.
@@ -57,7 +59,8 @@ pub const CUT_VERY_LONG: Row = Row {
     run: |setting| cut(setting, Duration::from_secs(400), RATE / 16),
 };
 
-/// Cuts the network; meanwhile `rate` captions a second come, so that what has piled up is embedded soon.
+/// Cuts the network; meanwhile `rate` captions a second come, so that what has piled up is embedded
+/// soon.
 fn cut(setting: &Setting<'_>, time: Duration, rate: u32) -> Found {
     let injected =
         format!("nothing between 2 workers and the brokers arrived for {}", seconds(time));

@@ -104,7 +104,8 @@ pub const TOO_LARGE: Row = Row {
             if n % 400 != 200 {
                 return caption;
             }
-            // The vector's record has its message's headers, and these alone are more than the topic takes.
+            // The vector's record has its message's headers, and these alone are more than the
+            // topic takes.
             let header = Some(vec![b'h'; 1_100_000]);
             Sent { header, fate: Fate::DeadLetter("record_refused"), ..caption }
         };
@@ -320,8 +321,9 @@ pub const NO_DEAD_LETTERS: Row = Row {
     },
 };
 
-/// Forbids a worker one of its topics, waits for its end, allows the topic and starts the worker again. Returns also
-/// what was broken of the bound: it exits with 1, and its last words name the topic.
+/// Forbids a worker one of its topics, waits for its end, allows the topic and starts the worker
+/// again. Returns also what was broken of the bound: it exits with 1, and its last words name the
+/// topic.
 fn forbidden_in_the_middle(
     setting: &Setting<'_>,
     suffix: &str,

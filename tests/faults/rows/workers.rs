@@ -13,8 +13,8 @@ pub const RATE: u32 = 400;
 /// How long a worker may take to go on, where nothing is to be waited for.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Captions that one death may bring again: those in flight, and those settled since the last commit, which is made
-/// every half second and takes less than another on these brokers.
+/// Captions that one death may bring again: those in flight, and those settled since the last
+/// commit, which is made every half second and takes less than another on these brokers.
 pub const AGAIN_MAX: usize = IN_FLIGHT_MAX + RATE as usize;
 
 pub const KILLED: Row = Row {

@@ -97,8 +97,8 @@ impl Cluster {
         Cluster { bootstrap: kafka::shared().bootstrap().into() }
     }
 
-    /// Returns the configuration of a worker in this process, from the topic to `.out` and `.dead`, with the hash
-    /// embedder.
+    /// Returns the configuration of a worker in this process, from the topic to `.out` and `.dead`,
+    /// with the hash embedder.
     pub fn config(&self, topic: &str) -> Config {
         let mut config = Config::default();
         config.kafka.brokers = self.bootstrap.clone();
@@ -293,8 +293,8 @@ fn done(made: impl Future<Output = KafkaResult<Vec<TopicResult>>>) {
     results.into_iter().for_each(|result| drop(result.unwrap()));
 }
 
-/// A consumer that looks at a topic again and again. To make one for each look takes a second on a busy
-/// machine, and what is looked for may be over by then.
+/// A consumer that looks at a topic again and again. To make one for each look takes a second on a
+/// busy machine, and what is looked for may be over by then.
 pub struct Observer {
     consumer: BaseConsumer,
     topic: String,

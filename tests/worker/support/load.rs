@@ -26,8 +26,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts to send captions to a topic in bursts. A few of them are poison, one is too long, one is a
-    /// tombstone.
+    /// Starts to send captions to a topic in bursts. A few of them are poison, one is too long, one
+    /// is a tombstone.
     pub fn start(cluster: &Cluster, topic: &str, bursts: Bursts) -> Load {
         let (captions, pause) = match bursts {
             Bursts::Rare => (3000, Duration::from_millis(1500)),

@@ -1,12 +1,13 @@
-//! librdkafka's mock cluster, in this process: brokers that answer with the errors that they are told.
+//! librdkafka's mock cluster, in this process: brokers that answer with the errors that they are
+//! told.
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::Cluster;
 
-/// Makes a cluster of so many brokers with the topics `in`, `in.out` and `in.dead`, of two partitions
-/// each. It ends with the first value.
+/// Makes a cluster of so many brokers with the topics `in`, `in.out` and `in.dead`, of two
+/// partitions each. It ends with the first value.
 pub fn mock(brokers: i32) -> (MockCluster<'static, DefaultProducerContext>, Cluster) {
     let mock = MockCluster::new(brokers).unwrap();
     for topic in ["in", "in.out", "in.dead"] {

@@ -1,4 +1,5 @@
-//! What the tests share: clusters, worker processes, the program, packages, and waiting on conditions.
+//! What the tests share: clusters, worker processes, the program, packages, and waiting on
+//! conditions.
 
 // Each test module uses its part of this.
 #![allow(dead_code, unused_imports)]
@@ -15,6 +16,7 @@ mod cluster;
 mod mocking;
 mod package;
 mod program;
+mod running;
 mod worker;
 
 use std::fmt::Display;
@@ -27,6 +29,7 @@ pub use package::{
     beside, cosine, package_of, relative_error, tiny_package, tokenizer_of, unpacked,
 };
 pub use program::{CAPVEC, capvec, capvec_fails, capvec_ok, text};
+pub use running::{Running, value_of};
 pub use worker::{Worker, http_get, metric};
 
 /// How long a test waits for what must come: long, for a slow machine; a test that passes never
@@ -52,8 +55,8 @@ pub fn eventually_ok<T, E: Display>(what: &str, mut condition: impl FnMut() -> R
     }
 }
 
-/// Says that the test that calls this lacks what it needs, and why; it then ends, and counts as passed.
-/// `scripts/test-summary` counts these lines, each test once.
+/// Says that the test that calls this lacks what it needs, and why; it then ends, and counts as
+/// passed. `scripts/test-summary` counts these lines, each test once.
 pub fn skipped(reason: String) {
     let thread = std::thread::current();
     let test = thread.name().expect("the harness calls a test's thread by its name");

@@ -1,6 +1,7 @@
 //! A real Prometheus, from the distribution's package, that scrapes workers; and `promtool`.
 //!
-//! `scripts/prometheus` puts both into the cache. Where they aren't there, tests say that they are skipped.
+//! `scripts/prometheus` puts both into the cache. Where they aren't there, tests say that they are
+//! skipped.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,5 @@
-//! An embedder that stands still at a gate, so that a test chooses the moment at which captions go on.
+//! An embedder that stands still at a gate, so that a test chooses the moment at which captions go
+//! on.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};

@@ -29,8 +29,8 @@ impl Worker {
 
     /// As [`Worker::start`], with a program that takes the options of `capvec run`.
     ///
-    /// The system chooses the admin port, since one that is chosen here could be another's by then, and the
-    /// log tells it. Where the log can't be read, the port has to be set by an option.
+    /// The system chooses the admin port, since one that is chosen here could be another's by then,
+    /// and the log tells it. Where the log can't be read, the port has to be set by an option.
     pub fn launch(
         mut command: Command,
         cluster: &Cluster,

@@ -8,7 +8,8 @@ use super::report::{Closed, Load, Long, Offline, Throughput};
 use super::rig::{Latency, Rate};
 use crate::cli::bench::captions::Caption;
 use crate::cli::bench::offline::Work;
-use crate::cli::bench::stats::{Latencies, Spread};
+use crate::cli::bench::stats::Latencies;
+use crate::cli::spread::Spread;
 
 /// All measurements, in the order of the repeats.
 #[derive(Default)]

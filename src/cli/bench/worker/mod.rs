@@ -1,8 +1,9 @@
 //! `capvec bench worker`: the whole worker, in this process.
 //!
-//! Closed loop first: captions always wait, and what comes out is the worker's rate, beside the same
-//! network over the same captions without Kafka. Then open loads at shares of that rate: captions are
-//! due by a schedule that is fixed beforehand, and a caption's latency counts from when it was due.
+//! Closed loop first: captions always wait, and what comes out is the worker's rate, beside the
+//! same network over the same captions without Kafka. Then open loads at shares of that rate:
+//! captions are due by a schedule that is fixed beforehand, and a caption's latency counts from
+//! when it was due.
 
 mod measured;
 mod passes;
@@ -134,8 +135,8 @@ impl WorkerArgs {
         Duration::from_secs_f64(self.seconds)
     }
 
-    /// Returns the open loads that are wanted: the name, the mean load, and the rates by time, for a
-    /// worker of this rate.
+    /// Returns the open loads that are wanted: the name, the mean load, and the rates by time, for
+    /// a worker of this rate.
     fn loads(&self, rate: f64) -> Vec<(String, f64, Vec<Span>)> {
         let mut loads = Vec::new();
         if self.wants(&[Scenario::Open]) {

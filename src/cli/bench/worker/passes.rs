@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::report::Alone;
 use crate::batch::packing::TokenBatch;
-use crate::cli::bench::stats::Spread;
+use crate::cli::spread::Spread;
 use crate::embed::{EmbedError, Embedder};
 
 /// Forward passes of one caption that are measured.
@@ -94,8 +94,8 @@ impl Passes {
         }
     }
 
-    /// Returns what a pass of a caption of so many tokens takes after a rest, in milliseconds: between
-    /// the lengths that were measured, on the line from one to the next.
+    /// Returns what a pass of a caption of so many tokens takes after a rest, in milliseconds:
+    /// between the lengths that were measured, on the line from one to the next.
     pub fn rested_ms(&self, tokens: usize) -> f64 {
         let after = self.0.partition_point(|pass| pass.tokens < tokens);
         let at = |index: usize| (self.0[index].tokens as f64, self.0[index].rested_ms.median);

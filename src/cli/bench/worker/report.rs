@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use crate::cli::bench::chart::{Chart, Scale, Series};
 use crate::cli::bench::report::{Table, milliseconds, percent};
-use crate::cli::bench::stats::{Latencies, Spread};
+use crate::cli::bench::stats::Latencies;
+use crate::cli::spread::Spread;
 
 /// What is printed as JSON.
 #[derive(Debug, Serialize)]

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use super::reader::{Counts, Reader};
+use super::reader::{self, Counts, Receipt, Tally};
 use crate::cli::bench::captions::Caption;
 use crate::cli::bench::cluster::{Cluster, PARTITIONS};
 use crate::cli::bench::feed::Feed;
 use crate::cli::bench::process::own_cpu_seconds;
+use crate::cli::reading::Reading;
 use crate::config::Config;
 use crate::embed::load::load;
 use crate::metrics::Metrics;
@@ -22,8 +23,8 @@ const ASSIGNMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long nothing may come out while something is due.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Between two looks at how far the worker is: how exact the ends of a window are. Looking takes from
-/// the worker's cores.
+/// Between two looks at how far the worker is: how exact the ends of a window are. Looking takes
+/// from the worker's cores.
 const TICK: Duration = Duration::from_millis(2);
 
 /// How long before its first caption an open load begins.
@@ -35,8 +36,9 @@ const AHEAD_MIN: u64 = 128;
 /// Captions that are ahead of the worker at most: the embedded broker keeps more of both topics.
 const AHEAD_MAX: u64 = 20_000;
 
-/// The share of them that is through before more are sent. They leave together, as a backlog that waits in its
-/// topic would come: sent one by one, each is a request of its own to a broker that has the same cores.
+/// The share of them that is through before more are sent. They leave together, as a backlog that
+/// waits in its topic would come: sent one by one, each is a request of its own to a broker that
+/// has the same cores.
 const REFILL: f64 = 0.25;
 
 /// Captions ahead of the worker, in seconds of its work.
@@ -48,7 +50,7 @@ pub struct Rig {
     metrics: Metrics,
     embedding: Embedding,
     shutdown: Shutdown,
-    reader: Reader,
+    reader: Reading<Tally>,
     feed: Feed,
     ahead: u64,
     /// Dropped last: no client outlives its broker.
@@ -88,8 +90,8 @@ pub struct Latency {
     pub tokens: usize,
     /// Until the reader had its vector, in milliseconds.
     pub received_ms: f64,
-    /// From when the broker had the caption until it had the vector, where its topics say when; exact to
-    /// a millisecond.
+    /// From when the broker had the caption until it had the vector, where its topics say when;
+    /// exact to a millisecond.
     pub broker_to_broker_ms: Option<f64>,
 }
 
@@ -108,7 +110,7 @@ impl Rig {
     ///
     /// When the worker fails or doesn't get its partitions.
     pub fn start(cluster: Cluster, config: &Config, shutdown: Shutdown) -> anyhow::Result<Rig> {
-        let reader = Reader::start(config)?;
+        let reader = reader::start(config)?;
         // Every caption leaves by itself, as the captions of an open load do.
         let feed = Feed::new(config, 0)?;
         let mut embedding = Embedding::default();
@@ -161,6 +163,10 @@ impl Rig {
         }
     }
 
+    fn take_receipts(&self) -> Vec<Receipt> {
+        std::mem::take(&mut self.reader.tally().receipts)
+    }
+
     /// Finds out whether all goes on.
     fn check(&mut self) -> anyhow::Result<()> {
         match self.shutdown.wanted() {
@@ -203,7 +209,7 @@ impl Rig {
     /// Returns when the next vectors begin to come, and how much had come before them. Vectors come
     /// a batch at a time: between two such moments lie whole batches.
     fn next_batch(&mut self, captions: &[Caption]) -> anyhow::Result<(Counts, Instant)> {
-        let before = self.reader.counts();
+        let before = self.reader.tally().counts;
         let at = self.work_until(captions, |_, counts| counts != before)?;
         Ok((before, at))
     }
@@ -214,9 +220,9 @@ impl Rig {
         captions: &[Caption],
         is_done: impl Fn(Instant, Counts) -> bool,
     ) -> anyhow::Result<Instant> {
-        let (mut seen, mut moved) = (self.reader.counts(), Instant::now());
+        let (mut seen, mut moved) = (self.reader.tally().counts, Instant::now());
         loop {
-            let (now, counts) = (Instant::now(), self.reader.counts());
+            let (now, counts) = (Instant::now(), self.reader.tally().counts);
             if is_done(now, counts) {
                 return Ok(now);
             }
@@ -238,9 +244,9 @@ impl Rig {
 
     /// Waits until every caption that was sent has come out.
     fn await_all(&mut self) -> anyhow::Result<()> {
-        let (mut seen, mut moved) = (self.reader.counts(), Instant::now());
+        let (mut seen, mut moved) = (self.reader.tally().counts, Instant::now());
         loop {
-            let counts = self.reader.counts();
+            let counts = self.reader.tally().counts;
             let sent = self.feed.sent();
             if counts.captions >= sent {
                 return Ok(());
@@ -266,7 +272,7 @@ impl Rig {
         schedule: &[Duration],
     ) -> anyhow::Result<Vec<Latency>> {
         self.await_all()?;
-        drop((self.reader.take_receipts(), self.feed.take_appended()));
+        drop((self.take_receipts(), self.feed.take_appended()));
         let first = self.feed.sent();
         let start = Instant::now() + LEAD;
         for due in schedule {
@@ -282,7 +288,7 @@ impl Rig {
             .into_iter()
             .map(|caption| (caption.number, caption.ms))
             .collect();
-        let latencies = self.reader.take_receipts().into_iter().filter_map(|receipt| {
+        let latencies = self.take_receipts().into_iter().filter_map(|receipt| {
             let due = *schedule.get(usize::try_from(receipt.number.checked_sub(first)?).ok()?)?;
             let left_ms = receipt.appended_ms.zip(came.get(&receipt.number));
             Some(Latency {
