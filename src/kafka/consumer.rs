@@ -51,6 +51,7 @@ pub struct SourceContext {
     /// How often librdkafka has called back from `poll` without an error or a message.
     served: AtomicU64,
     ends: Mutex<HashMap<i32, PartitionEnd>>,
+    unheard: Mutex<HashMap<i32, i64>>,
     closing: AtomicBool,
     /// Whether the brokers assign, by KIP-848's protocol.
     brokers_assign: bool,
@@ -81,6 +82,7 @@ impl SourceContext {
             events: Mutex::default(),
             served: AtomicU64::new(0),
             ends: Mutex::default(),
+            unheard: Mutex::default(),
             closing: AtomicBool::new(false),
             brokers_assign: super::brokers_assign(config),
             is_member: AtomicBool::new(false),
@@ -112,6 +114,12 @@ impl SourceContext {
     /// Returns the ends of the partitions that have been noted since the last call.
     pub fn take_ends(&self) -> HashMap<i32, PartitionEnd> {
         std::mem::take(&mut lock(&self.ends))
+    }
+
+    /// Returns the positions of the partitions whose ends no broker has told yet, or since their leaders
+    /// changed, as noted since the last call. Nothing of them waits to be handed over.
+    pub fn take_unheard(&self) -> HashMap<i32, i64> {
+        std::mem::take(&mut lock(&self.unheard))
     }
 
     /// Returns whether the worker seems to be in a group that the brokers assign, which may have no partition for it:
@@ -171,13 +179,15 @@ impl ClientContext for SourceContext {
         });
         self.is_member.store(self.brokers_assign && is_member, Ordering::Release);
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        let mut ends = lock(&self.ends);
+        let (mut ends, mut unheard) = (lock(&self.ends), lock(&self.unheard));
         for (&partition, p) in topic.partitions.iter().filter(|(id, _)| **id >= 0) {
             // Of a transactional topic, the last stable offset is the end that can be read.
             let end = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
             if end >= 0 {
                 let is_read = p.fetchq_cnt == 0 && p.next_offset >= end;
                 ends.insert(partition, PartitionEnd { end, beginning: p.lo_offset, is_read });
+            } else if p.next_offset >= 0 && p.fetchq_cnt == 0 {
+                unheard.insert(partition, p.next_offset);
             }
         }
     }

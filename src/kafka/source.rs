@@ -515,10 +515,12 @@ impl Source {
         self.health.oldest_unsettled(self.stall.since(oldest, Instant::now()));
         let mut ends = self.consumer.context().take_ends();
         self.deleted.report(&ends, &mut self.ledger);
-        ends.retain(|&partition, _| {
-            self.ledger.assignment(partition).is_some() && !self.placing.is_unplaced(partition)
-        });
-        self.hearing.note(&ends);
+        let mut unheard = self.consumer.context().take_unheard();
+        let is_fetched =
+            |p: i32| self.ledger.assignment(p).is_some() && !self.placing.is_unplaced(p);
+        ends.retain(|&partition, _| is_fetched(partition));
+        unheard.retain(|&partition, _| is_fetched(partition));
+        self.hearing.note(&ends, unheard);
         self.lag.report(ends, &self.ledger);
         let is_first_wait = self.waiting.is_some() && !self.health.is_assigned();
         if is_first_wait && self.consumer.context().is_member() {

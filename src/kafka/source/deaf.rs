@@ -2,8 +2,8 @@
 //!
 //! librdkafka takes a partition for read where its fetches bring nothing more, and the lag comes from the same
 //! answers. Of a topic that was deleted and made anew it fetches nothing where the partition's leader had changed
-//! before: it remembers a later epoch of the leader than the new topic's first, and passes over what it is told of the
-//! new leader. Then it tells of no error, and the lag is 0 for good. So partitions that seem to be read are asked for by another client too, which
+//! before: it waits for ever to hear that what it has read was of the new leader's epoch. Then it tells of no error,
+//! and the lag stays what it was. So partitions that seem to be read are asked for by another client too, which
 //! remembers nothing of them.
 //!
 //! A consumer that hears knows at each look at least the end that the other was told at the look before, and no end
@@ -42,7 +42,7 @@ type Ends = HashMap<i32, i64>;
 /// Looks after what the consumer hears.
 pub(super) struct Hearing {
     caller: Caller<Vec<i32>, KafkaResult<Ends>>,
-    /// The ends of which the consumer says that it has read up to there.
+    /// The ends of which the consumer says that it has read up to there, and positions where it knows no end.
     read: Ends,
     /// Those of them for which a question is under way, as they were before it.
     asked: Ends,
@@ -63,7 +63,7 @@ struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Missed {
     pub(super) partition: i32,
-    /// The end that the consumer knows.
+    /// The end that the consumer knows, or where it is.
     pub(super) heard: i64,
     /// The one that the brokers tell.
     pub(super) told: i64,
@@ -95,8 +95,9 @@ impl Hearing {
         })
     }
 
-    /// Takes what new statistics say of partitions that are fetched.
-    pub(super) fn note(&mut self, ends: &HashMap<i32, PartitionEnd>) {
+    /// Takes what new statistics say of partitions: their ends, and the positions of those whose ends aren't known.
+    pub(super) fn note(&mut self, ends: &HashMap<i32, PartitionEnd>, unheard: Ends) {
+        self.read.extend(unheard);
         for (&partition, end) in ends {
             if end.is_read {
                 self.read.insert(partition, end.end);
@@ -231,11 +232,12 @@ mod tests {
         let now = Instant::now();
         let mut hearing = Hearing::start(&Config::default(), now).unwrap();
         let end = |is_read| PartitionEnd { end: 7, beginning: 0, is_read };
-        hearing.note(&HashMap::from([(0, end(true)), (1, end(false)), (2, end(true))]));
+        let ends = HashMap::from([(0, end(true)), (1, end(false)), (2, end(true))]);
+        hearing.note(&ends, Ends::from([(3, 4)]));
         hearing.looks.insert(0, Look { told: 9, wrong: LOOKS - 1 });
         hearing.forget(2);
-        assert_eq!(hearing.read, Ends::from([(0, 7)]));
-        hearing.note(&HashMap::from([(0, end(false))]));
+        assert_eq!(hearing.read, Ends::from([(0, 7), (3, 4)]));
+        hearing.note(&HashMap::from([(0, end(false)), (3, end(false))]), Ends::new());
         assert!(hearing.read.is_empty() && hearing.looks.is_empty());
         assert_eq!(hearing.progress(now + INTERVAL), None);
         assert!(!hearing.caller.is_busy(), "there is nothing to ask for");
