@@ -28,8 +28,11 @@ use crate::metrics::Metrics;
 use server::ConnectionLimits;
 
 /// Probes, scrapes and some pages that are open.
-const LIMITS: ConnectionLimits =
-    ConnectionLimits { connections: 128, head: Duration::from_secs(10) };
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    connections: 128,
+    head: Duration::from_secs(10),
+    open: Duration::from_secs(3600),
+};
 
 /// What the page may do in the browser: load its own files and ask this port. The policy says so
 /// even should a label's value find a way into the page as markup.
@@ -143,8 +146,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_connection_that_says_nothing_makes_room_for_others() {
+    /// Serves with limits of its own.
+    fn serve_within(limits: ConnectionLimits) -> SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -153,10 +156,16 @@ mod tests {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 let router = router(Metrics::new(), Health::new(Duration::from_secs(60)));
-                let limits = ConnectionLimits { connections: 2, head: Duration::from_millis(100) };
                 server::serve(listener, router, limits).await;
             });
         });
+        address
+    }
+
+    #[test]
+    fn a_connection_that_says_nothing_makes_room_for_others() {
+        let head = Duration::from_millis(100);
+        let address = serve_within(ConnectionLimits { connections: 2, head, ..LIMITS });
         let mut silent = TcpStream::connect(address).unwrap();
         let mut half = TcpStream::connect(address).unwrap();
         half.write_all(b"GET /livez HTTP/1.1\r\nHost: ").unwrap();
@@ -172,6 +181,23 @@ mod tests {
         kept.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut answer = String::new();
         kept.read_to_string(&mut answer).expect("it is closed after its answer, too");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+
+    #[test]
+    fn a_connection_that_reads_no_answers_makes_room_for_others() {
+        let open = Duration::from_secs(1);
+        let address = serve_within(ConnectionLimits { connections: 1, open, ..LIMITS });
+        let mut deaf = TcpStream::connect(address).unwrap();
+        deaf.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        // Until the answers fill what lies between.
+        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+        while deaf.write_all(request).is_ok() {}
+        let mut other = TcpStream::connect(address).unwrap();
+        other.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        other.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut answer = String::new();
+        other.read_to_string(&mut answer).expect("the place is free");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 

@@ -1,5 +1,5 @@
-//! The connections of the admin port: so many at a time, and none that says nothing. Each holds a
-//! file descriptor of the process, which the clients of the brokers need too.
+//! The connections of the admin port: so many at a time, none that says nothing, and none for ever.
+//! Each holds a file descriptor of the process, which the clients of the brokers need too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub(super) struct ConnectionLimits {
     pub connections: usize,
     /// From the opening of a connection, or the last answer, to the end of a request's head.
     pub head: Duration,
+    /// How long one may stay open. Who reads no answers is found by this alone.
+    pub open: Duration,
 }
 
 /// Answers what comes to the listener, for ever.
@@ -41,8 +43,10 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Connect
         let service = TowerToHyperService::new(router.clone());
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the admin port ended");
+            match tokio::time::timeout(limits.open, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a connection to the admin port ended"),
+                Err(_) => tracing::debug!("a connection to the admin port was open for too long"),
             }
             drop(place);
         });
