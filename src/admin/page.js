@@ -106,8 +106,9 @@ function figures(now, then) {
     p50: p50.value,
     p99: p99.value,
     fill,
-    // A worker that is cut off has lost its partitions, and has no lag to tell of.
-    lag: isAway(now.series, "consumer") ? null : sum(now.series, "capvec_lag_messages"),
+    // A worker that is cut off has lost its partitions, and without any there is no lag to tell of.
+    lag: sum(now.series, "capvec_assigned_partitions") && !isAway(now.series, "consumer")
+      ? sum(now.series, "capvec_lag_messages") : null,
     // What stands before and behind a figure.
     before: { p50: p50.isOver ? "over " : "", p99: p99.isOver ? "over " : "" },
     behind: { fill: fill > 1 ? OVERFULL : "" },

@@ -82,6 +82,16 @@ pub enum SourceError {
     /// The brokers refuse this client, or librdkafka gave up.
     #[error("the consumer failed")]
     Consumer(#[source] KafkaError),
+    /// The topic can't be consumed any more.
+    #[error(
+        "{topic}, the input.topic, can't be consumed; offsets stay, and the next start goes on from them"
+    )]
+    Input {
+        /// The topic.
+        topic: String,
+        /// The broker's or librdkafka's words.
+        source: KafkaError,
+    },
     /// At a stop, what was in flight didn't settle in time.
     #[error(
         "what was embedded was not acknowledged within delivery.drain_timeout; it is embedded again"
@@ -408,7 +418,7 @@ impl Source {
     fn consumer_error(&mut self, error: KafkaError) -> Result<(), SourceError> {
         self.metrics.errors.inc();
         if is_final(&error) {
-            return Err(SourceError::Consumer(error));
+            return Err(SourceError::Input { topic: self.topic.clone(), source: error });
         }
         super::log_client_error("consumer", &error, "the consumer goes on after an error");
         Ok(())

@@ -118,6 +118,9 @@ fn lag(figures: &Figures) -> String {
     if figures.is_cut_off() {
         return style("not known").bold().to_string();
     }
+    if figures.model.is_some() && figures.partitions == 0 {
+        return "no partitions: others have them all, or the group hasn't answered".into();
+    }
     format!(
         "{} messages, the oldest {} old",
         style(HumanCount(figures.lag_messages)).bold(),
@@ -191,6 +194,15 @@ mod tests {
         let second = text.lines().nth(1).unwrap();
         assert!(second.contains("no broker answers"), "{text}");
         assert!(text.contains("not known") && !text.contains("0 messages"), "{text}");
+    }
+
+    #[test]
+    fn a_worker_without_partitions_does_not_seem_to_keep_up() {
+        let text = panel_of(
+            "capvec_model_info{model=\"m@1\"} 1\ncapvec_brokers_up{client=\"consumer\"} 3\n\
+             capvec_assigned_partitions 0\ncapvec_lag_messages 0\n",
+        );
+        assert!(text.contains("no partitions: ") && !text.contains("0 messages"), "{text}");
     }
 
     #[test]

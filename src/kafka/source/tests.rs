@@ -259,6 +259,18 @@ fn offsets_that_may_not_be_read_end_the_worker() {
 }
 
 #[test]
+fn a_topic_that_may_not_be_read_is_named() {
+    let rig = Rig::new(&[], |broker| {
+        let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED];
+        broker.cluster().request_errors(RDKafkaApiKey::Fetch, &refused);
+    })
+    .run();
+    rig.await_end();
+    let error = rig.source.join().unwrap().unwrap_err();
+    assert!(error.to_string().starts_with(&format!("{TOPIC}, the input.topic, ")), "{error}");
+}
+
+#[test]
 fn a_group_without_offsets_begins_where_it_is_told_to() {
     let rig = Rig::start(&[("kafka.librdkafka.auto.offset.reset", "earliest")]);
     let messages = rig.receive_until(9);
