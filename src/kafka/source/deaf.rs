@@ -1,14 +1,14 @@
 //! Whether the consumer hears of what comes into its partitions.
 //!
-//! librdkafka takes a partition for read where its fetches bring nothing more, and the lag comes from the same
-//! answers. Of a topic that was deleted and made anew it fetches nothing where the partition's leader had changed
-//! before: it waits for ever to hear that what it has read was of the new leader's epoch. Then it tells of no error,
-//! and the lag stays what it was. So partitions that seem to be read are asked for by another client too, which
-//! remembers nothing of them.
+//! librdkafka takes a partition for read where its fetches bring nothing more, and the lag comes
+//! from the same answers. Of a topic that was deleted and made anew it fetches nothing where the
+//! partition's leader had changed before: it waits for ever to hear that what it has read was of
+//! the new leader's epoch. Then it tells of no error, and the lag stays what it was. So partitions
+//! that seem to be read are asked for by another client too, which remembers nothing of them.
 //!
-//! A consumer that hears knows at each look at least the end that the other was told at the look before, and no end
-//! beyond the one that the other is told then. One that doesn't for more than a minute has to be replaced, and so the
-//! worker.
+//! A consumer that hears knows at each look at least the end that the other was told at the look
+//! before, and no end beyond the one that the other is told then. One that doesn't for more than a
+//! minute has to be replaced, and so the worker.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ use crate::kafka::consumer_properties;
 /// Between two looks. A consumer hears of new messages within a second.
 const INTERVAL: Duration = Duration::from_secs(20);
 
-/// Looks in a row at which it was wrong. A connection that has died without a word is noticed within a minute, which is
-/// `socket.timeout.ms`.
+/// Looks in a row at which it was wrong. A connection that has died without a word is noticed
+/// within a minute, which is `socket.timeout.ms`.
 const LOOKS: u32 = 5;
 
 /// How long the brokers may take to tell one partition's end.
@@ -42,7 +42,8 @@ type Ends = HashMap<i32, i64>;
 /// Looks after what the consumer hears.
 pub(super) struct Hearing {
     caller: Caller<Vec<i32>, KafkaResult<Ends>>,
-    /// The ends of which the consumer says that it has read up to there, and positions where it knows no end.
+    /// The ends of which the consumer says that it has read up to there, and positions where it
+    /// knows no end.
     read: Ends,
     /// Those of them for which a question is under way, as they were before it.
     asked: Ends,
@@ -95,19 +96,20 @@ impl Hearing {
         })
     }
 
-    /// Takes what new statistics say of partitions: their ends, and the positions of those whose ends aren't known.
+    /// Takes what new statistics say of partitions: their ends, and the positions of those whose
+    /// ends aren't known. It begins anew with those that have something to be handed over.
     pub(super) fn note(&mut self, ends: &HashMap<i32, PartitionEnd>, unheard: Ends) {
-        self.read.extend(unheard);
-        for (&partition, end) in ends {
-            if end.is_read {
-                self.read.insert(partition, end.end);
-            } else {
-                self.forget(partition);
-            }
+        if ends.is_empty() && unheard.is_empty() {
+            return;
         }
+        self.read = unheard;
+        let read = ends.iter().filter(|(_, end)| end.is_read);
+        self.read.extend(read.map(|(&partition, end)| (partition, end.end)));
+        self.asked.retain(|partition, _| self.read.contains_key(partition));
+        self.looks.retain(|partition, _| self.read.contains_key(partition));
     }
 
-    /// Begins anew with a partition: it isn't fetched, or has something.
+    /// Begins anew with a partition.
     pub(super) fn forget(&mut self, partition: i32) {
         self.read.remove(&partition);
         self.asked.remove(&partition);
@@ -158,7 +160,8 @@ impl Hearing {
 
 type Client = BaseConsumer<Asker>;
 
-/// Asks for the ends of partitions, by a client of before or a new one; returns the client where it has answered.
+/// Asks for the ends of partitions, by a client of before or a new one; returns the client where it
+/// has answered.
 fn ask(
     client: Option<Client>,
     properties: &ClientConfig,
@@ -184,8 +187,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Returns at which look the consumer is found to be deaf, that knew the first numbers when the brokers told the
-    /// second.
+    /// Returns at which look the consumer is found to be deaf, that knew the first numbers when the
+    /// brokers told the second.
     fn found(looks: &[(i64, i64)]) -> Option<usize> {
         let mut hearing = Hearing::start(&Config::default(), Instant::now()).unwrap();
         looks.iter().position(|&(heard, told)| {
@@ -212,8 +215,8 @@ mod tests {
     proptest! {
         #[test]
         fn one_that_hears_is_never_found(steps in prop::collection::vec((0i64..5, 0i64..5), 1..50)) {
-            // Between two looks the partition gets more, of which the consumer hears at least what the
-            // other client was told, and between its last word and the other's answer again.
+            // Between two looks the partition gets more, of which the consumer hears at least what
+            // the other client was told, and between its last word and the other's answer again.
             let mut told = 0;
             let looks: Vec<(i64, i64)> = steps
                 .into_iter()
@@ -237,7 +240,9 @@ mod tests {
         hearing.looks.insert(0, Look { told: 9, wrong: LOOKS - 1 });
         hearing.forget(2);
         assert_eq!(hearing.read, Ends::from([(0, 7), (3, 4)]));
-        hearing.note(&HashMap::from([(0, end(false)), (3, end(false))]), Ends::new());
+        hearing.note(&HashMap::new(), Ends::new());
+        assert_eq!(hearing.read.len(), 2, "there are no new statistics");
+        hearing.note(&HashMap::from([(0, end(false))]), Ends::new());
         assert!(hearing.read.is_empty() && hearing.looks.is_empty());
         assert_eq!(hearing.progress(now + INTERVAL), None);
         assert!(!hearing.caller.is_busy(), "there is nothing to ask for");
