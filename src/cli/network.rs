@@ -19,9 +19,6 @@ use crate::model::package::Package;
 const TOKENS_DEFAULT: NonZeroUsize =
     NonZeroUsize::new(TOKENS_UNMEASURED).expect("a batch has tokens");
 
-/// As many as the worker takes for `embed.threads`. ONNX Runtime would start them all.
-const THREADS_MAX: u64 = 1024;
-
 /// How a package is run.
 #[derive(Debug, Args)]
 pub struct NetworkArgs {
@@ -82,7 +79,7 @@ impl NetworkArgs {
 
 /// Returns what reads `--threads`.
 pub fn threads() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(0..=THREADS_MAX)
+    RangedU64ValueParser::new().range(0..=config::THREADS_MAX as u64)
 }
 
 fn one_device(text: &str) -> Result<DeviceChoice, String> {
@@ -97,6 +94,7 @@ fn one_device(text: &str) -> Result<DeviceChoice, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::THREADS_MAX;
 
     #[test]
     fn there_may_be_as_many_threads_as_the_worker_takes() {

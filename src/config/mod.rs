@@ -31,6 +31,7 @@ pub use options::{
 };
 pub use properties::Properties;
 pub use ready::IdFrom;
+pub use validate::THREADS_MAX;
 
 /// All options.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use crate::wire::pointer::Pointer;
 use crate::wire::vector::VectorFormat;
 
 /// More threads of one kind than any machine has use for.
-const THREADS_MAX: usize = 1024;
+pub const THREADS_MAX: usize = 1024;
 
 /// More of anything than this no option may ask for: TOML's numbers end there.
 const NUMBER_MAX: usize = i64::MAX as usize;

@@ -20,6 +20,7 @@
 mod backpressure;
 mod deaf;
 mod deleted;
+mod error;
 mod lag;
 mod membership;
 mod placing;
@@ -39,11 +40,11 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
-use thiserror::Error;
 
 use backpressure::Full;
-use deaf::{Hearing, Missed};
+use deaf::Hearing;
 use deleted::Deleted;
+pub use error::SourceError;
 use lag::Lag;
 use membership::Leaving;
 use placing::{Placed, Placing};
@@ -75,73 +76,6 @@ const POLL_BURST: usize = 256;
 /// Most messages that go to the next stage at once: waking a thread costs as much as several messages
 /// do, and tokenizing so many takes a fraction of a millisecond.
 const CHUNK_MAX: usize = 64;
-
-/// Why the source ended.
-#[derive(Debug, Error)]
-pub enum SourceError {
-    /// The brokers refuse this client, or librdkafka gave up.
-    #[error("the consumer failed")]
-    Consumer(#[source] KafkaError),
-    /// The topic can't be consumed any more.
-    #[error(
-        "{topic}, the input.topic, can't be consumed; offsets stay, and the next start goes on from them"
-    )]
-    Input {
-        /// The topic.
-        topic: String,
-        /// The broker's or librdkafka's words.
-        source: KafkaError,
-    },
-    /// At a stop, what was in flight didn't settle in time.
-    #[error(
-        "what was embedded was not acknowledged within delivery.drain_timeout; it is embedded again"
-    )]
-    DrainMissed,
-    /// At a stop, the last commit wasn't answered in time.
-    #[error("the last commit was not acknowledged; what it was for is embedded again")]
-    CommitMissed,
-    /// The group went on in the middle of a drain, and librdkafka is left in a state in which it hears of nothing more.
-    #[error(
-        "the group went on before partitions that it asked back were given up: their captions come again, here or \
-         elsewhere, and this worker has to join anew"
-    )]
-    Overtaken,
-    /// The group refuses every commit, and librdkafka hears of no rebalance.
-    #[error(
-        "the group has refused every commit for {}s and told of no rebalance: it doesn't know this \
-         worker any more, whose captions come again; only a restart joins anew",
-        refused::PATIENCE.as_secs()
-    )]
-    Refused(#[source] KafkaError),
-    /// With exactly-once delivery, offsets went back.
-    #[error(
-        "the end of partition {partition} of the input topic was cut off, or the topic was made anew: \
-         to go on could give two vectors for one caption; the next start goes on from what is \
-         committed"
-    )]
-    WentBack {
-        /// The partition.
-        partition: i32,
-        /// How far.
-        source: WentBack,
-    },
-    /// The consumer has seen nothing for a while of what others see.
-    #[error(
-        "the consumer knows partition {partition} up to offset {heard}, and the brokers end it at {told}, for more than a \
-         minute: the topic was made anew under the worker, or librdkafka stands still; this worker has to join anew"
-    )]
-    Deaf {
-        /// The partition.
-        partition: i32,
-        /// The end that the consumer knows.
-        heard: i64,
-        /// The one that the brokers tell.
-        told: i64,
-    },
-    /// The next stage ended first.
-    #[error("stopped")]
-    Closed(#[from] Closed),
-}
 
 /// The source stage.
 pub struct Source {
@@ -496,10 +430,7 @@ impl Source {
             // Nothing, or not everything, is fetched.
             self.hearing.forget_all();
         }
-        let Some(Missed { partition, heard, told }) = self.hearing.progress(Instant::now()) else {
-            return Ok(());
-        };
-        Err(SourceError::Deaf { partition, heard, told })
+        Ok(self.hearing.progress(Instant::now())?)
     }
 
     fn owned(&self) -> TopicPartitionList {

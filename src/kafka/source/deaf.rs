@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
+use thiserror::Error;
 
 use crate::config::Config;
 use crate::kafka::asker::Asker;
@@ -61,13 +62,18 @@ struct Look {
 }
 
 /// What the consumer has missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Missed {
-    pub(super) partition: i32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "the consumer knows partition {partition} up to offset {heard}, and the brokers end it at {told}, for more than a \
+     minute: the topic was made anew under the worker, or librdkafka stands still; this worker has to join anew"
+)]
+pub struct Missed {
+    /// Where.
+    pub partition: i32,
     /// The end that the consumer knows, or where it is.
-    pub(super) heard: i64,
+    pub heard: i64,
     /// The one that the brokers tell.
-    pub(super) told: i64,
+    pub told: i64,
 }
 
 impl Hearing {
@@ -82,9 +88,11 @@ impl Hearing {
         let topic = config.input.topic.clone();
         let mut client = None;
         let call = move |partitions: Vec<i32>| {
-            // After an error it is made anew: what it remembers may be wrong.
-            let (asked, ends) = ask(client.take(), &properties, &topic, &partitions);
-            client = asked;
+            let ends = ask(&mut client, &properties, &topic, &partitions);
+            if ends.is_err() {
+                // What it remembers may be wrong.
+                client = None;
+            }
             Some(ends)
         };
         Ok(Hearing {
@@ -123,8 +131,12 @@ impl Hearing {
         self.looks.clear();
     }
 
-    /// Asks when it is time; returns what the consumer has missed for too long, if it has.
-    pub(super) fn progress(&mut self, now: Instant) -> Option<Missed> {
+    /// Asks when it is time.
+    ///
+    /// # Errors
+    ///
+    /// When the consumer has missed something for too long.
+    pub(super) fn progress(&mut self, now: Instant) -> Result<(), Missed> {
         if let Some(told) = self.caller.answer() {
             match told {
                 Ok(told) => return self.judge(&told),
@@ -139,47 +151,40 @@ impl Hearing {
             self.asked = self.read.clone();
             self.caller.ask(self.asked.keys().copied().collect());
         }
-        None
+        Ok(())
     }
 
     /// Compares what the other client was told with what the consumer knew before.
-    fn judge(&mut self, told: &Ends) -> Option<Missed> {
+    fn judge(&mut self, told: &Ends) -> Result<(), Missed> {
         for (partition, heard) in self.asked.drain() {
             let Some(&told) = told.get(&partition) else { continue };
             let before = self.looks.get(&partition);
             let is_wrong = heard > told || before.is_some_and(|before| heard < before.told);
             let wrong = if is_wrong { before.map_or(0, |before| before.wrong) + 1 } else { 0 };
             if wrong >= LOOKS {
-                return Some(Missed { partition, heard, told });
+                return Err(Missed { partition, heard, told });
             }
             self.looks.insert(partition, Look { told, wrong });
         }
-        None
+        Ok(())
     }
 }
 
-type Client = BaseConsumer<Asker>;
-
-/// Asks for the ends of partitions, by a client of before or a new one; returns the client where it
-/// has answered.
+/// Asks for the ends of partitions, by a client of its own, which is made where there is none yet.
 fn ask(
-    client: Option<Client>,
+    client: &mut Option<BaseConsumer<Asker>>,
     properties: &ClientConfig,
     topic: &str,
     partitions: &[i32],
-) -> (Option<Client>, KafkaResult<Ends>) {
-    let made = client.map_or_else(|| properties.create_with_context(Asker::default()), Ok);
-    let client: Client = match made {
-        Ok(client) => client,
-        Err(error) => return (None, Err(error)),
+) -> KafkaResult<Ends> {
+    let client = match client {
+        Some(client) => client,
+        None => client.insert(properties.create_with_context(Asker::default())?),
     };
     // It serves a login that wants a new token.
     drop(client.poll(SERVE));
     let end = |&partition| Ok((partition, client.fetch_watermarks(topic, partition, PATIENCE)?.1));
-    match partitions.iter().map(end).collect() {
-        Ok(ends) => (Some(client), Ok(ends)),
-        Err(error) => (None, Err(error)),
-    }
+    partitions.iter().map(end).collect()
 }
 
 #[cfg(test)]
@@ -193,7 +198,7 @@ mod tests {
         let mut hearing = Hearing::start(&Config::default(), Instant::now()).unwrap();
         looks.iter().position(|&(heard, told)| {
             hearing.asked = Ends::from([(0, heard)]);
-            hearing.judge(&Ends::from([(0, told)])).is_some()
+            hearing.judge(&Ends::from([(0, told)])).is_err()
         })
     }
 
@@ -244,7 +249,7 @@ mod tests {
         assert_eq!(hearing.read.len(), 2, "there are no new statistics");
         hearing.note(&HashMap::from([(0, end(false))]), Ends::new());
         assert!(hearing.read.is_empty() && hearing.looks.is_empty());
-        assert_eq!(hearing.progress(now + INTERVAL), None);
+        assert_eq!(hearing.progress(now + INTERVAL), Ok(()));
         assert!(!hearing.caller.is_busy(), "there is nothing to ask for");
     }
 }

@@ -246,27 +246,25 @@ fn the_groups_offsets_are_asked_for_until_they_are_told() {
     rig.finish(messages);
 }
 
+/// Returns why a source ends of which the broker refuses a request.
+fn end_by(request: RDKafkaApiKey, refused: RDKafkaRespErr) -> SourceError {
+    let rig = Rig::new(&[], |broker| broker.cluster().request_errors(request, &[refused])).run();
+    rig.await_end();
+    rig.source.join().unwrap().unwrap_err()
+}
+
 #[test]
 fn offsets_that_may_not_be_read_end_the_worker() {
-    let rig = Rig::new(&[], |broker| {
-        let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
-        broker.cluster().request_errors(RDKafkaApiKey::OffsetFetch, &refused);
-    })
-    .run();
-    let error = rig.source.join().unwrap().unwrap_err();
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    let error = end_by(RDKafkaApiKey::OffsetFetch, refused);
     let SourceError::Consumer(error) = error else { panic!("{error}") };
     assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::GroupAuthorizationFailed));
 }
 
 #[test]
 fn a_topic_that_may_not_be_read_is_named() {
-    let rig = Rig::new(&[], |broker| {
-        let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED];
-        broker.cluster().request_errors(RDKafkaApiKey::Fetch, &refused);
-    })
-    .run();
-    rig.await_end();
-    let error = rig.source.join().unwrap().unwrap_err();
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    let error = end_by(RDKafkaApiKey::Fetch, refused);
     assert!(error.to_string().starts_with(&format!("{TOPIC}, the input.topic, ")), "{error}");
 }
 
