@@ -74,7 +74,7 @@ struct Books {
     next_sequence: u64,
     /// The last one received.
     last: Option<Incoming>,
-    /// The group's offset when the assignment began, if it had one.
+    /// Where the assignment began, if that is known.
     begins: Option<NextOffset>,
     committable: Option<NextOffset>,
     /// The timestamp of the message before `committable`.
@@ -86,7 +86,7 @@ struct Books {
 /// How far a partition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The offset from which the partition would go on; `None` of a group without one, before the first has been settled.
+    /// The offset from which the partition would go on; `None` where it isn't known, before the first has been settled.
     pub position: Option<NextOffset>,
     /// Whether a message is received and not committable.
     pub is_open: bool,
@@ -222,10 +222,18 @@ impl OffsetLedger {
         std::mem::take(&mut self.gaps)
     }
 
-    /// Notes the group's offset at which the partition's assignment begins.
+    /// Notes the offset at which the partition's assignment begins.
     pub fn begin_at(&mut self, partition: i32, offset: NextOffset) {
         if let Some(books) = self.partitions.get_mut(&partition) {
             books.begins = Some(offset);
+        }
+    }
+
+    /// Makes the offset committable at which the partition's assignment begins, for a group that
+    /// has none.
+    pub fn commit_beginning(&mut self, partition: i32) {
+        if let Some(books) = self.partitions.get_mut(&partition) {
+            books.committable = books.committable.or(books.begins);
         }
     }
 
@@ -366,6 +374,23 @@ mod tests {
         assert_ne!(ledger.in_flight().messages, 0);
         assert!(ledger.settle(&assignment, Offset(9)));
         assert_eq!(ledger.in_flight().messages, 0);
+    }
+
+    #[test]
+    fn a_beginning_is_committed_before_the_first_is_settled_or_with_it() {
+        let (mut ledger, assignment) = ledger();
+        ledger.commit_beginning(0);
+        assert_eq!(ledger.committable(), [], "it isn't known");
+        ledger.begin_at(0, NextOffset(3));
+        assert_eq!(ledger.committable(), [], "the group has it");
+        ledger.commit_beginning(0);
+        ledger.open(0, message(5, None), now()).unwrap();
+        assert_eq!(ledger.committable(), [(0, NextOffset(3))]);
+        ledger.commit_sent(0, NextOffset(3));
+        assert_eq!(ledger.committable(), []);
+        ledger.settle(&assignment, Offset(5));
+        ledger.commit_beginning(0);
+        assert_eq!(ledger.committable(), [(0, NextOffset(6))]);
     }
 
     #[test]

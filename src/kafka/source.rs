@@ -393,9 +393,12 @@ impl Source {
             self.consumer.pause(&list).map_err(SourceError::Consumer)?;
         }
         tracing::debug!(?placed, "partitions taken");
-        for Placed { partition, begins } in placed {
-            if let Some(begins) = begins {
-                self.ledger.begin_at(partition, begins);
+        for Placed { partition, begins, is_new } in placed {
+            let Some(begins) = begins else { continue };
+            self.ledger.begin_at(partition, begins);
+            // A transaction of the sink's has the offsets of captions alone.
+            if is_new && self.committer.is_some() {
+                self.ledger.commit_beginning(partition);
             }
         }
         Ok(())

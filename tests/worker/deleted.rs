@@ -38,3 +38,38 @@ fn captions_that_the_topic_deleted_unread_are_counted_and_told() {
     let line = log.lines().find(|line| line.contains("the topic deleted messages")).unwrap();
     assert!(line.contains("partition=0 from=5 to=17 at_most=12"), "{line}");
 }
+
+#[test]
+fn a_partition_in_which_nothing_was_received_yet_has_a_beginning_to_count_from() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("unread", 1);
+    let worker = Worker::start(&cluster, "unread", tiny_package(), &[]).ready();
+    let group = cluster.observe_group("unread.group", "unread");
+    eventually("the beginning is committed", || (group.committed()[&0] == 0).then_some(()));
+    worker.stop();
+
+    cluster.send("unread", &captions(20));
+    delete_before(&cluster, "unread", 12);
+    let worker = Worker::start(&cluster, "unread", tiny_package(), &[]).ready();
+    cluster.await_records("unread.out", 8);
+    eventually("the deleted ones are counted", || (worker.metric(DELETED)? == 12.0).then_some(()));
+    worker.stop();
+}
+
+#[test]
+fn a_group_that_begins_at_the_end_misses_nothing_that_comes_before_its_first_caption() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("latest", 1);
+    cluster.send("latest", &captions(5));
+    let latest = ["kafka.librdkafka.auto.offset.reset=latest"];
+    let worker = Worker::start(&cluster, "latest", tiny_package(), &latest).ready();
+    let group = cluster.observe_group("latest.group", "latest");
+    eventually("the beginning is committed", || (group.committed()[&0] == 5).then_some(()));
+    worker.stop();
+
+    cluster.send("latest", &captions(3));
+    let worker = Worker::start(&cluster, "latest", tiny_package(), &latest).ready();
+    let out = cluster.await_records("latest.out", 3);
+    assert_eq!(out[0].header("capvec.source"), "latest/0/5");
+    worker.stop();
+}

@@ -63,7 +63,7 @@ mod tests {
         for partition in 0..3 {
             ledger.assign(Assignment::new(partition, 1));
         }
-        // Of the last one the group has no offset, and so misses none.
+        // Where the last one begins isn't known, and so none is missed.
         ledger.begin_at(0, NextOffset(5));
         ledger.begin_at(1, NextOffset(5));
         for (partition, offset) in [(0, 20), (1, 20), (2, 20), (0, 22), (0, 23)] {

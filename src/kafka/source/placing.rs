@@ -15,6 +15,10 @@
 //! (To take them at once and to seek them later is no way: a lookup of a logical offset that a seek
 //! overtakes is made again by librdkafka half a second later, and moves the partition.)
 //!
+//! Where the group has no offset, the thread asks for the one that `auto.offset.reset` means, for the source to commit
+//! before there is a message: from there on it is known what is missing, to others too. Where that can't be
+//! told, librdkafka looks for it by itself.
+//!
 //! # Invariants
 //!
 //! - A partition is fetched from an offset that the group had after it had given the partition to this
@@ -52,7 +56,7 @@ pub(super) struct Placing {
     topic: String,
     /// Where a group without an offset begins; `None` where that is an error.
     reset: Option<Position>,
-    caller: Caller<(TopicPartitionList, Duration), KafkaResult<TopicPartitionList>>,
+    caller: Caller<(TopicPartitionList, Duration), KafkaResult<Offsets>>,
     unplaced: Assignments,
     /// Those that a question is under way for.
     asked: Option<Assignments>,
@@ -73,8 +77,18 @@ pub(super) struct Placing {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) partition: i32,
-    /// The group's offset; `None` where it has none, and `auto.offset.reset` decides.
+    /// `None` where the group has no offset, and it isn't known which one `auto.offset.reset` means.
     pub(super) begins: Option<NextOffset>,
+    /// Whether the group has no offset.
+    pub(super) is_new: bool,
+}
+
+/// What the thread was told.
+struct Offsets {
+    /// The group's.
+    committed: TopicPartitionList,
+    /// Those that `auto.offset.reset` means, of partitions in which the group has none.
+    meant: BTreeMap<i32, i64>,
 }
 
 impl Placing {
@@ -89,12 +103,13 @@ impl Placing {
     ) -> std::io::Result<Placing> {
         // The last one to let go of the consumer leaves the group, and that isn't for this thread.
         let consumer: Weak<SourceConsumer> = Arc::downgrade(consumer);
+        let reset = reset_of(config);
         let caller = Caller::start("capvec-placing", move |(partitions, patience)| {
-            Some(consumer.upgrade()?.committed_offsets(partitions, patience))
+            Some(ask(&*consumer.upgrade()?, partitions, reset, patience))
         })?;
         Ok(Placing {
             topic: config.input.topic.clone(),
-            reset: reset_of(config),
+            reset,
             caller,
             unplaced: Assignments::new(),
             asked: None,
@@ -227,7 +242,7 @@ impl Placing {
     fn take_known(
         &mut self,
         consumer: &SourceConsumer,
-        mut answer: TopicPartitionList,
+        Offsets { committed: mut answer, meant }: Offsets,
         is_eager: bool,
         now: Instant,
     ) -> KafkaResult<Vec<Placed>> {
@@ -263,14 +278,18 @@ impl Placing {
         let mut placed = Vec::new();
         for (partition, offset) in known {
             let begins = match offset {
-                Position::Offset(offset) => Some(NextOffset(offset)),
-                _ => None,
+                Position::Offset(offset) => Some(offset),
+                _ => {
+                    let none = KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset);
+                    let reset = self.reset.ok_or(none)?;
+                    let meant = meant.get(&partition).copied();
+                    let position = meant.map_or(reset, Position::Offset);
+                    answer.set_partition_offset(&self.topic, partition, position)?;
+                    meant
+                }
             };
-            if begins.is_none() {
-                let none = KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset);
-                answer.set_partition_offset(&self.topic, partition, self.reset.ok_or(none)?)?;
-            }
-            placed.push(Placed { partition, begins });
+            let is_new = !matches!(offset, Position::Offset(_));
+            placed.push(Placed { partition, begins: begins.map(NextOffset), is_new });
         }
         take(consumer, &answer)?;
         self.answer_by = None;
@@ -281,6 +300,34 @@ impl Placing {
     pub(super) fn stop(self) {
         self.caller.stop();
     }
+}
+
+/// Asks for the group's offsets, and where it has none for those that `reset` means.
+fn ask(
+    consumer: &SourceConsumer,
+    partitions: TopicPartitionList,
+    reset: Option<Position>,
+    patience: Duration,
+) -> KafkaResult<Offsets> {
+    let committed = consumer.committed_offsets(partitions, patience)?;
+    let mut without = TopicPartitionList::new();
+    for element in committed.elements() {
+        if let (Ok(()), Position::Invalid, Some(reset)) = (element.error(), element.offset(), reset)
+        {
+            without.add_partition_offset(element.topic(), element.partition(), reset)?;
+        }
+    }
+    let mut meant = BTreeMap::new();
+    if without.count() > 0 {
+        match consumer.offsets_for_times(without, patience) {
+            Ok(found) => meant.extend(found.elements().iter().filter_map(|element| {
+                let Position::Offset(offset) = element.offset() else { return None };
+                element.error().is_ok().then_some((element.partition(), offset))
+            })),
+            Err(error) => tracing::debug!(%error, "where the partitions begin wasn't told"),
+        }
+    }
+    Ok(Offsets { committed, meant })
 }
 
 /// Returns where a group without an offset begins. The names are librdkafka's.
