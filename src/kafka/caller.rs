@@ -4,8 +4,9 @@
 //! meanwhile.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 /// Makes calls, one at a time.
 pub struct Caller<Request, Answer> {
@@ -77,18 +78,24 @@ impl<Request: Send + 'static, Answer: Send + 'static> Caller<Request, Answer> {
         }
     }
 
-    /// Ends the thread, once the call that is under way has ended.
-    pub fn stop(self) {
+    /// Ends the thread; returns `false` where the call that is under way takes longer than is waited.
+    pub fn stop(self, patience: Duration) -> bool {
+        if self.is_busy
+            && let Err(RecvTimeoutError::Timeout) = self.answers.recv_timeout(patience)
+        {
+            return false;
+        }
         drop((self.requests, self.answers));
         // What it panicked with has been told.
         drop(self.thread.join());
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn await_answer<A: Send + 'static>(caller: &mut Caller<i32, A>) -> A {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -118,7 +125,20 @@ mod tests {
             assert_eq!(await_answer(&mut caller), number + 1);
             assert!(!caller.is_busy());
         }
-        caller.stop();
+        assert!(caller.stop(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_call_that_takes_too_long_is_left_alone() {
+        for (is_answered, patience) in [(false, Duration::ZERO), (true, Duration::from_secs(30))] {
+            let (go, may_go) = crossbeam_channel::bounded::<()>(1);
+            let mut caller = Caller::start("caller", move |()| may_go.recv().ok()).unwrap();
+            caller.ask(());
+            if is_answered {
+                go.send(()).unwrap();
+            }
+            assert_eq!(caller.stop(patience), is_answered);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! group has no coordinator, and the source must go on polling meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -79,10 +80,6 @@ impl Committer {
     /// Ends the thread, and with it its hold on the consumer; `false` where a commit is still under
     /// way, so that it can't be waited for.
     pub fn stop(self) -> bool {
-        let is_idle = !self.is_busy();
-        if is_idle {
-            self.caller.stop();
-        }
-        is_idle
+        self.caller.stop(Duration::ZERO)
     }
 }

@@ -229,14 +229,6 @@ impl OffsetLedger {
         }
     }
 
-    /// Makes the offset committable at which the partition's assignment begins, for a group that
-    /// has none.
-    pub fn commit_beginning(&mut self, partition: i32) {
-        if let Some(books) = self.partitions.get_mut(&partition) {
-            books.committable = books.committable.or(books.begins);
-        }
-    }
-
     /// Returns the offsets that may be committed and haven't been, by partition.
     pub fn committable(&self) -> Vec<(i32, NextOffset)> {
         let mut offsets: Vec<_> = self
@@ -374,23 +366,6 @@ mod tests {
         assert_ne!(ledger.in_flight().messages, 0);
         assert!(ledger.settle(&assignment, Offset(9)));
         assert_eq!(ledger.in_flight().messages, 0);
-    }
-
-    #[test]
-    fn a_beginning_is_committed_before_the_first_is_settled_or_with_it() {
-        let (mut ledger, assignment) = ledger();
-        ledger.commit_beginning(0);
-        assert_eq!(ledger.committable(), [], "it isn't known");
-        ledger.begin_at(0, NextOffset(3));
-        assert_eq!(ledger.committable(), [], "the group has it");
-        ledger.commit_beginning(0);
-        ledger.open(0, message(5, None), now()).unwrap();
-        assert_eq!(ledger.committable(), [(0, NextOffset(3))]);
-        ledger.commit_sent(0, NextOffset(3));
-        assert_eq!(ledger.committable(), []);
-        ledger.settle(&assignment, Offset(5));
-        ledger.commit_beginning(0);
-        assert_eq!(ledger.committable(), [(0, NextOffset(6))]);
     }
 
     #[test]

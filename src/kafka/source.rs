@@ -37,7 +37,7 @@ use crossbeam_channel::Receiver;
 use foldhash::fast::FixedState;
 use prometheus::IntCounter;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
@@ -352,10 +352,14 @@ impl Source {
     fn consumer_error(&mut self, error: KafkaError) -> Result<(), SourceError> {
         self.metrics.errors.inc();
         if is_final(&error) {
-            return Err(SourceError::Input { topic: self.topic.clone(), source: error });
+            return Err(self.input_error(error));
         }
         super::log_client_error("consumer", &error, "the consumer goes on after an error");
         Ok(())
+    }
+
+    fn input_error(&self, source: KafkaError) -> SourceError {
+        SourceError::Input { topic: self.topic.clone(), source }
     }
 
     /// Sends off what may be committed, unless a commit is under way.
@@ -384,7 +388,10 @@ impl Source {
             return Ok(());
         }
         let placed = self.placing.progress(&self.consumer, Instant::now());
-        let placed = placed.map_err(SourceError::Consumer)?;
+        let placed = placed.map_err(|error| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => self.input_error(error),
+            _ => SourceError::Consumer(error),
+        })?;
         if placed.is_empty() {
             return Ok(());
         }
@@ -393,12 +400,9 @@ impl Source {
             self.consumer.pause(&list).map_err(SourceError::Consumer)?;
         }
         tracing::debug!(?placed, "partitions taken");
-        for Placed { partition, begins, is_new } in placed {
-            let Some(begins) = begins else { continue };
-            self.ledger.begin_at(partition, begins);
-            // A transaction of the sink's has the offsets of captions alone.
-            if is_new && self.committer.is_some() {
-                self.ledger.commit_beginning(partition);
+        for Placed { partition, begins } in placed {
+            if let Some(begins) = begins {
+                self.ledger.begin_at(partition, begins);
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::support::{Cluster, Worker, captions, eventually, tiny_package};
+use crate::support::{Cluster, Record, Worker, captions, eventually, tiny_package};
 
 const DELETED: &str = "capvec_messages_deleted_unread_total";
 
@@ -15,6 +15,13 @@ fn delete_before(cluster: &Cluster, topic: &str, offset: i64) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let deleted = runtime.block_on(admin.delete_records(&before, &AdminOptions::new())).unwrap();
     deleted.elements().iter().for_each(|partition| partition.error().unwrap());
+}
+
+fn await_vectors(cluster: &Cluster, topic: &str, number: usize) -> Vec<Record> {
+    eventually("the vectors are there", || {
+        let out = cluster.committed_records(&format!("{topic}.out"));
+        (out.len() == number).then_some(out)
+    })
 }
 
 #[test]
@@ -42,34 +49,44 @@ fn captions_that_the_topic_deleted_unread_are_counted_and_told() {
 #[test]
 fn a_partition_in_which_nothing_was_received_yet_has_a_beginning_to_count_from() {
     let cluster = Cluster::shared();
-    cluster.create_topics("unread", 1);
-    let worker = Worker::start(&cluster, "unread", tiny_package(), &[]).ready();
-    let group = cluster.observe_group("unread.group", "unread");
-    eventually("the beginning is committed", || (group.committed()[&0] == 0).then_some(()));
-    worker.stop();
+    for mode in ["at-least-once", "exactly-once"] {
+        let name = format!("unread-{mode}");
+        cluster.create_topics(&name, 1);
+        let mode = format!("delivery.mode={mode}");
+        let worker = Worker::start(&cluster, &name, tiny_package(), &[&mode]).ready();
+        let group = cluster.observe_group(&format!("{name}.group"), &name);
+        eventually("the beginning is committed", || (group.committed()[&0] == 0).then_some(()));
+        worker.stop();
 
-    cluster.send("unread", &captions(20));
-    delete_before(&cluster, "unread", 12);
-    let worker = Worker::start(&cluster, "unread", tiny_package(), &[]).ready();
-    cluster.await_records("unread.out", 8);
-    eventually("the deleted ones are counted", || (worker.metric(DELETED)? == 12.0).then_some(()));
-    worker.stop();
+        cluster.send(&name, &captions(20));
+        delete_before(&cluster, &name, 12);
+        let worker = Worker::start(&cluster, &name, tiny_package(), &[&mode]).ready();
+        await_vectors(&cluster, &name, 8);
+        eventually("the deleted ones are counted", || {
+            (worker.metric(DELETED)? == 12.0).then_some(())
+        });
+        worker.stop();
+    }
 }
 
 #[test]
 fn a_group_that_begins_at_the_end_misses_nothing_that_comes_before_its_first_caption() {
     let cluster = Cluster::shared();
-    cluster.create_topics("latest", 1);
-    cluster.send("latest", &captions(5));
-    let latest = ["kafka.librdkafka.auto.offset.reset=latest"];
-    let worker = Worker::start(&cluster, "latest", tiny_package(), &latest).ready();
-    let group = cluster.observe_group("latest.group", "latest");
-    eventually("the beginning is committed", || (group.committed()[&0] == 5).then_some(()));
-    worker.stop();
+    for mode in ["at-least-once", "exactly-once"] {
+        let name = format!("latest-{mode}");
+        cluster.create_topics(&name, 1);
+        cluster.send(&name, &captions(5));
+        let mode = format!("delivery.mode={mode}");
+        let options = ["kafka.librdkafka.auto.offset.reset=latest", &mode];
+        let worker = Worker::start(&cluster, &name, tiny_package(), &options).ready();
+        let group = cluster.observe_group(&format!("{name}.group"), &name);
+        eventually("the beginning is committed", || (group.committed()[&0] == 5).then_some(()));
+        worker.stop();
 
-    cluster.send("latest", &captions(3));
-    let worker = Worker::start(&cluster, "latest", tiny_package(), &latest).ready();
-    let out = cluster.await_records("latest.out", 3);
-    assert_eq!(out[0].header("capvec.source"), "latest/0/5");
-    worker.stop();
+        cluster.send(&name, &captions(3));
+        let worker = Worker::start(&cluster, &name, tiny_package(), &options).ready();
+        let out = await_vectors(&cluster, &name, 3);
+        assert_eq!(out[0].header("capvec.source"), format!("{name}/0/5"));
+        worker.stop();
+    }
 }

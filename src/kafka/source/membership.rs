@@ -337,10 +337,10 @@ impl Source {
         // librdkafka waits for ever in its destructor for a list of partitions that is still alive
         // (confluentinc/librdkafka#3796).
         drop(unanswered);
-        self.placing.stop();
-        if !self.committer.is_none_or(Committer::stop) {
-            // Its thread holds the consumer until librdkafka answers; the process ends before.
-            tracing::warn!("left without a word to the group: a commit is unanswered");
+        let is_placing = !self.placing.stop();
+        if is_placing || !self.committer.is_none_or(Committer::stop) {
+            // A thread holds the consumer until librdkafka answers; the process ends before.
+            tracing::warn!("left without a word to the group: the brokers owe an answer");
             return;
         }
         drop(self.consumer);

@@ -15,9 +15,9 @@
 //! (To take them at once and to seek them later is no way: a lookup of a logical offset that a seek
 //! overtakes is made again by librdkafka half a second later, and moves the partition.)
 //!
-//! Where the group has no offset, the thread asks for the one that `auto.offset.reset` means, for the source to commit
-//! before there is a message: from there on it is known what is missing, to others too. Where that can't be
-//! told, librdkafka looks for it by itself.
+//! Where the group has no offset, the thread asks for the one that `auto.offset.reset` means, and commits it
+//! before there is a message: from there on it is known what is missing, to others too, and `latest` is asked
+//! for but once. Where that can't be told, librdkafka looks for it by itself.
 //!
 //! # Invariants
 //!
@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{Consumer, RebalanceProtocol};
+use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as Position, TopicPartitionList};
 
@@ -48,6 +48,9 @@ const QUESTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 /// Before the next question.
 const PAUSE: Duration = Duration::from_millis(200);
 
+const UNKNOWN_TO_COMMIT: KafkaError =
+    KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownTopicOrPartition);
+
 /// Partitions by the numbers of their assignments.
 type Assignments = BTreeMap<i32, u64>;
 
@@ -56,7 +59,7 @@ pub(super) struct Placing {
     topic: String,
     /// Where a group without an offset begins; `None` where that is an error.
     reset: Option<Position>,
-    caller: Caller<(TopicPartitionList, Duration), KafkaResult<Offsets>>,
+    caller: Caller<(TopicPartitionList, Duration), KafkaResult<TopicPartitionList>>,
     unplaced: Assignments,
     /// Those that a question is under way for.
     asked: Option<Assignments>,
@@ -77,18 +80,8 @@ pub(super) struct Placing {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) partition: i32,
-    /// `None` where the group has no offset, and it isn't known which one `auto.offset.reset` means.
+    /// The group's offset; `None` where it has none, and which one `auto.offset.reset` means isn't told.
     pub(super) begins: Option<NextOffset>,
-    /// Whether the group has no offset.
-    pub(super) is_new: bool,
-}
-
-/// What the thread was told.
-struct Offsets {
-    /// The group's.
-    committed: TopicPartitionList,
-    /// Those that `auto.offset.reset` means, of partitions in which the group has none.
-    meant: BTreeMap<i32, i64>,
 }
 
 impl Placing {
@@ -184,7 +177,8 @@ impl Placing {
             let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
             match answer {
                 Ok(offsets) => placed = self.take_known(consumer, offsets, is_eager, now)?,
-                Err(error) if is_final(&error) => return Err(error),
+                // The group's coordinator may hear late of a new topic.
+                Err(error) if is_final(&error) && error != UNKNOWN_TO_COMMIT => return Err(error),
                 Err(error) => {
                     self.patience = QUESTION.1.min(2 * self.patience);
                     self.trouble = Some(error);
@@ -242,7 +236,7 @@ impl Placing {
     fn take_known(
         &mut self,
         consumer: &SourceConsumer,
-        Offsets { committed: mut answer, meant }: Offsets,
+        mut answer: TopicPartitionList,
         is_eager: bool,
         now: Instant,
     ) -> KafkaResult<Vec<Placed>> {
@@ -278,38 +272,35 @@ impl Placing {
         let mut placed = Vec::new();
         for (partition, offset) in known {
             let begins = match offset {
-                Position::Offset(offset) => Some(offset),
-                _ => {
-                    let none = KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset);
-                    let reset = self.reset.ok_or(none)?;
-                    let meant = meant.get(&partition).copied();
-                    let position = meant.map_or(reset, Position::Offset);
-                    answer.set_partition_offset(&self.topic, partition, position)?;
-                    meant
-                }
+                Position::Offset(offset) => Some(NextOffset(offset)),
+                _ => None,
             };
-            let is_new = !matches!(offset, Position::Offset(_));
-            placed.push(Placed { partition, begins: begins.map(NextOffset), is_new });
+            if begins.is_none() {
+                let none = KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset);
+                answer.set_partition_offset(&self.topic, partition, self.reset.ok_or(none)?)?;
+            }
+            placed.push(Placed { partition, begins });
         }
         take(consumer, &answer)?;
         self.answer_by = None;
         Ok(placed)
     }
 
-    /// Ends the thread, once the question that is under way has its answer.
-    pub(super) fn stop(self) {
-        self.caller.stop();
+    /// Ends the thread, and with it its hold on the consumer; `false` where the question that is under
+    /// way has no answer in time.
+    pub(super) fn stop(self) -> bool {
+        self.caller.stop(QUESTION.1)
     }
 }
 
-/// Asks for the group's offsets, and where it has none for those that `reset` means.
+/// Asks for the group's offsets, and where it has none for those that `reset` means, which it commits.
 fn ask(
     consumer: &SourceConsumer,
     partitions: TopicPartitionList,
     reset: Option<Position>,
     patience: Duration,
-) -> KafkaResult<Offsets> {
-    let committed = consumer.committed_offsets(partitions, patience)?;
+) -> KafkaResult<TopicPartitionList> {
+    let mut committed = consumer.committed_offsets(partitions, patience)?;
     let mut without = TopicPartitionList::new();
     for element in committed.elements() {
         if let (Ok(()), Position::Invalid, Some(reset)) = (element.error(), element.offset(), reset)
@@ -317,17 +308,28 @@ fn ask(
             without.add_partition_offset(element.topic(), element.partition(), reset)?;
         }
     }
-    let mut meant = BTreeMap::new();
-    if without.count() > 0 {
-        match consumer.offsets_for_times(without, patience) {
-            Ok(found) => meant.extend(found.elements().iter().filter_map(|element| {
-                let Position::Offset(offset) = element.offset() else { return None };
-                element.error().is_ok().then_some((element.partition(), offset))
-            })),
-            Err(error) => tracing::debug!(%error, "where the partitions begin wasn't told"),
+    if without.count() == 0 {
+        return Ok(committed);
+    }
+    let meant = match consumer.offsets_for_times(without, patience) {
+        Ok(meant) => meant,
+        Err(error) => {
+            tracing::debug!(%error, "where the partitions begin wasn't told");
+            return Ok(committed);
+        }
+    };
+    let mut beginnings = TopicPartitionList::new();
+    for element in meant.elements() {
+        if let (Ok(()), Position::Offset(_)) = (element.error(), element.offset()) {
+            let (topic, partition) = (element.topic(), element.partition());
+            beginnings.add_partition_offset(topic, partition, element.offset())?;
+            committed.set_partition_offset(topic, partition, element.offset())?;
         }
     }
-    Ok(Offsets { committed, meant })
+    if beginnings.count() > 0 {
+        consumer.commit(&beginnings, CommitMode::Sync)?;
+    }
+    Ok(committed)
 }
 
 /// Returns where a group without an offset begins. The names are librdkafka's.

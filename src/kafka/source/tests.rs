@@ -210,13 +210,12 @@ fn a_drain_that_the_group_does_not_wait_for_ends() {
 /// As where librdkafka takes itself for rebalancing for good: it tells of no rebalance.
 #[test]
 fn a_member_that_the_group_does_not_know_any_more_ends() {
-    let mut rig = Rig::new(&[], |broker| {
-        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION];
-        broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
-    });
+    let mut rig = Rig::new(&[], |_| ());
     rig.source.refused = Refused::new(Duration::ZERO);
     let rig = rig.run();
     let messages = rig.receive_until(9);
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION];
+    rig.broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
     messages.iter().for_each(|message| rig.settle(message));
     rig.await_end();
     let error = rig.source.join().unwrap().unwrap_err();
@@ -264,8 +263,38 @@ fn offsets_that_may_not_be_read_end_the_worker() {
 #[test]
 fn a_topic_that_may_not_be_read_is_named() {
     let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-    let error = end_by(RDKafkaApiKey::Fetch, refused);
-    assert!(error.to_string().starts_with(&format!("{TOPIC}, the input.topic, ")), "{error}");
+    for request in [RDKafkaApiKey::Fetch, RDKafkaApiKey::OffsetCommit] {
+        let error = end_by(request, refused);
+        assert!(error.to_string().starts_with(&format!("{TOPIC}, the input.topic, ")), "{error}");
+    }
+}
+
+#[test]
+fn a_beginning_that_cannot_be_committed_is_asked_for_again() {
+    let refusals = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
+    ];
+    let rig = Rig::new(&[("kafka.librdkafka.auto.offset.reset", "latest")], |broker| {
+        broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
+    })
+    .run();
+    let consumer: BaseConsumer = rig.broker.client().set("group.id", "group").create().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut partition = TopicPartitionList::new();
+        partition.add_partition(TOPIC, 0);
+        let committed = consumer.committed_offsets(partition, PATIENCE).unwrap();
+        if committed.elements()[0].offset() == Position::Offset(10) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{committed:?}");
+    }
+    send(&rig.broker, 10..12);
+    let messages = rig.receive_until(11);
+    assert_eq!(offsets(&messages), [10, 11]);
+    rig.finish(messages);
 }
 
 #[test]
