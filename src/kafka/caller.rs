@@ -78,7 +78,8 @@ impl<Request: Send + 'static, Answer: Send + 'static> Caller<Request, Answer> {
         }
     }
 
-    /// Ends the thread; returns `false` where the call that is under way takes longer than is waited.
+    /// Ends the thread; returns `false` where the call that is under way takes longer than is
+    /// waited.
     pub fn stop(self, patience: Duration) -> bool {
         if self.is_busy
             && let Err(RecvTimeoutError::Timeout) = self.answers.recv_timeout(patience)

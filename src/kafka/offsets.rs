@@ -7,8 +7,8 @@
 //! # Invariants
 //!
 //! - No offset is committable before every message received before it is settled.
-//! - Offsets of an assignment grow; what goes back is refused by [`OffsetLedger::open`], but for the
-//!   last message, which may come twice and is entered once.
+//! - Offsets of an assignment grow; what goes back is refused by [`OffsetLedger::open`], but for
+//!   the last message, which may come twice and is entered once.
 //! - A settlement counts for the assignment that it was received under and for no other.
 
 use std::collections::{HashMap, VecDeque};
@@ -26,8 +26,9 @@ pub struct OffsetLedger {
     gaps: HashMap<i32, Gap>,
 }
 
-/// Offsets for which no message came. They may have been of transaction markers, of messages that were compacted away
-/// or whose transaction was aborted, and of messages that were deleted before they were fetched.
+/// Offsets for which no message came. They may have been of transaction markers, of messages that
+/// were compacted away or whose transaction was aborted, and of messages that were deleted before
+/// they were fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
     /// The first of them.
@@ -86,7 +87,8 @@ struct Books {
 /// How far a partition is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The offset from which the partition would go on; `None` where it isn't known, before the first has been settled.
+    /// The offset from which the partition would go on; `None` where it isn't known, before the
+    /// first has been settled.
     pub position: Option<NextOffset>,
     /// Whether a message is received and not committable.
     pub is_open: bool,
@@ -122,7 +124,8 @@ pub struct WentBack {
     pub last: Offset,
     /// The one that came.
     pub found: Offset,
-    /// The first that isn't settled, where it lies before that one: to go on from `found` would skip it.
+    /// The first that isn't settled, where it lies before that one: to go on from `found` would
+    /// skip it.
     pub skipped: Option<Offset>,
 }
 
@@ -157,8 +160,8 @@ impl OffsetLedger {
     }
 
     /// Enters a message that was received, and returns its number in the assignment; `None` where
-    /// the partition isn't assigned, or the message is the last one again, which librdkafka may hand
-    /// out twice around a rebalance.
+    /// the partition isn't assigned, or the message is the last one again, which librdkafka may
+    /// hand out twice around a rebalance.
     ///
     /// # Errors
     ///
@@ -217,7 +220,8 @@ impl OffsetLedger {
         true
     }
 
-    /// Returns the widest gap of each partition that has had one since the last call, also of those that have ended.
+    /// Returns the widest gap of each partition that has had one since the last call, also of those
+    /// that have ended.
     pub fn take_gaps(&mut self) -> HashMap<i32, Gap> {
         std::mem::take(&mut self.gaps)
     }

@@ -1,16 +1,16 @@
 //! The source: a thread that polls the consumer, and owns the offset ledger and the commits.
 //!
-//! When a limit in flight is reached, the thread takes nothing until half of it is free. Mostly that
-//! is a matter of milliseconds, in which it just doesn't poll. Beyond `HOLD_MAX` it pauses the
+//! When a limit in flight is reached, the thread takes nothing until half of it is free. Mostly
+//! that is a matter of milliseconds, in which it just doesn't poll. Beyond `HOLD_MAX` it pauses the
 //! partitions and polls on, since a consumer that doesn't is put out of its group; a pause throws
-//! away what librdkafka has fetched ahead, so it isn't done for every full batch, and `Turns` sees to
-//! it that no partition stands still for it. When the group asks for partitions back, or the worker
-//! stops, what isn't embedded yet is abandoned; the source goes on polling while what is embedded
-//! settles, commits, and only then gives the partitions up. A drain that takes too long is counted
-//! and given up. The partition's next owner gets all that is left.
+//! away what librdkafka has fetched ahead, so it isn't done for every full batch, and `Turns` sees
+//! to it that no partition stands still for it. When the group asks for partitions back, or the
+//! worker stops, what isn't embedded yet is abandoned; the source goes on polling while what is
+//! embedded settles, commits, and only then gives the partitions up. A drain that takes too long is
+//! counted and given up. The partition's next owner gets all that is left.
 //!
-//! With exactly-once delivery the sink commits the offsets, in the transaction of the records, and a
-//! message is settled by that: the source does the same, and has nothing to commit.
+//! With exactly-once delivery the sink commits the offsets, in the transaction of the records, and
+//! a message is settled by that: the source does the same, and has nothing to commit.
 //!
 //! # Invariants
 //!
@@ -73,8 +73,8 @@ const SETTLING_TICK: Duration = Duration::from_millis(2);
 /// Messages taken before settlements are looked at again.
 const POLL_BURST: usize = 256;
 
-/// Most messages that go to the next stage at once: waking a thread costs as much as several messages
-/// do, and tokenizing so many takes a fraction of a millisecond.
+/// Most messages that go to the next stage at once: waking a thread costs as much as several
+/// messages do, and tokenizing so many takes a fraction of a millisecond.
 const CHUNK_MAX: usize = 64;
 
 /// The source stage.
@@ -191,7 +191,8 @@ impl Source {
                 // It was late, and no more.
                 result = Ok(());
             } else {
-                // Before the next owner has the partitions: what the producer still holds comes behind its.
+                // Before the next owner has the partitions: what the producer still holds comes
+                // behind its.
                 self.shutdown.abort();
             }
         }
@@ -288,7 +289,8 @@ impl Source {
         }
     }
 
-    /// Enters a message in the ledger; `None` where it isn't this worker's to embed, or comes again.
+    /// Enters a message in the ledger; `None` where it isn't this worker's to embed, or comes
+    /// again.
     fn open(
         &mut self,
         received: Received,
@@ -309,12 +311,13 @@ impl Source {
         let opened = match self.ledger.open(partition, incoming, now) {
             Ok(opened) => opened,
             Err(went_back) if self.committer.is_none() => {
-                // A transaction may be under way that holds what would be fetched again, and whether it
-                // ends in a commit is the sink's affair: both would be read.
+                // A transaction may be under way that holds what would be fetched again, and
+                // whether it ends in a commit is the sink's affair: both would be read.
                 return Err(SourceError::WentBack { partition, source: went_back });
             }
             Err(WentBack { last, found, skipped }) => {
-                // The log was cut, or made anew: what was in flight may be of a log that is no more.
+                // The log was cut, or made anew: what was in flight may be of a log that is no
+                // more.
                 tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
                 self.end_assignment(partition);
                 self.begin_assignment(partition);
@@ -340,7 +343,8 @@ impl Source {
         Ok(Some(Tracked { origin: Box::new(origin), payload: () }))
     }
 
-    /// Fetches from an offset on. What librdkafka has of the partition is thrown away with the call.
+    /// Fetches from an offset on. What librdkafka has of the partition is thrown away with the
+    /// call.
     fn go_back(&self, partition: i32, to: Offset) -> Result<(), SourceError> {
         tracing::warn!(partition, to = to.0, "what wasn't settled is fetched again");
         let position = rdkafka::Offset::Offset(to.0);

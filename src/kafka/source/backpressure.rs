@@ -1,4 +1,5 @@
-//! What the source does when a limit in flight is reached: it takes nothing until half of it is free.
+//! What the source does when a limit in flight is reached: it takes nothing until half of it is
+//! free.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +7,8 @@ use rdkafka::consumer::Consumer;
 
 use super::{Source, SourceError};
 
-/// How long the thread may not poll because a limit in flight is reached; a rebalance waits for it. A
-/// transaction is mostly committed within it.
+/// How long the thread may not poll because a limit in flight is reached; a rebalance waits for it.
+/// A transaction is mostly committed within it.
 pub(super) const HOLD_MAX: Duration = Duration::from_millis(500);
 
 /// A limit in flight is reached: nothing is taken until half of it is free.

@@ -1,8 +1,8 @@
 //! Messages that the input topic deleted before they were received: by its retention, mostly.
 //!
-//! A consumer that asks for a deleted offset is sent on to what is left, and that is all that it sees. Nothing
-//! comes for other offsets too ([`Gap`]), but those of deleted messages lie before the partition's beginning.
-//! Where that is comes with librdkafka's statistics, every two seconds.
+//! A consumer that asks for a deleted offset is sent on to what is left, and that is all that it
+//! sees. Nothing comes for other offsets too ([`Gap`]), but those of deleted messages lie before
+//! the partition's beginning. Where that is comes with librdkafka's statistics, every two seconds.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,8 @@ use crate::kafka::offsets::{Gap, OffsetLedger};
 /// Counts them.
 pub(super) struct Deleted {
     counter: IntCounter,
-    /// Gaps whose partition's beginning is told later: statistics that come now may be older than the gap.
+    /// Gaps whose partition's beginning is told later: statistics that come now may be older than
+    /// the gap.
     gaps: HashMap<i32, Gap>,
 }
 

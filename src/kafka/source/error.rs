@@ -32,7 +32,8 @@ pub enum SourceError {
     /// At a stop, the last commit wasn't answered in time.
     #[error("the last commit was not acknowledged; what it was for is embedded again")]
     CommitMissed,
-    /// The group went on in the middle of a drain, and librdkafka is left in a state in which it hears of nothing more.
+    /// The group went on in the middle of a drain, and librdkafka is left in a state in which it
+    /// hears of nothing more.
     #[error(
         "the group went on before partitions that it asked back were given up: their captions come again, here or \
          elsewhere, and this worker has to join anew"

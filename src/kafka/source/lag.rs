@@ -1,9 +1,9 @@
 //! How far the worker is behind: in messages, and in seconds.
 //!
-//! The ends of the partitions come with librdkafka's statistics, every two seconds, and that is when
-//! the lag is reckoned. A message counts until it is settled, wherever it waits: in the topic or in
-//! the worker. The seconds are the age of the oldest such message, by its timestamp; where none has been
-//! received yet, at most the time since nothing was left.
+//! The ends of the partitions come with librdkafka's statistics, every two seconds, and that is
+//! when the lag is reckoned. A message counts until it is settled, wherever it waits: in the topic
+//! or in the worker. The seconds are the age of the oldest such message, by its timestamp; where
+//! none has been received yet, at most the time since nothing was left.
 
 use std::collections::HashMap;
 
@@ -83,15 +83,16 @@ impl Behind {
         caught_up_ms: Option<i64>,
         now_ms: i64,
     ) -> Behind {
-        // A group without an offset begins at the beginning, and what has been deleted is no work any more.
+        // A group without an offset begins at the beginning, and what has been deleted is no work
+        // any more.
         let from = progress.position.map_or(0, |next| next.0).max(end.beginning);
         let messages = (end.end - from).max(0);
         if messages == 0 || (end.is_read && !progress.is_open) {
             return Behind { messages: 0, seconds: 0.0, caught_up_ms: Some(now_ms) };
         }
-        // Of messages that are still in the topic nothing is known. The last one that was settled is
-        // older, by a whole night maybe, and they have come since nothing was left; before either
-        // there is no age to tell.
+        // Of messages that are still in the topic nothing is known. The last one that was settled
+        // is older, by a whole night maybe, and they have come since nothing was left; before
+        // either there is no age to tell.
         let since_ms = match progress.is_open {
             true => progress.timestamp_ms,
             false => progress.timestamp_ms.max(caught_up_ms),

@@ -72,9 +72,9 @@ impl Source {
             self.begin_assignment(partition);
             self.placing.begin(partition, self.assignments);
         }
-        // librdkafka pauses a partition beyond the assignment: one that was given up while it was paused
-        // would come back so, and stand still for ever. Before the assignment nothing is fetched that
-        // a resumption could interfere with.
+        // librdkafka pauses a partition beyond the assignment: one that was given up while it was
+        // paused would come back so, and stand still for ever. Before the assignment nothing is
+        // fetched that a resumption could interfere with.
         self.consumer.resume(partitions).map_err(SourceError::Consumer)?;
         // If the one before is unanswered, the group has gone on without.
         self.placing.take_debt();
@@ -86,7 +86,8 @@ impl Source {
         self.or_join_anew(is_overtaken)
     }
 
-    /// The cooperative protocol has an event for every rebalance of the group, which mostly changes nothing here.
+    /// The cooperative protocol has an event for every rebalance of the group, which mostly changes
+    /// nothing here.
     fn count(&self, kind: Rebalance, partitions: &[i32]) {
         if !partitions.is_empty() {
             self.metrics.rebalances.with_label_values(&[kind.as_label()]).inc();
@@ -143,11 +144,11 @@ impl Source {
         Ok(())
     }
 
-    /// Ends a drain that the group hasn't waited for, if there is one: the partitions may be another's by now, or this
-    /// worker's again. Returns whether there was.
+    /// Ends a drain that the group hasn't waited for, if there is one: the partitions may be
+    /// another's by now, or this worker's again. Returns whether there was.
     ///
-    /// librdkafka joins anew without an answer to a revocation where the topic's partitions have changed, or, with
-    /// `client.rack`, where its replicas' racks have.
+    /// librdkafka joins anew without an answer to a revocation where the topic's partitions have
+    /// changed, or, with `client.rack`, where its replicas' racks have.
     fn end_overtaken(&mut self) -> Result<bool, SourceError> {
         let Some(leaving) = self.leaving.take_if(|_| !self.stopping) else { return Ok(false) };
         if !leaving.is_missed && leaving.ids.iter().any(|&id| self.ledger.is_busy(id)) {
@@ -158,8 +159,8 @@ impl Source {
         Ok(true)
     }
 
-    /// After a drain that was overtaken librdkafka takes itself for rebalancing, where partitions move one by one, and
-    /// hears of no other rebalance any more; only another consumer helps.
+    /// After a drain that was overtaken librdkafka takes itself for rebalancing, where partitions
+    /// move one by one, and hears of no other rebalance any more; only another consumer helps.
     fn or_join_anew(&self, is_overtaken: bool) -> Result<(), SourceError> {
         let is_stuck = matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         if is_overtaken && is_stuck { Err(SourceError::Overtaken) } else { Ok(()) }

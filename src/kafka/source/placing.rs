@@ -1,28 +1,27 @@
 //! Where the partitions begin that the group gives.
 //!
-//! librdkafka would ask for the group's offsets by itself, and goes wrong in two ways. An offset that
-//! another's open transaction holds it takes for none where a rebalance ends meanwhile, and begins at
-//! the beginning. And where the group's coordinator moves while it is asked, it never asks again
-//! (confluentinc/librdkafka#5586). So a thread of its own asks until it has been told, and the partitions
-//! are taken when it is known where each begins.
+//! librdkafka would ask for the group's offsets by itself, and goes wrong in two ways. An offset
+//! that another's open transaction holds it takes for none where a rebalance ends meanwhile, and
+//! begins at the beginning. And where the group's coordinator moves while it is asked, it never
+//! asks again (confluentinc/librdkafka#5586). So a thread of its own asks until it has been told,
+//! and the partitions are taken when it is known where each begins.
 //!
-//! Mostly that is a round trip, for which the group's assignment stays unanswered. librdkafka fetches
-//! nothing meanwhile, so after `HOLD`, or where one partition's offset can't be told, the others go on and
-//! that one is taken later.
-//! That is for need alone: a list that is taken at the moment of another rebalance can be mistaken for
-//! its answer.
+//! Mostly that is a round trip, for which the group's assignment stays unanswered. librdkafka
+//! fetches nothing meanwhile, so after `HOLD`, or where one partition's offset can't be told, the
+//! others go on and that one is taken later. That is for need alone: a list that is taken at the
+//! moment of another rebalance can be mistaken for its answer.
 //!
 //! (To take them at once and to seek them later is no way: a lookup of a logical offset that a seek
 //! overtakes is made again by librdkafka half a second later, and moves the partition.)
 //!
-//! Where the group has no offset, the thread asks for the one that `auto.offset.reset` means, and commits it
-//! before there is a message: from there on it is known what is missing, to others too, and `latest` is asked
-//! for but once. Where that can't be told, librdkafka looks for it by itself.
+//! Where the group has no offset, the thread asks for the one that `auto.offset.reset` means, and
+//! commits it before there is a message: from there on it is known what is missing, to others too,
+//! and `latest` is asked for but once. Where that can't be told, librdkafka looks for it by itself.
 //!
 //! # Invariants
 //!
-//! - A partition is fetched from an offset that the group had after it had given the partition to this
-//!   worker: what was asked before is no answer, for another may have gone on meanwhile.
+//! - A partition is fetched from an offset that the group had after it had given the partition to
+//!   this worker: what was asked before is no answer, for another may have gone on meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -41,8 +40,8 @@ use crate::tracked::NextOffset;
 /// How long an assignment stays unanswered.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// How long the first question may take. Each that isn't answered in time makes the next one twice as long, up to the
-/// second: what comes later is thrown away.
+/// How long the first question may take. Each that isn't answered in time makes the next one twice
+/// as long, up to the second: what comes later is thrown away.
 const QUESTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(4));
 
 /// Before the next question.
@@ -65,7 +64,8 @@ pub(super) struct Placing {
     asked: Option<Assignments>,
     ask_at: Instant,
     patience: Duration,
-    /// Whether partitions are asked for one by one: librdkafka gives no answer at all while one of them can't be told.
+    /// Whether partitions are asked for one by one: librdkafka gives no answer at all while one of
+    /// them can't be told.
     is_singly: bool,
     /// The last one that was.
     last: i32,
@@ -80,7 +80,8 @@ pub(super) struct Placing {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) partition: i32,
-    /// The group's offset; `None` where it has none, and which one `auto.offset.reset` means isn't told.
+    /// The group's offset; `None` where it has none, and which one `auto.offset.reset` means isn't
+    /// told.
     pub(super) begins: Option<NextOffset>,
 }
 
@@ -136,7 +137,8 @@ impl Placing {
         self.is_singly |= self.is_busy();
     }
 
-    /// Returns whether the group's assignment is unanswered; from here on that is the caller's affair.
+    /// Returns whether the group's assignment is unanswered; from here on that is the caller's
+    /// affair.
     pub(super) fn take_debt(&mut self) -> bool {
         self.answer_by.take().is_some()
     }
@@ -160,8 +162,8 @@ impl Placing {
     ///
     /// # Errors
     ///
-    /// When librdkafka refuses them, and where the group has no offset and `auto.offset.reset` makes that
-    /// an error.
+    /// When librdkafka refuses them, and where the group has no offset and `auto.offset.reset`
+    /// makes that an error.
     pub(super) fn progress(
         &mut self,
         consumer: &SourceConsumer,
@@ -232,7 +234,8 @@ impl Placing {
         self.asked = Some(asked);
     }
 
-    /// Takes the partitions whose offsets the answer has, of those that are still to be taken as when it was asked.
+    /// Takes the partitions whose offsets the answer has, of those that are still to be taken as
+    /// when it was asked.
     fn take_known(
         &mut self,
         consumer: &SourceConsumer,
@@ -254,8 +257,8 @@ impl Placing {
                 Err(error) => self.trouble = Some(error),
             }
         }
-        // An eager group's partitions are taken all at once; of those that are lost nothing is taken, which would be
-        // to say that they aren't.
+        // An eager group's partitions are taken all at once; of those that are lost nothing is
+        // taken, which would be to say that they aren't.
         let is_all = known.len() == self.unplaced.len();
         let is_early = self.answer_by.is_some_and(|by| now < by);
         let is_due = is_all || self.is_singly || !(is_early || is_eager);
@@ -263,7 +266,8 @@ impl Placing {
             return Ok(Vec::new());
         }
         if known.len() != answer.count() {
-            // This loses the leader's epochs, by which the answer's own entries tell of a log that was cut.
+            // This loses the leader's epochs, by which the answer's own entries tell of a log that
+            // was cut.
             answer = TopicPartitionList::with_capacity(known.len());
             for (partition, offset) in &known {
                 answer.add_partition_offset(&self.topic, *partition, *offset)?;
@@ -286,14 +290,15 @@ impl Placing {
         Ok(placed)
     }
 
-    /// Ends the thread, and with it its hold on the consumer; `false` where the question that is under
-    /// way has no answer in time.
+    /// Ends the thread, and with it its hold on the consumer; `false` where the question that is
+    /// under way has no answer in time.
     pub(super) fn stop(self) -> bool {
         self.caller.stop(QUESTION.1)
     }
 }
 
-/// Asks for the group's offsets, and where it has none for those that `reset` means, which it commits.
+/// Asks for the group's offsets, and where it has none for those that `reset` means, which it
+/// commits.
 fn ask(
     consumer: &SourceConsumer,
     partitions: TopicPartitionList,

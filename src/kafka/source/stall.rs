@@ -1,7 +1,7 @@
 //! Since when nothing has come of the oldest message in the worker.
 //!
-//! Messages wait their turn in the worker, on a slow network for as long as a full worker takes: their
-//! age doesn't tell a slow worker from one that hangs. That the oldest stays the oldest does.
+//! Messages wait their turn in the worker, on a slow network for as long as a full worker takes:
+//! their age doesn't tell a slow worker from one that hangs. That the oldest stays the oldest does.
 
 use std::time::Instant;
 

@@ -176,7 +176,8 @@ fn the_last_message_again_is_no_log_that_was_cut() {
     rig.finish(messages);
 }
 
-/// librdkafka joins anew without an answer where the topic's partitions change in the middle of a drain.
+/// librdkafka joins anew without an answer where the topic's partitions change in the middle of a
+/// drain.
 #[test]
 fn a_drain_that_the_group_does_not_wait_for_ends() {
     for strategy in ["range", "cooperative-sticky"] {
@@ -223,7 +224,8 @@ fn a_member_that_the_group_does_not_know_any_more_ends() {
     assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::IllegalGeneration));
 }
 
-/// librdkafka itself would never ask again, and the partition would stand still (confluentinc/librdkafka#5586).
+/// librdkafka itself would never ask again, and the partition would stand still
+/// (confluentinc/librdkafka#5586).
 #[test]
 fn the_groups_offsets_are_asked_for_until_they_are_told() {
     let moves = [

@@ -1,15 +1,15 @@
 //! Which partitions go first when fetching goes on after a pause.
 //!
-//! librdkafka throws away what it has fetched when it is paused. When fetching goes on, the brokers that
-//! answer first fill what may be in flight, and what the others answer is thrown away again, pause after
-//! pause: a partition of a slower broker could stand still for as long as others have a backlog. So those
-//! whose last turn is the longest ago go first, and the others a little later.
+//! librdkafka throws away what it has fetched when it is paused. When fetching goes on, the brokers
+//! that answer first fill what may be in flight, and what the others answer is thrown away again,
+//! pause after pause: a partition of a slower broker could stand still for as long as others have a
+//! backlog. So those whose last turn is the longest ago go first, and the others a little later.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How far the first are ahead. Half of what may be in flight is left when a pause ends, and took longer
-/// than this before: the stages behind have enough to do meanwhile.
+/// How far the first are ahead. Half of what may be in flight is left when a pause ends, and took
+/// longer than this before: the stages behind have enough to do meanwhile.
 const HEAD_START: Duration = super::backpressure::HOLD_MAX;
 
 /// Whose turn it is.
@@ -97,8 +97,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whichever broker answers first, and whichever partitions are empty, one with a backlog stands
-        /// still for no more than twice as many rounds as there are partitions.
+        /// Whichever broker answers first, and whichever partitions are empty, one with a backlog
+        /// stands still for no more than twice as many rounds as there are partitions.
         #[test]
         fn no_partition_with_a_backlog_stands_still(
             speeds in Just((0..8).collect::<Vec<i32>>()).prop_shuffle(),

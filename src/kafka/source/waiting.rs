@@ -1,7 +1,7 @@
 //! When to say that the group keeps the worker waiting.
 //!
-//! A group gives partitions at once, unless a member has ended without a word: then it waits until that
-//! member's session is over, 45 s by default, and the worker has nothing to show meanwhile.
+//! A group gives partitions at once, unless a member has ended without a word: then it waits until
+//! that member's session is over, 45 s by default, and the worker has nothing to show meanwhile.
 
 use std::time::{Duration, Instant};
 
