@@ -1,17 +1,14 @@
 //! `capvec check`: finds what would go wrong before the worker runs, one line a check.
 
-use std::collections::BTreeSet;
+mod captions;
+
 use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::producer::Producer;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Serialize;
 use serde_json::json;
 
@@ -20,22 +17,14 @@ use crate::config::{Config, DeliveryMode, EmbedderKind};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::asker::Asker;
-use crate::kafka::consumer::is_final;
-use crate::kafka::consumer_properties;
-use crate::kafka::topics::{Inquiry, look_up, look_up_polling};
+use crate::kafka::topics::{Inquiry, look_up};
 use crate::kafka::writable::{self, Answer, broker_options, record_limit};
 use crate::model::package::Package;
 use crate::shutdown::Shutdown;
-use crate::wire::caption::key_as_id;
+use crate::tokenize::Tokenizer;
 
 /// How long the brokers may take to answer a check.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Messages that are looked at for one with a caption.
-const LOOKED_AT_MAX: usize = 100;
-
-/// So many bad messages without a good one are no chance.
-const BAD_MIN: usize = 10;
 
 /// Returns how long the brokers may take to answer for a topic.
 fn patience(config: &Config) -> Duration {
@@ -80,10 +69,12 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         let said = format!("{}, every file as its sha256", package.manifest.model_id);
         Ok((said, package))
     });
+    let mut tokenizer = None;
     if let Some(package) = package {
-        checks.check("tokenizer", || {
-            let tokens = package.tokenizer()?.tokenize("Älgen är skogens konung!")?.ids.len();
-            Ok((format!("loads; a sentence is {tokens} tokens"), ()))
+        tokenizer = checks.check("tokenizer", || {
+            let tokenizer = package.tokenizer()?;
+            let tokens = tokenizer.tokenize("Älgen är skogens konung!")?.ids.len();
+            Ok((format!("loads; a sentence is {tokens} tokens"), tokenizer))
         });
         if config.embed.embedder == EmbedderKind::Onnx {
             checks.check("embedder", || {
@@ -92,7 +83,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
             });
         }
     }
-    kafka_checks(&config, &mut checks);
+    kafka_checks(&config, tokenizer.as_ref(), &mut checks);
     checks.end()
 }
 
@@ -121,7 +112,7 @@ fn devices(config: &Config, package: &Package) -> anyhow::Result<String> {
     Ok(said.join("; "))
 }
 
-fn kafka_checks(config: &Config, checks: &mut Checks) {
+fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Checks) {
     let brokers = checks.check("brokers", || {
         let client = writable::asking(config, Asker::default())?;
         let inquiry = Inquiry {
@@ -139,20 +130,9 @@ fn kafka_checks(config: &Config, checks: &mut Checks) {
         checks.tell(Status::Skipped, "topics and group", "no brokers");
         return;
     };
-    let looked = checks.check("input topic", || readable(config));
-    if let Some(Looked { bad, first_fault: Some(fault), .. }) = looked {
-        if bad >= BAD_MIN {
-            checks.check("captions", || -> anyhow::Result<(String, ())> {
-                bail!(
-                    "the {bad} messages that were read would all be rejected, the first at {fault}"
-                )
-            });
-        } else {
-            let said = format!(
-                "of {bad} that were read none has a caption; the first would be rejected, at {fault}"
-            );
-            checks.tell(Status::Warning, "captions", &said);
-        }
+    let looked = checks.check("input topic", || captions::read(config, tokenizer));
+    if let Some((status, said)) = looked.and_then(|looked| looked.verdict()) {
+        checks.tell(status, "captions", &said);
     }
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
     match config.dead_letter_topic() {
@@ -204,126 +184,6 @@ fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())
         }
         None => Ok((untried, ())),
     }
-}
-
-/// What was found in the first messages of the input topic.
-#[derive(Debug, Default)]
-struct Looked {
-    has_message: bool,
-    has_caption: bool,
-    /// Messages that would be rejected.
-    bad: usize,
-    /// Which one was first and why, unless a caption was found.
-    first_fault: Option<String>,
-}
-
-/// Reads messages from where the group is until one has a caption, or finds that there are none.
-fn readable(config: &Config) -> anyhow::Result<(String, Looked)> {
-    let mut properties = consumer_properties(config);
-    properties.set("enable.partition.eof", "true");
-    let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
-    let topic = &config.input.topic;
-    let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
-    let patience = patience(config);
-    let partitions =
-        look_up_polling(&consumer, brokers, topic, "input.topic", patience, &shutdown)?;
-    let mut list = TopicPartitionList::new();
-    list.add_partition_range(topic, 0, partitions as i32 - 1);
-    let deadline = Instant::now() + PATIENCE;
-    let committed = loop {
-        match consumer.committed_offsets(list.clone(), PATIENCE) {
-            Ok(committed) => break committed,
-            // Of a group that is asked for the first time, the coordinator is still being found.
-            Err(error) if Instant::now() < deadline && is_transient(&error) => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            Err(error) => {
-                let what = format!("the group {:?} can't be read", config.kafka.group);
-                return Err(error).context(what);
-            }
-        }
-    };
-    // What the group has behind it no worker will read.
-    list.set_all_offsets(Offset::Beginning)?;
-    for partition in committed.elements() {
-        if let Offset::Offset(_) = partition.offset() {
-            list.set_partition_offset(topic, partition.partition(), partition.offset())?;
-        }
-    }
-    // Assigned by hand, this joins no group and takes nothing from a worker that runs.
-    consumer.assign(&list)?;
-    let looked = look_into(&consumer, partitions, config);
-    consumer.unassign()?;
-    let looked = looked.with_context(|| format!("{topic:?} can't be read"))?;
-    let said = match (looked.has_message, looked.has_caption) {
-        (true, true) => "a message was read, and its caption",
-        (true, false) => "a message was read",
-        (false, _) => "nothing to read now",
-    };
-    Ok((format!("{topic}, {partitions} partitions, {said}"), looked))
-}
-
-/// Looks at messages up to one with a caption, or to the ends of all partitions. Errors that pass,
-/// as of one of several brokers, are passed over, as the worker does.
-fn look_into(
-    consumer: &BaseConsumer<Asker>,
-    partitions: usize,
-    config: &Config,
-) -> anyhow::Result<Looked> {
-    let deadline = Instant::now() + PATIENCE;
-    let decoder = config.decoder();
-    let needs_key = config.key_is_id();
-    let mut looked = Looked::default();
-    let mut ends = BTreeSet::new();
-    let mut trouble = None;
-    while ends.len() < partitions {
-        match consumer.poll(deadline.saturating_duration_since(Instant::now())) {
-            Some(Ok(message)) => {
-                looked.has_message = true;
-                // A tombstone says nothing of captions.
-                if let Some(value) = message.payload() {
-                    let key = if needs_key { key_as_id(message.key()).map(drop) } else { Ok(()) };
-                    let Err(rejection) = decoder.decode(value).map(drop).and(key) else {
-                        return Ok(Looked { has_caption: true, first_fault: None, ..looked });
-                    };
-                    looked.bad += 1;
-                    looked.first_fault.get_or_insert_with(|| {
-                        let (topic, partition, offset) =
-                            (message.topic(), message.partition(), message.offset());
-                        let reason = rejection.reason.as_label();
-                        format!("{topic}/{partition}/{offset} as {reason}: {}", rejection.detail)
-                    });
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ends.insert(partition)),
-            Some(Err(error)) if is_final(&error) => return Err(error.into()),
-            Some(Err(error)) => trouble = Some(error),
-            None => {}
-        }
-        let is_over = Instant::now() >= deadline;
-        if looked.bad >= LOOKED_AT_MAX || is_over && looked.has_message {
-            return Ok(looked);
-        }
-        if is_over {
-            let reason = trouble.map_or("they say nothing".into(), |error| error.to_string());
-            let without = partitions - ends.len();
-            bail!(
-                "{without} of {partitions} partitions didn't answer within {PATIENCE:?}: {reason}"
-            );
-        }
-    }
-    Ok(looked)
-}
-
-fn is_transient(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::NotCoordinator
-                | RDKafkaErrorCode::CoordinatorNotAvailable
-                | RDKafkaErrorCode::CoordinatorLoadInProgress
-        )
-    )
 }
 
 /// Finds out whether a topic may be written, and leaves no record in it.
@@ -398,7 +258,6 @@ impl Checks {
                 Some(value)
             }
             Err(error) => {
-                self.failed = true;
                 self.tell(Status::Failed, what, &format!("{error:#}"));
                 None
             }
@@ -407,6 +266,7 @@ impl Checks {
 
     /// Prints a check's line. That nobody reads changes nothing of the checks and of the exit code.
     fn tell(&mut self, status: Status, check: &str, detail: &str) {
+        self.failed |= status == Status::Failed;
         let told = if self.json {
             say(json!(Told { check, status, detail }))
         } else {

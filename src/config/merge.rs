@@ -112,18 +112,31 @@ fn in_a_section(key: &str, sections: &Map<String, Value>) -> Option<String> {
     Some(format!("{section}.{key}"))
 }
 
-/// Returns the known key that differs least from `key`, if one is near enough to be meant.
+/// Returns the known key that differs least from `key`, if one is near enough to be meant. Its
+/// words may stand in another order: `tokens_max` is `max_tokens` to many.
 pub(super) fn closest<'a>(key: &str, known: &'a Map<String, Value>) -> Option<&'a str> {
+    let distance = |candidate: &str| {
+        let as_written = strsim::damerau_levenshtein(key, candidate);
+        as_written.min(strsim::damerau_levenshtein(&sorted(key), &sorted(candidate)))
+    };
     known
         .keys()
-        .map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate.as_str()))
+        .map(|candidate| (distance(candidate), candidate.as_str()))
         .min()
         .filter(|(distance, _)| *distance <= key.len().div_ceil(3))
         .map(|(_, candidate)| candidate)
 }
 
+/// Returns the words of a name in the order of the alphabet.
+fn sorted(name: &str) -> String {
+    let mut words: Vec<&str> = name.split('_').collect();
+    words.sort_unstable();
+    words.join("_")
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::config::fixtures::{faults, load_text};
 
     #[test]
@@ -153,5 +166,26 @@ mod tests {
             assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}\n{faults:#?}");
         }
         assert_eq!(faults.len(), 11, "{faults:#?}");
+    }
+    #[test]
+    fn an_option_is_found_whose_words_stand_in_another_order() {
+        let faults = faults(load_text("[batch]\nmax_tokens = 1", &[]));
+        let due = "batch.max_tokens: no such option; is it tokens_max?";
+        assert!(faults.iter().any(|fault| fault == due), "{faults:#?}");
+        let defaults = serde_json::to_value(Config::default()).unwrap();
+        let mut tried = 0;
+        for known in defaults.as_object().unwrap().values().filter_map(Value::as_object) {
+            for option in known.keys() {
+                let Some((rest, word)) = option.rsplit_once('_') else { continue };
+                if ["max", "min"].contains(&word) {
+                    assert_eq!(closest(&format!("{word}_{rest}"), known), Some(option.as_str()));
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried >= 7, "{tried}");
+        let batch = defaults["batch"].as_object().unwrap();
+        assert_eq!(closest("max_token", batch), Some("tokens_max"), "misspelt, too");
+        assert_eq!(closest("colour", batch), None);
     }
 }

@@ -381,7 +381,12 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
     cluster.send("check", &captions);
     let (code, said) = check(&cluster.bootstrap, &sets);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("a message was read, and its caption"), "{said}");
+    let whence = "20 messages were read from where the group \"check\" would begin";
+    assert!(said.contains(whence), "{said}");
+    assert!(
+        said.contains("ok      captions: all 20 messages that were read have one, of "),
+        "{said}"
+    );
     let json = checked(&["--json"], &cluster.bootstrap, &sets).1;
     let told: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -391,24 +396,74 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
     let wrong = [&sets[..], &["input.pointer=/nope"]].concat();
     let (code, said) = check(&cluster.bootstrap, &wrong);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("FAILED  captions: the 20 messages"), "{said}");
-    assert!(said.contains(" as caption_missing: nothing stands at /nope"), "{said}");
-
-    // What the group has behind it is nobody's to read.
-    let consumer: BaseConsumer = cluster.client().set("group.id", "check").create().unwrap();
-    let mut offsets = TopicPartitionList::new();
-    for (partition, end) in cluster.ends("check") {
-        offsets.add_partition_offset("check", partition, Offset::Offset(end)).unwrap();
-    }
-    consumer.commit(&offsets, CommitMode::Sync).unwrap();
-    let (code, said) = check(&cluster.bootstrap, &wrong);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("nothing to read now"), "{said}");
+    let all = "FAILED  captions: all 20 messages that were read would be rejected: caption_missing 20; check/";
+    assert!(said.contains(all), "{said}");
+    assert!(
+        said.contains(": nothing stands at /nope, but text at /caption; set input.pointer"),
+        "{said}"
+    );
+    let json = checked(&["--json"], &cluster.bootstrap, &wrong).1;
+    assert!(json.contains(r#"{"check":"captions","detail":"all 20 messages"#), "{json}");
 
     let sets = ["input.topic=nowhere", "output.topic=check.out"];
     let (code, said) = check(&cluster.bootstrap, &sets);
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  input topic") && said.contains("\"nowhere\""), "{said}");
+}
+
+#[test]
+fn check_finds_a_wrong_pointer_by_one_message() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("pointed", 1);
+    let message = Outgoing { value: Some(r#"{"text":"a fox"}"#.into()), ..Outgoing::default() };
+    cluster.send("pointed", &[message]);
+    let sets = ["input.topic=pointed", "output.topic=pointed.out"];
+    let (code, said) = check(&cluster.bootstrap, &sets);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("FAILED  captions: the message that was read"), "{said}");
+    assert!(said.contains("nothing stands at /caption, but text at /text;"), "{said}");
+    let right = [&sets[..], &["input.pointer=/text"]].concat();
+    let (code, said) = check(&cluster.bootstrap, &right);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn check_looks_at_the_last_messages_where_the_group_has_read_all() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("caught-up", 2);
+    let caption = |index: usize| Outgoing {
+        partition: Some(0),
+        ..Outgoing::caption(&format!("k{index}"), "a fox")
+    };
+    let earlier = Outgoing { value: Some("another form".into()), ..caption(0) };
+    let messages: Vec<_> = std::iter::repeat_n(earlier, 20).chain((0..10).map(caption)).collect();
+    cluster.send("caught-up", &messages);
+    let consumer: BaseConsumer = cluster.client().set("group.id", "check").create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset("caught-up", 0, Offset::Offset(30)).unwrap();
+    consumer.commit(&offsets, CommitMode::Sync).unwrap();
+
+    let sets = ["input.topic=caught-up", "output.topic=caught-up.out"];
+    let (code, said) = check(&cluster.bootstrap, &sets);
+    assert_eq!(code, Some(0), "{said}");
+    let last = "nothing is left for the group \"check\", so the last 10 messages were read";
+    assert!(said.contains(last), "{said}");
+    assert!(said.contains("ok      captions: all 10 messages that were read have one"), "{said}");
+    let wrong = [&sets[..], &["input.pointer=/nope"]].concat();
+    let (code, said) = check(&cluster.bootstrap, &wrong);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("caption_missing 10; caught-up/0/20: nothing stands at /nope"), "{said}");
+    let committed = cluster.committed("check", "caught-up");
+    assert_eq!(committed, [(0, 30), (1, -1)].into(), "it commits nothing");
+
+    let blank = Outgoing { partition: Some(1), ..Outgoing::caption("k", " ") };
+    cluster.send("caught-up", &[caption(0), caption(1), caption(2), blank]);
+    let (code, said) = check(&cluster.bootstrap, &sets);
+    assert_eq!(code, Some(0), "{said}");
+    let share = "WARNING captions: 1 of the 4 messages that were read (25 %) would be rejected: \
+                 caption_empty 1; caught-up/1/0: ";
+    assert!(said.contains(share), "{said}");
+    assert!(said.contains("4 messages were read from where the group"), "{said}");
 }
 
 #[test]

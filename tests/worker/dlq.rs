@@ -108,6 +108,8 @@ fn letters_of_a_reason_go_back_as_they_were_and_become_vectors() {
     assert_eq!(sources.len(), messages.len(), "each letter says where it came from");
     assert!(listed.iter().all(|l| l["source"]["topic"] == "replayed"));
     assert!(summary.contains("45 dead letters: caption_missing 40, not_json 5"), "{summary}");
+    let (_, newest, _) = dlq(&cluster, "replayed", "list", &["--json", "--last", "3"]);
+    assert!(said.ends_with(&newest) && newest.lines().count() == 3, "{newest}");
     let (_, said, _) = dlq(&cluster, "replayed", "list", &["--reason", "not_json", "--max", "2"]);
     assert_eq!(said.lines().count(), 2, "{said}");
     assert!(
@@ -193,6 +195,54 @@ fn a_replay_goes_on_from_where_it_says_and_waits_for_no_open_transaction() {
 
     let (code, _, error) = dlq(&cluster, "resumed", "replay", &["--from", "0:999"]);
     assert!(code == 1 && error.contains("--from: partition 0"), "{error}");
+}
+
+#[test]
+fn the_newest_letters_are_listed_from_the_end() {
+    const LETTERS: i64 = 60;
+    let cluster = Cluster::shared();
+    cluster.create_topic("newest.dead", 2);
+    let letters = (0..2 * LETTERS).map(|index| {
+        let timestamp_ms = Some(1_700_000_000_000 + index);
+        let partition = Some(index as i32 % 2);
+        let mut letter =
+            Outgoing { timestamp_ms, partition, ..letter("newest", &format!("value {index}")) };
+        if index < 2 {
+            let (_, reason) =
+                letter.headers.iter_mut().find(|(key, _)| key.ends_with("name")).unwrap();
+            *reason = Some(b"not_utf8");
+        }
+        letter
+    });
+    // Records take offsets without being letters, as the markers of transactions do.
+    let none = Outgoing { partition: Some(1), ..Outgoing::caption("k", "none") };
+    let letters: Vec<_> = letters.chain(vec![none; 9]).collect();
+    cluster.send("newest.dead", &letters);
+    let listed = |args: &[&str]| -> Vec<(i64, i64, String)> {
+        let (code, said, error) =
+            dlq(&cluster, "newest", "list", &[args, &["--json", "--values"]].concat());
+        assert_eq!(code, 0, "{error}");
+        let letter = |line| -> Value { serde_json::from_str(line).unwrap() };
+        let number = |letter: &Value, key: &str| letter[key].as_i64().unwrap();
+        said.lines()
+            .map(letter)
+            .map(|l| (number(&l, "partition"), number(&l, "offset"), l["value"].to_string()))
+            .collect()
+    };
+    let value = |index: i64| (index % 2, index / 2, format!("\"value {index}\""));
+    assert_eq!(listed(&["--last", "3"]), [117, 118, 119].map(value));
+    let all: Vec<_> = (0..2 * LETTERS).map(value).collect();
+    assert_eq!(listed(&["--last", "1000"]), all);
+    assert_eq!(listed(&["--last", "2", "--reason", "not_utf8"]), [0, 1].map(value));
+    assert_eq!(listed(&["--last", "1", "--reason", "not_embedded"]), []);
+    let (_, said, summary) = dlq(&cluster, "newest", "list", &["--last", "1"]);
+    assert!(said.starts_with("newest.dead/1/59  newest/0/"), "{said}");
+    let counted = "1 dead letter: not_json 1; left out as without a readable reason: 9";
+    assert!(summary.contains(counted), "{summary}");
+    for refused in [&["--last", "0"][..], &["--last", "1001"], &["--last", "3", "--max", "2"]] {
+        let (code, _, error) = dlq(&cluster, "newest", "list", refused);
+        assert!(code == 2 && error.contains("--last"), "{refused:?}: {error}");
+    }
 }
 
 #[test]

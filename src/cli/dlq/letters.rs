@@ -1,8 +1,9 @@
-//! Reads a dead-letter topic: from a beginning to what was there at the start, without joining a group.
+//! Reads a dead-letter topic: what was there at the start, or spans of it, without joining a group.
 //!
 //! Letters of open transactions aren't there yet, and those of aborted ones never are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -48,15 +49,19 @@ pub(super) struct Cause {
     pub(super) detail: String,
 }
 
+/// Spans of offsets, by partition.
+pub(super) type Spans = BTreeMap<i32, Range<i64>>;
+
 /// The letters of a topic, in the order of each partition.
 pub(super) struct Letters {
     consumer: BaseConsumer<Asker>,
+    topic: String,
     patience: Duration,
     shutdown: Shutdown,
-    first: BTreeMap<i32, i64>,
+    /// What is read.
+    spans: Spans,
     next: BTreeMap<i32, i64>,
-    ends: BTreeMap<i32, i64>,
-    /// Partitions whose end hasn't been reached.
+    /// Partitions of which the end of the span hasn't been reached.
     open: BTreeSet<i32>,
 }
 
@@ -78,9 +83,7 @@ impl Letters {
         if let Some((partition, _)) = from.iter().find(|(p, _)| *p >= partitions) {
             bail!("--from: there is no partition {partition} in {topic:?}, it has {partitions}");
         }
-        let (mut first, mut ends) = (BTreeMap::new(), BTreeMap::new());
-        let mut open = BTreeSet::new();
-        let mut list = TopicPartitionList::new();
+        let mut spans = Spans::new();
         for partition in 0..partitions {
             let (low, high) = consumer
                 .fetch_watermarks(topic, partition, patience)
@@ -92,20 +95,42 @@ impl Letters {
                 Some((_, offset)) => low.max(*offset),
                 None => low,
             };
-            first.insert(partition, begin);
-            ends.insert(partition, high);
-            if begin < high {
-                open.insert(partition);
-                list.add_partition_offset(topic, partition, Offset::Offset(begin))?;
-            }
+            spans.insert(partition, begin..high);
         }
-        consumer.assign(&list)?;
-        let shutdown = shutdown.clone();
-        Ok(Letters { consumer, patience, shutdown, next: first.clone(), first, ends, open })
+        let mut letters = Letters {
+            consumer,
+            topic: topic.to_owned(),
+            patience,
+            shutdown: shutdown.clone(),
+            spans: Spans::new(),
+            next: BTreeMap::new(),
+            open: BTreeSet::new(),
+        };
+        letters.go_to(spans)?;
+        Ok(letters)
     }
 
-    /// Returns the next letter; `None` when all that were there at the start have been read, or a stop
-    /// is wanted.
+    /// Returns what is read: at first all that was there at the start.
+    pub(super) fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// Reads `spans` from here on, and nothing else. What librdkafka has fetched for others it
+    /// drops.
+    pub(super) fn go_to(&mut self, spans: Spans) -> anyhow::Result<()> {
+        let mut list = TopicPartitionList::new();
+        self.open.clear();
+        for (&partition, span) in spans.iter().filter(|(_, span)| !span.is_empty()) {
+            self.open.insert(partition);
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(span.start))?;
+        }
+        self.next = spans.iter().map(|(&partition, span)| (partition, span.start)).collect();
+        self.spans = spans;
+        self.consumer.assign(&list)?;
+        Ok(())
+    }
+
+    /// Returns the next letter; `None` when all of the spans have been read, or a stop is wanted.
     pub(super) fn next(&mut self) -> anyhow::Result<Option<Letter>> {
         let mut deadline = Instant::now() + self.patience;
         let mut trouble = None;
@@ -114,7 +139,7 @@ impl Letters {
             match self.consumer.poll(TICK) {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    let end = self.ends[&partition];
+                    let end = self.spans[&partition].end;
                     if offset + 1 >= end {
                         self.open.remove(&partition);
                     }
@@ -150,10 +175,10 @@ impl Letters {
 
     /// Returns how many offsets have been passed, and how many there are.
     pub(super) fn progress(&self) -> (u64, u64) {
-        let from_first = |to: &BTreeMap<i32, i64>| -> u64 {
-            to.iter().map(|(partition, to)| (to - self.first[partition]).max(0) as u64).sum()
-        };
-        (from_first(&self.next), from_first(&self.ends))
+        let passed = self.next.iter().map(|(partition, next)| next - self.spans[partition].start);
+        let all = self.spans.values().map(|span| span.end - span.start);
+        let number = |offsets: i64| offsets.max(0) as u64;
+        (passed.map(number).sum(), all.map(number).sum())
     }
 }
 
@@ -233,11 +258,11 @@ mod tests {
         consumer.assign(&list).unwrap();
         let mut letters = Letters {
             consumer,
+            topic: "dead".into(),
             patience: Duration::from_secs(5),
             shutdown: Shutdown::default(),
-            first: [(0, 0), (1, 0)].into(),
+            spans: [(0, 0..1), (1, 0..1)].into(),
             next: [(0, 0), (1, 0)].into(),
-            ends: [(0, 1), (1, 1)].into(),
             open: [0, 1].into(),
         };
         let producer: BaseProducer = broker.client().set("linger.ms", "0").create().unwrap();

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::json;
 
+use super::letters::{Cause, Letter};
 use super::selection::Selection;
 use crate::cli::{say, tell};
 use crate::shutdown::Shutdown;
@@ -16,6 +17,15 @@ use crate::shutdown::Shutdown;
 pub struct ListArgs {
     #[command(flatten)]
     selection: Selection,
+    /// Only the newest letters, so many of all partitions together, the oldest of them first.
+    /// Between partitions the letters' timestamps tell which is newer.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        value_parser = clap::value_parser!(u16).range(1..=LAST_MAX),
+        conflicts_with_all = ["from", "max"]
+    )]
+    last: Option<u16>,
     /// Prints a JSON object a letter.
     #[arg(long)]
     json: bool,
@@ -27,53 +37,69 @@ pub struct ListArgs {
 /// Characters of a value that people see.
 const SHOWN: usize = 200;
 
+/// Most letters of `--last`: they are held in memory.
+const LAST_MAX: i64 = 1000;
+
 /// Lists the letters of all topics.
 pub(super) fn run(args: ListArgs) -> anyhow::Result<()> {
-    let config = args.selection.config.load()?;
-    let mut selected = args.selection.open(&config, None, &Shutdown::default())?;
-    while let Some((letter, cause)) = selected.next()? {
-        if args.json {
-            let key = letter.message.key.as_deref().map(String::from_utf8_lossy);
-            let mut object = json!({
-                "partition": letter.partition,
-                "offset": letter.offset,
-                "reason": cause.reason,
-                "message": cause.detail,
-                "source": {
-                    "topic": cause.topic,
-                    "partition": cause.partition,
-                    "offset": cause.offset,
-                },
-                "key": key,
-                "value_bytes": letter.message.value.as_ref().map(Vec::len),
-                "timestamp_ms": letter.message.timestamp_ms,
-            });
-            if args.values {
-                let value = letter.message.value.as_deref();
-                match value.map(std::str::from_utf8).transpose() {
-                    Ok(text) => object["value"] = json!(text),
-                    Err(_) => object["value_base64"] = json!(value.map(|v| STANDARD.encode(v))),
-                }
-            }
-            say(object)?;
-        } else {
-            let (partition, offset) = (or_unknown(cause.partition), or_unknown(cause.offset));
-            let line = format!(
-                "{}/{}/{}  {}/{partition}/{offset}  {}: {}",
-                selected.topic,
-                letter.partition,
-                letter.offset,
-                cause.topic,
-                cause.reason,
-                cause.detail
-            );
-            say(one_line(&line))?;
-            if args.values {
-                say(format_args!("    {}", shown(letter.message.value.as_deref())))?;
-            }
+    let ListArgs { selection, last, json, values } = args;
+    let config = selection.config.load()?;
+    let mut selected = selection.open(&config, None, &Shutdown::default())?;
+    if let Some(number) = last {
+        for (letter, cause) in selected.newest(number.into())? {
+            say_letter(&selected.topic, &letter, &cause, json, values)?;
+        }
+    } else {
+        while let Some((letter, cause)) = selected.next()? {
+            say_letter(&selected.topic, &letter, &cause, json, values)?;
         }
     }
     tell(selected.in_words());
+    Ok(())
+}
+
+/// Prints a letter of the dead-letter topic `topic`.
+fn say_letter(
+    topic: &str,
+    letter: &Letter,
+    cause: &Cause,
+    as_json: bool,
+    values: bool,
+) -> std::io::Result<()> {
+    if as_json {
+        let key = letter.message.key.as_deref().map(String::from_utf8_lossy);
+        let mut object = json!({
+            "partition": letter.partition,
+            "offset": letter.offset,
+            "reason": cause.reason,
+            "message": cause.detail,
+            "source": {
+                "topic": cause.topic,
+                "partition": cause.partition,
+                "offset": cause.offset,
+            },
+            "key": key,
+            "value_bytes": letter.message.value.as_ref().map(Vec::len),
+            "timestamp_ms": letter.message.timestamp_ms,
+        });
+        if values {
+            let value = letter.message.value.as_deref();
+            match value.map(std::str::from_utf8).transpose() {
+                Ok(text) => object["value"] = json!(text),
+                Err(_) => object["value_base64"] = json!(value.map(|v| STANDARD.encode(v))),
+            }
+        }
+        return say(object);
+    }
+    let (partition, offset) = (or_unknown(cause.partition), or_unknown(cause.offset));
+    let line = format!(
+        "{topic}/{}/{}  {}/{partition}/{offset}  {}: {}",
+        letter.partition, letter.offset, cause.topic, cause.reason, cause.detail
+    );
+    say(one_line(&line))?;
+    if values {
+        say(format_args!("    {}", shown(letter.message.value.as_deref())))?;
+    }
     Ok(())
 }
 

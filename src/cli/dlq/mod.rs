@@ -2,6 +2,7 @@
 
 mod letters;
 mod list;
+mod newest;
 mod replay;
 mod selection;
 mod sender;
