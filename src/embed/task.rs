@@ -156,7 +156,7 @@ impl EmbedTask {
         self.metrics.objective_missed.inc_by(late);
         if !good.is_empty() {
             let finished = Instant::now();
-            let embedded = EmbeddedBatch { captions: good, vectors, finished };
+            let embedded = EmbeddedBatch { captions: good, vectors, dim, finished };
             self.out.send(Finished::Embedded(embedded))?;
         }
         Ok(spoilt)
