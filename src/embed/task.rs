@@ -63,7 +63,7 @@ pub struct EmbedTask {
     pub requests: Sender<Request>,
     /// Batches from the batcher.
     pub jobs: Receiver<Job>,
-    /// Vectors and rejections, for the sink.
+    /// Vectors, rejections and what is abandoned, for the sink.
     pub out: QueueSender<Finished>,
     /// Counts.
     pub metrics: EmbedMetrics,
@@ -201,11 +201,20 @@ impl EmbedTask {
     }
 
     /// Embeds a part of a batch; returns the tokens of the smallest batch for which there was too
-    /// little memory.
+    /// little memory. What is of a partition that is being given up is abandoned: there may be many
+    /// parts, and the group waits.
     fn embed_anew(
         &mut self,
         part: Vec<Tracked<PreparedCaption>>,
     ) -> Result<Option<usize>, EmbedTaskError> {
+        let is_leaving = |c: &Tracked<PreparedCaption>| c.origin.assignment.is_leaving();
+        let (leaving, part): (Vec<_>, Vec<_>) = part.into_iter().partition(is_leaving);
+        for caption in leaving {
+            self.out.send(Finished::Abandoned(caption.map(|_| ())))?;
+        }
+        if part.is_empty() {
+            return Ok(None);
+        }
         let batch = TokenBatch::pack(part.iter().map(|c| c.payload.tokens.ids.as_slice()));
         Ok(self.embed(part, &batch)?.out_of_memory)
     }
@@ -221,6 +230,8 @@ impl EmbedTask {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::embed::hash::HashEmbedder;
     use crate::health::Health;
@@ -274,9 +285,38 @@ mod tests {
         }
     }
 
+    /// Fails on every batch of several captions. The partition is asked back during its first pass.
+    struct Interrupted {
+        inner: HashEmbedder,
+        asked_back: Arc<Assignment>,
+    }
+
+    impl Embedder for Interrupted {
+        fn dim(&self) -> usize {
+            self.inner.dim()
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            self.asked_back.leave();
+            let (captions, tokens) = (batch.captions(), batch.tokens());
+            if captions > 1 {
+                return Err(EmbedError::Run { captions, tokens, reason: "bad luck".into() });
+            }
+            self.inner.embed(batch)
+        }
+    }
+
     fn caption(sequence: u64, token: u32) -> Tracked<PreparedCaption> {
+        caption_of(&Assignment::new(0, 1), sequence, token)
+    }
+
+    fn caption_of(
+        assignment: &Arc<Assignment>,
+        sequence: u64,
+        token: u32,
+    ) -> Tracked<PreparedCaption> {
         let origin = Origin {
-            assignment: Assignment::new(0, 1),
+            assignment: Arc::clone(assignment),
             offset: Offset(sequence as i64),
             sequence,
             received: Instant::now(),
@@ -294,16 +334,24 @@ mod tests {
         /// Sequence numbers.
         embedded: Vec<u64>,
         rejected: Vec<(u64, RejectReason)>,
+        abandoned: Vec<u64>,
         metrics: Metrics,
     }
 
     fn run(tokens: &[u32], state: State, tokens_max: usize) -> Outcome {
+        let inner = HashEmbedder::new(4);
+        let captions =
+            tokens.iter().enumerate().map(|(i, &token)| caption(i as u64, token)).collect();
+        run_with(Box::new(Superstitious { inner, state, tokens_max }), captions)
+    }
+
+    fn run_with(embedder: Box<dyn Embedder>, captions: Vec<Tracked<PreparedCaption>>) -> Outcome {
         let metrics = Metrics::new();
         let (out, finished) = queue::bounded("test", 100, &metrics.queues);
         let (requests, _free) = crossbeam_channel::bounded(1);
         let (_batcher, jobs) = crossbeam_channel::bounded(1);
         let mut task = EmbedTask {
-            embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), state, tokens_max }),
+            embedder,
             duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
             watch: Health::new(Duration::from_secs(60)).watch_passes(),
             number: 0,
@@ -314,24 +362,23 @@ mod tests {
             seconds: metrics.stage(crate::metrics::Stage::Embed),
             latency_objective: Some(Duration::from_secs(3600)),
         };
-        let captions: Vec<_> =
-            tokens.iter().enumerate().map(|(i, &token)| caption(i as u64, token)).collect();
         let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
         let result = task.embed(captions, &batch);
         drop(task);
-        let (mut embedded, mut rejected) = (Vec::new(), Vec::new());
+        let (mut embedded, mut rejected, mut abandoned) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(item) = finished.recv() {
             match item {
                 Finished::Embedded(batch) => {
                     embedded.extend(batch.captions.iter().map(|(_, c)| c.origin.sequence));
                 }
                 Finished::Rejected(r) => rejected.push((r.origin.sequence, r.payload.reason)),
-                Finished::Tombstone(_) | Finished::Abandoned(_) => panic!("none of these here"),
+                Finished::Abandoned(a) => abandoned.push(a.origin.sequence),
+                Finished::Tombstone(_) => panic!("none of these here"),
             }
         }
         embedded.sort_unstable();
         rejected.sort_unstable_by_key(|(sequence, _)| *sequence);
-        Outcome { result, embedded, rejected, metrics }
+        Outcome { result, embedded, rejected, abandoned, metrics }
     }
 
     #[test]
@@ -396,5 +443,17 @@ mod tests {
         let outcome = run(&[5, 6], State::Works, 2);
         assert!(matches!(outcome.result, Err(EmbedTaskError::OutOfMemory(_))));
         assert_eq!((outcome.embedded.len(), outcome.rejected.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_asked_back_while_a_batch_is_split_is_left_to_the_next_owner() {
+        let [asked_back, held] = [1, 2].map(|number| Assignment::new(number as i32, number));
+        let captions = (0..6).map(|i| caption_of([&asked_back, &held][i % 2], i as u64, 5));
+        let inner = HashEmbedder::new(4);
+        let interrupted = Interrupted { inner, asked_back: Arc::clone(&asked_back) };
+        let outcome = run_with(Box::new(interrupted), captions.collect());
+        assert!(outcome.result.is_ok());
+        assert_eq!((outcome.embedded, outcome.abandoned), (vec![1, 3, 5], vec![0, 2, 4]));
+        assert!(outcome.rejected.is_empty());
     }
 }
