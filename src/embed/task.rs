@@ -4,7 +4,7 @@
 //! are those of a batch whose vectors aren't finite, for one caption's numbers may spoil all
 //! others'. A caption is at fault only if the network still works without it: before anything is
 //! rejected, a known caption must succeed. Where it doesn't, the network is at fault, and the
-//! worker fails.
+//! worker fails. Nor is it at fault for what passes: after the known caption it fails once more.
 //!
 //! A batch for which there was too little memory is split too, and the batcher is told, which makes
 //! smaller ones from then on. No caption is at fault for that: where there isn't the memory for one
@@ -98,10 +98,7 @@ impl EmbedTask {
         captions: Vec<Tracked<PreparedCaption>>,
         batch: &TokenBatch,
     ) -> Result<Last, EmbedTaskError> {
-        let started = Instant::now();
-        let result = self.pass(batch);
-        let seconds = started.elapsed().as_secs_f64();
-        self.metrics.busy_seconds.inc_by(seconds);
+        let (result, seconds) = self.pass(batch);
         let tokens = batch.tokens();
         match result {
             Ok(vectors) => {
@@ -125,8 +122,13 @@ impl EmbedTask {
         }
     }
 
-    fn pass(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
-        self.watch.run(|| self.duty.run(|| self.embedder.embed(batch)))
+    /// Returns what a pass gave, and the seconds that it took.
+    fn pass(&mut self, batch: &TokenBatch) -> (Result<Vec<f32>, EmbedError>, f64) {
+        let started = Instant::now();
+        let result = self.watch.run(|| self.duty.run(|| self.embedder.embed(batch)));
+        let seconds = started.elapsed().as_secs_f64();
+        self.metrics.busy_seconds.inc_by(seconds);
+        (result, seconds)
     }
 
     /// Counts and passes on the captions whose vectors are finite; returns the others.
@@ -162,8 +164,8 @@ impl EmbedTask {
         Ok(spoilt)
     }
 
-    /// Splits a batch that failed; rejects the caption that fails alone. Returns the tokens of the
-    /// smallest of the parts for which there was too little memory.
+    /// Splits a batch that failed; rejects the caption that fails alone, and again. Returns the
+    /// tokens of the smallest of the parts for which there was too little memory.
     fn isolate(
         &mut self,
         mut captions: Vec<Tracked<PreparedCaption>>,
@@ -187,17 +189,30 @@ impl EmbedTask {
         }
         let known = self.watch.run(|| self.duty.run(|| embed_known(&mut *self.embedder)));
         known.map_err(EmbedTaskError::Embedder)?;
-        let rejection = match reason {
-            SplitReason::NotFinite => {
+        self.try_again(captions)?;
+        Ok(None)
+    }
+
+    /// Embeds a caption that has failed alone once more, now that the network is known to work;
+    /// what fails again is rejected.
+    fn try_again(&mut self, alone: Vec<Tracked<PreparedCaption>>) -> Result<(), EmbedTaskError> {
+        let batch = TokenBatch::pack(alone.iter().map(|c| c.payload.tokens.ids.as_slice()));
+        let (result, seconds) = self.pass(&batch);
+        let (failed, rejection) = match result {
+            Ok(vectors) => {
                 let detail = "the vector has a number that isn't finite";
-                Rejection::new(RejectReason::NotFinite, detail)
+                let spoilt = self.pass_on(alone, vectors, seconds)?;
+                (spoilt, Rejection::new(RejectReason::NotFinite, detail))
             }
-            _ => Rejection::new(RejectReason::NotEmbedded, error.to_string()),
+            Err(error) if error.split_reason() == SplitReason::OutOfMemory => {
+                return Err(EmbedTaskError::OutOfMemory(error));
+            }
+            Err(error) => (alone, Rejection::new(RejectReason::NotEmbedded, error.to_string())),
         };
-        for caption in captions {
+        for caption in failed {
             self.reject(caption, rejection.clone())?;
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Embeds a part of a batch; returns the tokens of the smallest batch for which there was too
@@ -303,6 +318,30 @@ mod tests {
                 return Err(EmbedError::Run { captions, tokens, reason: "bad luck".into() });
             }
             self.inner.embed(batch)
+        }
+    }
+
+    /// Fails on its first pass, or gives NaN.
+    struct Hiccups {
+        inner: HashEmbedder,
+        is_first: bool,
+        gives: bool,
+    }
+
+    impl Embedder for Hiccups {
+        fn dim(&self) -> usize {
+            self.inner.dim()
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            let (captions, tokens) = (batch.captions(), batch.tokens());
+            match (std::mem::take(&mut self.is_first), self.gives) {
+                (false, _) => self.inner.embed(batch),
+                (true, true) => Ok(vec![f32::NAN; captions * self.dim()]),
+                (true, false) => {
+                    Err(EmbedError::Run { captions, tokens, reason: "bad luck".into() })
+                }
+            }
         }
     }
 
@@ -455,5 +494,17 @@ mod tests {
         assert!(outcome.result.is_ok());
         assert_eq!((outcome.embedded, outcome.abandoned), (vec![1, 3, 5], vec![0, 2, 4]));
         assert!(outcome.rejected.is_empty());
+    }
+
+    #[test]
+    fn a_failure_that_passes_is_no_fault_of_a_caption_that_was_alone() {
+        for gives in [false, true] {
+            let inner = HashEmbedder::new(4);
+            let hiccups = Hiccups { inner, is_first: true, gives };
+            let outcome = run_with(Box::new(hiccups), vec![caption(0, 5)]);
+            assert!(outcome.result.is_ok());
+            assert_eq!((outcome.embedded, outcome.rejected), (vec![0], Vec::new()), "{gives}");
+            assert_eq!(outcome.metrics.embed.captions.get(), 1);
+        }
     }
 }
