@@ -104,11 +104,15 @@ impl EmbedTask {
             Ok(vectors) => {
                 let spoilt = self.pass_on(captions, vectors, seconds)?;
                 let (vectors, captions) = (spoilt.len(), batch.captions());
+                let error = EmbedError::NotFinite { vectors, captions };
                 let out_of_memory = match vectors {
                     0 => None,
                     // What it gives alone is still to be seen.
-                    1 if captions > 1 => self.embed_anew(spoilt)?,
-                    _ => self.isolate(spoilt, EmbedError::NotFinite { vectors, captions })?,
+                    1 if captions > 1 => {
+                        self.tell_split(captions, &error);
+                        self.embed_anew(spoilt)?
+                    }
+                    _ => self.isolate(spoilt, error)?,
                 };
                 Ok(Last { pass: Some(Pass { tokens, seconds }), out_of_memory })
             }
@@ -173,9 +177,7 @@ impl EmbedTask {
     ) -> Result<Option<usize>, EmbedTaskError> {
         let reason = error.split_reason();
         if captions.len() > 1 {
-            let (number, label) = (captions.len(), reason.as_label());
-            tracing::warn!(captions = number, reason = label, %error, "a batch failed and is split");
-            self.metrics.splits.with_label_values(&[label]).inc();
+            self.tell_split(captions.len(), &error);
             let second = captions.split_off(captions.len() / 2);
             let mut too_large: Option<usize> = None;
             for half in [captions, second] {
@@ -191,6 +193,12 @@ impl EmbedTask {
         known.map_err(EmbedTaskError::Embedder)?;
         self.try_again(captions)?;
         Ok(None)
+    }
+
+    fn tell_split(&self, captions: usize, error: &EmbedError) {
+        let reason = error.split_reason().as_label();
+        tracing::warn!(captions, reason, %error, "a batch failed and is split");
+        self.metrics.splits.with_label_values(&[reason]).inc();
     }
 
     /// Embeds a caption that has failed alone once more, now that the network is known to work;
@@ -461,6 +469,8 @@ mod tests {
         let outcome = run(&[5, 19, 6], State::Works, 1000);
         assert!(outcome.result.is_ok());
         assert_eq!((outcome.embedded, outcome.rejected), (vec![0, 1, 2], Vec::new()));
+        let splits = outcome.metrics.embed.splits.with_label_values(&["not_finite"]).get();
+        assert_eq!(splits, 1, "the one was taken out of its batch");
     }
 
     #[test]
