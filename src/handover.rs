@@ -27,8 +27,21 @@ pub struct EmbeddedBatch {
     pub captions: Vec<(usize, Tracked<PreparedCaption>)>,
     /// Row-major `[rows, dim]`.
     pub vectors: Vec<f32>,
+    /// Numbers in a vector.
+    pub dim: usize,
     /// When the forward pass ended.
     pub finished: Instant,
+}
+
+impl EmbeddedBatch {
+    /// Returns the captions, each with a vector of its own. One that waits for long, as where its
+    /// record's partition has no leader, would else keep those of all its batch, and so would one
+    /// of each other batch.
+    pub fn into_captions(self) -> impl Iterator<Item = (Tracked<PreparedCaption>, Box<[f32]>)> {
+        let EmbeddedBatch { captions, vectors, dim, .. } = self;
+        let of_row = move |row: usize| vectors[row * dim..(row + 1) * dim].into();
+        captions.into_iter().map(move |(row, caption)| (caption, of_row(row)))
+    }
 }
 
 /// What comes to the sink.
@@ -42,4 +55,35 @@ pub enum Finished {
     Tombstone(Tracked<()>),
     /// A message whose partition is being given up before it was embedded.
     Abandoned(Tracked<()>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tracked::{Assignment, Offset, Origin, RawMessage};
+
+    #[test]
+    fn a_caption_that_waits_keeps_no_vector_but_its_own() {
+        let caption = |row: usize| {
+            let origin = Origin {
+                assignment: Assignment::new(0, 1),
+                offset: Offset(row as i64),
+                sequence: row as u64,
+                received: Instant::now(),
+                message: RawMessage::default(),
+            };
+            let tokens = TokenizedCaption { ids: vec![2, 5, 3], truncated: false };
+            let payload =
+                PreparedCaption { tokens, text: String::new(), id: None, ready: Instant::now() };
+            (row, Tracked { origin: Box::new(origin), payload })
+        };
+        let vectors = (0..6).map(|number| number as f32).collect();
+        let captions = vec![caption(0), caption(2)];
+        let batch = EmbeddedBatch { captions, vectors, dim: 2, finished: Instant::now() };
+        let kept: Vec<_> = batch
+            .into_captions()
+            .map(|(caption, vector)| (caption.origin.sequence, vector.to_vec()))
+            .collect();
+        assert_eq!(kept, [(0, vec![0.0, 1.0]), (2, vec![4.0, 5.0])]);
+    }
 }

@@ -64,11 +64,11 @@ impl CostModel {
             let error = surprise.abs() / seconds;
             let first = self.observations == OBSERVATIONS_MIN;
             self.error += if first { 1.0 } else { ERROR_GAIN } * (error - self.error);
-            // A machine that was stopped for a second says nothing of the passes to come. Two such in a
-            // row do: else nothing would be learnt where the line lies below 0.
-            let is_slow = surprise > predicted.max(0.0);
+            // A machine that was stopped for a second says nothing of the passes to come; two such
+            // in a row do. Where the line is at 0 or below, it is the line that says nothing.
+            let is_slow = predicted > 0.0 && surprise > predicted;
             if is_slow && !self.was_slow {
-                surprise = predicted.max(0.0);
+                surprise = predicted;
             }
             self.was_slow = is_slow;
         }
@@ -170,6 +170,17 @@ mod tests {
         assert_eq!(model.predict(50), Some(Duration::ZERO), "{model:?}");
         run(&mut model, &[50], 600, |_| 0.01);
         assert_predicts(&model, 50, 0.01);
+    }
+
+    #[test]
+    fn learns_of_large_passes_though_small_ones_were_slow_at_first() {
+        for slow in [0.03, 0.1, 0.5, 5.0] {
+            let mut model = CostModel::default();
+            run(&mut model, &[10, 200], 4, |tokens| if tokens < 100.0 { slow } else { 0.02 });
+            // Never two large ones in a row.
+            run(&mut model, &[10, 1000], 1000, |tokens| 0.001 + tokens * 1e-4);
+            assert_predicts(&model, 1000, 0.101);
+        }
     }
 
     #[test]

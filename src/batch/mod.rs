@@ -103,12 +103,15 @@ impl Batcher {
         // What the batch of each embedder shows, see [`TokenBudget::cut`].
         let mut sizes = vec![None; self.jobs.len()];
         let mut is_open = true;
+        // Whether captions may be kept back for others that come.
+        let mut is_more = true;
         let mut looked = Instant::now();
         let nothing = never();
         loop {
             if looked.elapsed() >= LEAVING_CHECK {
                 looked = Instant::now();
                 self.abandon_leaving(&mut pending)?;
+                is_more = is_open;
             }
             self.metrics.pending.set(pending.len() as i64);
             if pending.is_empty() && !is_open {
@@ -116,7 +119,7 @@ impl Batcher {
             }
             let mut alarm = never();
             if let Some(request) = free.front() {
-                match self.decide(&pending, free.len()) {
+                match self.decide(&pending, free.len(), is_more) {
                     Decision::Cut { captions, reason } => {
                         // An embedder that has ended in the meantime has failed the worker; the
                         // batch is redelivered.
@@ -147,7 +150,12 @@ impl Batcher {
                             pending.extend(captions);
                         }
                     }
-                    None => is_open = false,
+                    None => {
+                        is_open = false;
+                        // At a stop the partitions are given up in this moment, and then nothing of
+                        // them is cut; where a stage has failed they aren't.
+                        looked = Instant::now();
+                    }
                 },
                 recv(self.requests) -> request => match request {
                     Ok(request) => {
@@ -184,11 +192,17 @@ impl Batcher {
         Ok(())
     }
 
-    fn decide(&self, pending: &VecDeque<Tracked<PreparedCaption>>, free: usize) -> Decision {
+    /// Decides for so many free embedders. Where `is_more` is false, no other caption comes.
+    fn decide(
+        &self,
+        pending: &VecDeque<Tracked<PreparedCaption>>,
+        free: usize,
+        is_more: bool,
+    ) -> Decision {
         let limits = Limits {
             tokens_max: self.budget.next_limit(),
             captions_max: self.captions_max,
-            wait_max: self.wait_max,
+            wait_max: if is_more { self.wait_max } else { Duration::ZERO },
         };
         let Some(oldest) = pending.front() else { return Decision::Nothing };
         let objective = self.latency_objective.map(|objective| Objective {
@@ -358,6 +372,25 @@ mod tests {
             .collect();
         assert_eq!(sizes, [2, 2]);
         drop((captions, requests));
+        assert!(batcher.join().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_kept_back_for_more_once_no_more_can_come() {
+        let metrics = Metrics::new();
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(1);
+        let (job, jobs) = crossbeam_channel::bounded(1);
+        let wait_max = Duration::from_secs(3600);
+        let batcher = Batcher { wait_max, ..batcher(&metrics, input, free, vec![job], around) };
+        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        requests.send(Request { embedder: 0, last: None, out_of_memory: None }).unwrap();
+        captions.send(vec![caption(20)]).unwrap();
+        // As where another stage has failed: the partitions aren't given up before, as at a stop.
+        drop(captions);
+        let job: Job = jobs.recv_timeout(PATIENCE).expect("it is cut at once");
+        assert_eq!(job.captions.len(), 1);
         assert!(batcher.join().unwrap());
     }
 

@@ -129,8 +129,9 @@ pub struct NoMemory {
     pub sessions: usize,
 }
 
-/// Measures, and returns what was found with the embedders that it was found with. `load` makes the
-/// embedders of so many sessions with so many threads each, or none where there isn't the memory.
+/// Measures a network of this vocabulary, which takes captions of so many tokens at most; returns
+/// what was found with the embedders that it was found with. `load` makes the embedders of so many
+/// sessions with so many threads each, or none where there isn't the memory.
 ///
 /// # Errors
 ///
@@ -140,13 +141,14 @@ pub fn calibrate<E: Embedder, L>(
     wanted: &Wanted,
     cpus: usize,
     vocabulary: usize,
+    caption_tokens_max: usize,
     load: impl FnMut(usize, usize) -> Result<Option<Vec<E>>, L>,
 ) -> Result<Found<Vec<E>>, L>
 where
     L: From<EmbedError> + From<NoMemory> + Display,
 {
     choose(wanted, cpus, load, |embedders: &mut Vec<E>, passes| {
-        run(embedders, passes, &batch_of(passes.tokens, vocabulary))
+        run(embedders, passes, &batch_of(passes.tokens, vocabulary, caption_tokens_max))
     })
 }
 
@@ -173,12 +175,13 @@ fn run<E: Embedder>(
     Ok(Measured { tokens, took: started.elapsed() })
 }
 
-/// Returns a batch of so many tokens, of captions of the usual length.
-fn batch_of(tokens: usize, vocabulary: usize) -> TokenBatch {
+/// Returns a batch of so many tokens, of captions of the usual length, or of the longest where that
+/// is less: the network may have no positions beyond.
+fn batch_of(tokens: usize, vocabulary: usize, caption_tokens_max: usize) -> TokenBatch {
     // Far apart in the vocabulary, as real ones are.
     let ids: Vec<u32> =
         (0..tokens).map(|token| (token * 7919 % vocabulary.max(1)) as u32).collect();
-    TokenBatch::pack(ids.chunks(CAPTION_TOKENS))
+    TokenBatch::pack(ids.chunks(CAPTION_TOKENS.min(caption_tokens_max)))
 }
 
 #[cfg(test)]
@@ -205,13 +208,43 @@ mod tests {
         assert_eq!(Wanted { threads: Some(9), ..open }.candidates(8), [(1, 9)]);
     }
 
+    /// A network of so many positions.
+    struct Positions(HashEmbedder, i64);
+
+    impl Embedder for Positions {
+        fn dim(&self) -> usize {
+            self.0.dim()
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            let (captions, tokens) = (batch.captions(), batch.tokens());
+            match batch.token_positions.iter().all(|position| *position < self.1) {
+                true => self.0.embed(batch),
+                false => {
+                    let reason = "indices element out of data bounds".into();
+                    Err(EmbedError::Run { captions, tokens, reason })
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_network_of_few_positions_is_measured_with_captions_that_it_takes() {
+        let load = |sessions: usize, _| {
+            let one = |_| Positions(HashEmbedder::new(4), 8);
+            Ok::<_, EmbeddersError>(Some((0..sessions).map(one).collect()))
+        };
+        let found = calibrate(&Wanted::default(), 2, 100, 8, load).unwrap();
+        assert!(!found.is_cut_short);
+    }
+
     #[test]
     fn what_the_configuration_names_is_kept() {
         let wanted = Wanted { tokens: Some(300), sessions: Some(2), threads: None };
         let load = |sessions: usize, _| {
             Ok::<_, EmbeddersError>(Some(vec![HashEmbedder::new(4); sessions]))
         };
-        let found = calibrate(&wanted, 4, 100, load).unwrap();
+        let found = calibrate(&wanted, 4, 100, 128, load).unwrap();
         let (found, embedders) = (found.calibration, found.sessions);
         assert_eq!((found.sessions, found.threads, embedders.len()), (2, 2, 2));
         assert_eq!(found.steps.len(), 1);

@@ -4,7 +4,7 @@
 //! are those of a batch whose vectors aren't finite, for one caption's numbers may spoil all
 //! others'. A caption is at fault only if the network still works without it: before anything is
 //! rejected, a known caption must succeed. Where it doesn't, the network is at fault, and the
-//! worker fails.
+//! worker fails. Nor is it at fault for what passes: after the known caption it fails once more.
 //!
 //! A batch for which there was too little memory is split too, and the batcher is told, which makes
 //! smaller ones from then on. No caption is at fault for that: where there isn't the memory for one
@@ -63,7 +63,7 @@ pub struct EmbedTask {
     pub requests: Sender<Request>,
     /// Batches from the batcher.
     pub jobs: Receiver<Job>,
-    /// Vectors and rejections, for the sink.
+    /// Vectors, rejections and what is abandoned, for the sink.
     pub out: QueueSender<Finished>,
     /// Counts.
     pub metrics: EmbedMetrics,
@@ -98,20 +98,21 @@ impl EmbedTask {
         captions: Vec<Tracked<PreparedCaption>>,
         batch: &TokenBatch,
     ) -> Result<Last, EmbedTaskError> {
-        let started = Instant::now();
-        let result = self.pass(batch);
-        let seconds = started.elapsed().as_secs_f64();
-        self.metrics.busy_seconds.inc_by(seconds);
+        let (result, seconds) = self.pass(batch);
         let tokens = batch.tokens();
         match result {
             Ok(vectors) => {
                 let spoilt = self.pass_on(captions, vectors, seconds)?;
                 let (vectors, captions) = (spoilt.len(), batch.captions());
+                let error = EmbedError::NotFinite { vectors, captions };
                 let out_of_memory = match vectors {
                     0 => None,
                     // What it gives alone is still to be seen.
-                    1 if captions > 1 => self.embed_anew(spoilt)?,
-                    _ => self.isolate(spoilt, EmbedError::NotFinite { vectors, captions })?,
+                    1 if captions > 1 => {
+                        self.tell_split(captions, &error);
+                        self.embed_anew(spoilt)?
+                    }
+                    _ => self.isolate(spoilt, error)?,
                 };
                 Ok(Last { pass: Some(Pass { tokens, seconds }), out_of_memory })
             }
@@ -125,8 +126,13 @@ impl EmbedTask {
         }
     }
 
-    fn pass(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
-        self.watch.run(|| self.duty.run(|| self.embedder.embed(batch)))
+    /// Returns what a pass gave, and the seconds that it took.
+    fn pass(&mut self, batch: &TokenBatch) -> (Result<Vec<f32>, EmbedError>, f64) {
+        let started = Instant::now();
+        let result = self.watch.run(|| self.duty.run(|| self.embedder.embed(batch)));
+        let seconds = started.elapsed().as_secs_f64();
+        self.metrics.busy_seconds.inc_by(seconds);
+        (result, seconds)
     }
 
     /// Counts and passes on the captions whose vectors are finite; returns the others.
@@ -156,14 +162,14 @@ impl EmbedTask {
         self.metrics.objective_missed.inc_by(late);
         if !good.is_empty() {
             let finished = Instant::now();
-            let embedded = EmbeddedBatch { captions: good, vectors, finished };
+            let embedded = EmbeddedBatch { captions: good, vectors, dim, finished };
             self.out.send(Finished::Embedded(embedded))?;
         }
         Ok(spoilt)
     }
 
-    /// Splits a batch that failed; rejects the caption that fails alone. Returns the tokens of the
-    /// smallest of the parts for which there was too little memory.
+    /// Splits a batch that failed; rejects the caption that fails alone, and again. Returns the
+    /// tokens of the smallest of the parts for which there was too little memory.
     fn isolate(
         &mut self,
         mut captions: Vec<Tracked<PreparedCaption>>,
@@ -171,9 +177,7 @@ impl EmbedTask {
     ) -> Result<Option<usize>, EmbedTaskError> {
         let reason = error.split_reason();
         if captions.len() > 1 {
-            let (number, label) = (captions.len(), reason.as_label());
-            tracing::warn!(captions = number, reason = label, %error, "a batch failed and is split");
-            self.metrics.splits.with_label_values(&[label]).inc();
+            self.tell_split(captions.len(), &error);
             let second = captions.split_off(captions.len() / 2);
             let mut too_large: Option<usize> = None;
             for half in [captions, second] {
@@ -187,25 +191,53 @@ impl EmbedTask {
         }
         let known = self.watch.run(|| self.duty.run(|| embed_known(&mut *self.embedder)));
         known.map_err(EmbedTaskError::Embedder)?;
-        let rejection = match reason {
-            SplitReason::NotFinite => {
-                let detail = "the vector has a number that isn't finite";
-                Rejection::new(RejectReason::NotFinite, detail)
-            }
-            _ => Rejection::new(RejectReason::NotEmbedded, error.to_string()),
-        };
-        for caption in captions {
-            self.reject(caption, rejection.clone())?;
-        }
+        self.try_again(captions)?;
         Ok(None)
     }
 
+    fn tell_split(&self, captions: usize, error: &EmbedError) {
+        let reason = error.split_reason().as_label();
+        tracing::warn!(captions, reason, %error, "a batch failed and is split");
+        self.metrics.splits.with_label_values(&[reason]).inc();
+    }
+
+    /// Embeds a caption that has failed alone once more, now that the network is known to work;
+    /// what fails again is rejected.
+    fn try_again(&mut self, alone: Vec<Tracked<PreparedCaption>>) -> Result<(), EmbedTaskError> {
+        let batch = TokenBatch::pack(alone.iter().map(|c| c.payload.tokens.ids.as_slice()));
+        let (result, seconds) = self.pass(&batch);
+        let (failed, rejection) = match result {
+            Ok(vectors) => {
+                let detail = "the vector has a number that isn't finite";
+                let spoilt = self.pass_on(alone, vectors, seconds)?;
+                (spoilt, Rejection::new(RejectReason::NotFinite, detail))
+            }
+            Err(error) if error.split_reason() == SplitReason::OutOfMemory => {
+                return Err(EmbedTaskError::OutOfMemory(error));
+            }
+            Err(error) => (alone, Rejection::new(RejectReason::NotEmbedded, error.to_string())),
+        };
+        for caption in failed {
+            self.reject(caption, rejection.clone())?;
+        }
+        Ok(())
+    }
+
     /// Embeds a part of a batch; returns the tokens of the smallest batch for which there was too
-    /// little memory.
+    /// little memory. What is of a partition that is being given up is abandoned: there may be many
+    /// parts, and the group waits.
     fn embed_anew(
         &mut self,
         part: Vec<Tracked<PreparedCaption>>,
     ) -> Result<Option<usize>, EmbedTaskError> {
+        let is_leaving = |c: &Tracked<PreparedCaption>| c.origin.assignment.is_leaving();
+        let (leaving, part): (Vec<_>, Vec<_>) = part.into_iter().partition(is_leaving);
+        for caption in leaving {
+            self.out.send(Finished::Abandoned(caption.map(|_| ())))?;
+        }
+        if part.is_empty() {
+            return Ok(None);
+        }
         let batch = TokenBatch::pack(part.iter().map(|c| c.payload.tokens.ids.as_slice()));
         Ok(self.embed(part, &batch)?.out_of_memory)
     }
@@ -221,6 +253,8 @@ impl EmbedTask {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::embed::hash::HashEmbedder;
     use crate::health::Health;
@@ -274,9 +308,62 @@ mod tests {
         }
     }
 
+    /// Fails on every batch of several captions. The partition is asked back during its first pass.
+    struct Interrupted {
+        inner: HashEmbedder,
+        asked_back: Arc<Assignment>,
+    }
+
+    impl Embedder for Interrupted {
+        fn dim(&self) -> usize {
+            self.inner.dim()
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            self.asked_back.leave();
+            let (captions, tokens) = (batch.captions(), batch.tokens());
+            if captions > 1 {
+                return Err(EmbedError::Run { captions, tokens, reason: "bad luck".into() });
+            }
+            self.inner.embed(batch)
+        }
+    }
+
+    /// Fails on its first pass, or gives NaN.
+    struct Hiccups {
+        inner: HashEmbedder,
+        is_first: bool,
+        gives: bool,
+    }
+
+    impl Embedder for Hiccups {
+        fn dim(&self) -> usize {
+            self.inner.dim()
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            let (captions, tokens) = (batch.captions(), batch.tokens());
+            match (std::mem::take(&mut self.is_first), self.gives) {
+                (false, _) => self.inner.embed(batch),
+                (true, true) => Ok(vec![f32::NAN; captions * self.dim()]),
+                (true, false) => {
+                    Err(EmbedError::Run { captions, tokens, reason: "bad luck".into() })
+                }
+            }
+        }
+    }
+
     fn caption(sequence: u64, token: u32) -> Tracked<PreparedCaption> {
+        caption_of(&Assignment::new(0, 1), sequence, token)
+    }
+
+    fn caption_of(
+        assignment: &Arc<Assignment>,
+        sequence: u64,
+        token: u32,
+    ) -> Tracked<PreparedCaption> {
         let origin = Origin {
-            assignment: Assignment::new(0, 1),
+            assignment: Arc::clone(assignment),
             offset: Offset(sequence as i64),
             sequence,
             received: Instant::now(),
@@ -294,16 +381,24 @@ mod tests {
         /// Sequence numbers.
         embedded: Vec<u64>,
         rejected: Vec<(u64, RejectReason)>,
+        abandoned: Vec<u64>,
         metrics: Metrics,
     }
 
     fn run(tokens: &[u32], state: State, tokens_max: usize) -> Outcome {
+        let inner = HashEmbedder::new(4);
+        let captions =
+            tokens.iter().enumerate().map(|(i, &token)| caption(i as u64, token)).collect();
+        run_with(Box::new(Superstitious { inner, state, tokens_max }), captions)
+    }
+
+    fn run_with(embedder: Box<dyn Embedder>, captions: Vec<Tracked<PreparedCaption>>) -> Outcome {
         let metrics = Metrics::new();
         let (out, finished) = queue::bounded("test", 100, &metrics.queues);
         let (requests, _free) = crossbeam_channel::bounded(1);
         let (_batcher, jobs) = crossbeam_channel::bounded(1);
         let mut task = EmbedTask {
-            embedder: Box::new(Superstitious { inner: HashEmbedder::new(4), state, tokens_max }),
+            embedder,
             duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
             watch: Health::new(Duration::from_secs(60)).watch_passes(),
             number: 0,
@@ -314,24 +409,23 @@ mod tests {
             seconds: metrics.stage(crate::metrics::Stage::Embed),
             latency_objective: Some(Duration::from_secs(3600)),
         };
-        let captions: Vec<_> =
-            tokens.iter().enumerate().map(|(i, &token)| caption(i as u64, token)).collect();
         let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
         let result = task.embed(captions, &batch);
         drop(task);
-        let (mut embedded, mut rejected) = (Vec::new(), Vec::new());
+        let (mut embedded, mut rejected, mut abandoned) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(item) = finished.recv() {
             match item {
                 Finished::Embedded(batch) => {
                     embedded.extend(batch.captions.iter().map(|(_, c)| c.origin.sequence));
                 }
                 Finished::Rejected(r) => rejected.push((r.origin.sequence, r.payload.reason)),
-                Finished::Tombstone(_) | Finished::Abandoned(_) => panic!("none of these here"),
+                Finished::Abandoned(a) => abandoned.push(a.origin.sequence),
+                Finished::Tombstone(_) => panic!("none of these here"),
             }
         }
         embedded.sort_unstable();
         rejected.sort_unstable_by_key(|(sequence, _)| *sequence);
-        Outcome { result, embedded, rejected, metrics }
+        Outcome { result, embedded, rejected, abandoned, metrics }
     }
 
     #[test]
@@ -375,6 +469,8 @@ mod tests {
         let outcome = run(&[5, 19, 6], State::Works, 1000);
         assert!(outcome.result.is_ok());
         assert_eq!((outcome.embedded, outcome.rejected), (vec![0, 1, 2], Vec::new()));
+        let splits = outcome.metrics.embed.splits.with_label_values(&["not_finite"]).get();
+        assert_eq!(splits, 1, "the one was taken out of its batch");
     }
 
     #[test]
@@ -396,5 +492,29 @@ mod tests {
         let outcome = run(&[5, 6], State::Works, 2);
         assert!(matches!(outcome.result, Err(EmbedTaskError::OutOfMemory(_))));
         assert_eq!((outcome.embedded.len(), outcome.rejected.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_asked_back_while_a_batch_is_split_is_left_to_the_next_owner() {
+        let [asked_back, held] = [1, 2].map(|number| Assignment::new(number as i32, number));
+        let captions = (0..6).map(|i| caption_of([&asked_back, &held][i % 2], i as u64, 5));
+        let inner = HashEmbedder::new(4);
+        let interrupted = Interrupted { inner, asked_back: Arc::clone(&asked_back) };
+        let outcome = run_with(Box::new(interrupted), captions.collect());
+        assert!(outcome.result.is_ok());
+        assert_eq!((outcome.embedded, outcome.abandoned), (vec![1, 3, 5], vec![0, 2, 4]));
+        assert!(outcome.rejected.is_empty());
+    }
+
+    #[test]
+    fn a_failure_that_passes_is_no_fault_of_a_caption_that_was_alone() {
+        for gives in [false, true] {
+            let inner = HashEmbedder::new(4);
+            let hiccups = Hiccups { inner, is_first: true, gives };
+            let outcome = run_with(Box::new(hiccups), vec![caption(0, 5)]);
+            assert!(outcome.result.is_ok());
+            assert_eq!((outcome.embedded, outcome.rejected), (vec![0], Vec::new()), "{gives}");
+            assert_eq!(outcome.metrics.embed.captions.get(), 1);
+        }
     }
 }

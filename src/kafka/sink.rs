@@ -311,12 +311,10 @@ impl Sink {
     fn accept(&mut self, finished: Finished) -> Result<(), SinkError> {
         match finished {
             Finished::Embedded(batch) => {
-                let vectors = Arc::new(batch.vectors);
-                for (row, caption) in batch.captions {
-                    let vectors = Arc::clone(&vectors);
-                    let embedded = batch.finished;
+                let embedded = batch.finished;
+                for (caption, vector) in batch.into_captions() {
                     let origin = Passage::of(&caption.origin);
-                    self.pass(&origin, Ordered::Vector { caption, vectors, row, embedded });
+                    self.pass(&origin, Ordered::Vector { caption, vector, embedded });
                 }
             }
             Finished::Tombstone(tombstone) => {

@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use super::measure::LARGEST;
 use super::{Calibration, Found, Wanted};
 
 /// The layout of the file, and how what is in it was measured. What has another number is measured
@@ -79,12 +80,16 @@ impl Cache {
     /// Returns what is kept for the key.
     pub fn get(&self, key: &Key) -> Option<Calibration> {
         let entry = self.read().into_iter().find(|entry| entry.key == *key)?;
-        let usable = entry.calibration.sessions > 0
-            && entry.calibration.threads > 0
+        // More are never tried.
+        let sessions_max = key.wanted.sessions.unwrap_or(key.cpus);
+        let threads_max = key.wanted.threads.unwrap_or(key.cpus);
+        let tokens_max = key.wanted.tokens.unwrap_or(LARGEST);
+        let usable = (1..=sessions_max).contains(&entry.calibration.sessions)
+            && (1..=threads_max).contains(&entry.calibration.threads)
             && !entry.calibration.steps.is_empty()
             && entry.calibration.steps.is_sorted_by_key(|step| step.tokens)
             && entry.calibration.steps.iter().all(|step| {
-                step.tokens > 0
+                (1..=tokens_max).contains(&step.tokens)
                     && step.tokens_per_second.is_finite()
                     && step.tokens_per_second > 0.0
             });
@@ -169,14 +174,14 @@ mod tests {
     fn keeps_one_calibration_for_each_model_and_device() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::beside(&folder.path().join("m"));
-        assert_eq!(cache.get(&key("a", 1)), None);
+        assert_eq!(cache.get(&key("a", 8)), None);
         for threads in [1, 2] {
-            cache.put(key("a", 1), calibration(threads)).unwrap();
+            cache.put(key("a", 8), calibration(threads)).unwrap();
         }
-        cache.put(key("a", 2), calibration(3)).unwrap();
-        assert_eq!(cache.get(&key("a", 1)), Some(calibration(2)));
-        assert_eq!(cache.get(&key("a", 2)), Some(calibration(3)));
-        assert_eq!(cache.get(&key("b", 1)), None);
+        cache.put(key("a", 9), calibration(3)).unwrap();
+        assert_eq!(cache.get(&key("a", 8)), Some(calibration(2)));
+        assert_eq!(cache.get(&key("a", 9)), Some(calibration(3)));
+        assert_eq!(cache.get(&key("b", 8)), None);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o644;
         let usual = folder.path().join("usual");
         fs::write(&usual, "").unwrap();
@@ -184,7 +189,7 @@ mod tests {
         for cpus in 10..40 {
             cache.put(key("a", cpus), calibration(1)).unwrap();
         }
-        assert_eq!(cache.get(&key("a", 1)), None, "the oldest went");
+        assert_eq!(cache.get(&key("a", 8)), None, "the oldest went");
         assert_eq!(cache.read().len(), ENTRIES_MAX);
     }
 
@@ -197,13 +202,13 @@ mod tests {
             sessions: (),
             is_cut_short,
         };
-        cache.keep(key("a", 1), &found(1, true));
-        assert_eq!(cache.get(&key("a", 1)), None);
-        cache.keep(key("a", 1), &found(2, false));
-        assert_eq!(cache.get(&key("a", 1)), Some(calibration(2)));
+        cache.keep(key("a", 8), &found(1, true));
+        assert_eq!(cache.get(&key("a", 8)), None);
+        cache.keep(key("a", 8), &found(2, false));
+        assert_eq!(cache.get(&key("a", 8)), Some(calibration(2)));
         for is_cut_short in [true, false] {
-            cache.keep(key("a", 1), &found(3, is_cut_short));
-            assert_eq!(cache.get(&key("a", 1)), Some(calibration(2)), "it stays as it is");
+            cache.keep(key("a", 8), &found(3, is_cut_short));
+            assert_eq!(cache.get(&key("a", 8)), Some(calibration(2)), "it stays as it is");
         }
     }
 
@@ -213,25 +218,28 @@ mod tests {
         let cache = Cache::beside(&folder.path().join("m"));
         let made = std::process::Command::new("mkfifo").arg(cache.path()).status().unwrap();
         assert!(made.success());
-        assert_eq!(cache.get(&key("a", 1)), None);
+        assert_eq!(cache.get(&key("a", 8)), None);
     }
 
     #[test]
     fn a_file_that_is_damaged_is_measured_again() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::beside(&folder.path().join("m"));
-        cache.put(key("a", 1), calibration(1)).unwrap();
+        cache.put(key("a", 8), calibration(1)).unwrap();
         let text = fs::read_to_string(cache.path()).unwrap();
         for damaged in [
             &text[..text.len() / 2],
             &text.replace("1000.0", "-1.0"),
             &text.replace("\"sessions\": 1", "\"sessions\": 0"),
+            &text.replace("\"sessions\": 1", "\"sessions\": 11111111"),
+            &text.replace("\"threads\": 1", "\"threads\": 11111111"),
+            &text.replace("\"tokens\": 64", "\"tokens\": 18446744073709551615"),
             &text.replace("\"format\": 3", "\"format\": 2"),
         ] {
             fs::write(cache.path(), damaged).unwrap();
-            assert_eq!(cache.get(&key("a", 1)), None, "{damaged}");
+            assert_eq!(cache.get(&key("a", 8)), None, "{damaged}");
         }
-        cache.put(key("a", 1), calibration(1)).unwrap();
-        assert!(cache.get(&key("a", 1)).is_some());
+        cache.put(key("a", 8), calibration(1)).unwrap();
+        assert!(cache.get(&key("a", 8)).is_some());
     }
 }

@@ -1,13 +1,27 @@
 //! What the machine is: the name of its CPU, and the memory that is left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Returns the CPU's name, or its architecture where the system doesn't tell.
+/// Returns the CPU's name, or its architecture and what else there is to tell it from others.
 pub fn cpu_name() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    name.map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.trim().into())
+    name_of(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
+fn name_of(cpuinfo: &str) -> String {
+    let values = |key: &'static str| {
+        cpuinfo
+            .lines()
+            .filter_map(move |line| Some(line.strip_prefix(key)?.split_once(": ")?.1.trim()))
+    };
+    if let Some(name) = values("model name").next() {
+        return name.into();
+    }
+    // Arm's have no name there, and numbers of their makers and designs instead.
+    let designs: BTreeSet<&str> = values("CPU implementer").chain(values("CPU part")).collect();
+    let words = std::iter::once(std::env::consts::ARCH).chain(designs);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Returns the bytes that this process may still take: what the system has, and what its cgroups
@@ -92,6 +106,21 @@ mod tests {
         assert_eq!(available_of(text), Some(23_000_000 * 1024));
         assert_eq!(available_of("MemFree: 1 kB\n"), None);
         assert!(!cpu_name().is_empty());
+        let text = "processor\t: 0\nmodel name\t: AMD EPYC 9R14\nmodel\t\t: 17\n";
+        assert_eq!(name_of(text), "AMD EPYC 9R14");
+    }
+
+    #[test]
+    fn cpus_without_a_name_are_told_apart_by_their_parts() {
+        let of = |parts: &[&str]| {
+            let one = |part: &&str| format!("CPU implementer\t: 0x41\nCPU part\t: {part}\n\n");
+            name_of(&parts.iter().map(one).collect::<String>())
+        };
+        let neoverse_n1 = of(&["0xd0c", "0xd0c"]);
+        assert_eq!(neoverse_n1, of(&["0xd0c"]), "their number is told elsewhere");
+        assert_ne!(neoverse_n1, of(&["0xd40"]));
+        assert_ne!(of(&["0xd05", "0xd0a"]), of(&["0xd05"]));
+        assert_eq!(name_of(""), std::env::consts::ARCH);
     }
 
     #[test]

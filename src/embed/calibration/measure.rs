@@ -18,7 +18,7 @@ const SIZES: [usize; 25] = [
 ];
 
 /// The largest of them.
-const LARGEST: usize = SIZES[SIZES.len() - 1];
+pub const LARGEST: usize = SIZES[SIZES.len() - 1];
 
 /// Sizes that bring nothing, in a row, after which larger ones aren't measured: four times the
 /// tokens.

@@ -48,8 +48,9 @@ impl Site<'_> {
             return Ok(self.load_as(known)?);
         }
         tracing::info!("measuring how the package runs best here; it takes some seconds");
-        let vocabulary = self.package.manifest.network.vocabulary;
-        let found = calibrate(&wanted, cpus(), vocabulary, |sessions, threads| {
+        let manifest = &self.package.manifest;
+        let (vocabulary, tokens_max) = (manifest.network.vocabulary, manifest.max_tokens);
+        let found = calibrate(&wanted, cpus(), vocabulary, tokens_max, |sessions, threads| {
             if wanted.sessions.is_none() && !self.has_room(sessions) {
                 tracing::info!(sessions, "not tried: there is too little memory");
                 return Ok(None);

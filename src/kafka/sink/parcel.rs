@@ -11,8 +11,7 @@ use crate::tracked::{Origin, Outcome, Rejection, Tracked};
 pub(super) enum Ordered {
     Vector {
         caption: Tracked<PreparedCaption>,
-        vectors: Arc<Vec<f32>>,
-        row: usize,
+        vector: Box<[f32]>,
         embedded: Instant,
     },
     Tombstone(Tracked<()>),

@@ -74,7 +74,6 @@ pub(super) struct Writer {
     key_is_id: bool,
     include_caption: bool,
     model_id: String,
-    dim: usize,
     dim_text: String,
 }
 
@@ -120,7 +119,6 @@ impl Writer {
             key_is_id: config.key_is_id(),
             include_caption: config.output.include_caption,
             model_id: model_id.into(),
-            dim,
             dim_text: dim.to_string(),
         })
     }
@@ -172,8 +170,7 @@ impl Writer {
                 let headers = origin.message.headers.clone();
                 self.send(parcel, &topic, timestamp_ms, None, headers)
             }
-            Ordered::Vector { caption, vectors, row, .. } => {
-                let vector = &vectors[row * self.dim..(row + 1) * self.dim];
+            Ordered::Vector { caption, vector, .. } => {
                 let Tracked { origin, payload: caption } = caption;
                 let headers = Some(self.vector_headers(origin, caption));
                 match self.format {
