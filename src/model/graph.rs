@@ -30,7 +30,7 @@ pub const OPSET: i64 = 23;
 pub const FORM: &str = "rows-v2";
 
 /// An input of the graph.
-pub struct Input {
+pub struct GraphInput {
     /// Its name.
     pub name: &'static str,
     /// Its element type.
@@ -40,23 +40,23 @@ pub struct Input {
 }
 
 /// The inputs of the graph, in order.
-pub const INPUTS: [Input; 8] = [
+pub const INPUTS: [GraphInput; 8] = [
     // The tokens of all captions, one caption after the other.
-    Input { name: "token_ids", dtype: DataType::Int64, shape: &["tokens"] },
+    GraphInput { name: "token_ids", dtype: DataType::Int64, shape: &["tokens"] },
     // The place of each token in its caption, from 0.
-    Input { name: "token_positions", dtype: DataType::Int64, shape: &["tokens"] },
+    GraphInput { name: "token_positions", dtype: DataType::Int64, shape: &["tokens"] },
     // The slot of each token: row * width + place in the row.
-    Input { name: "token_slots", dtype: DataType::Int64, shape: &["tokens"] },
+    GraphInput { name: "token_slots", dtype: DataType::Int64, shape: &["tokens"] },
     // The token in each slot; 0 in a free slot.
-    Input { name: "slot_tokens", dtype: DataType::Int64, shape: &["rows", "width"] },
+    GraphInput { name: "slot_tokens", dtype: DataType::Int64, shape: &["rows", "width"] },
     // 1 + the caption in each slot; 0 in a free slot.
-    Input { name: "slot_captions", dtype: DataType::Int32, shape: &["rows", "width"] },
+    GraphInput { name: "slot_captions", dtype: DataType::Int32, shape: &["rows", "width"] },
     // 1 + each caption of a row; -1 at a free place.
-    Input { name: "row_captions", dtype: DataType::Int32, shape: &["rows", "places"] },
+    GraphInput { name: "row_captions", dtype: DataType::Int32, shape: &["rows", "places"] },
     // The place of each caption: row * places + place in the row.
-    Input { name: "caption_places", dtype: DataType::Int64, shape: &["captions"] },
+    GraphInput { name: "caption_places", dtype: DataType::Int64, shape: &["captions"] },
     // The number of tokens of each caption.
-    Input { name: "caption_lengths", dtype: DataType::Float, shape: &["captions"] },
+    GraphInput { name: "caption_lengths", dtype: DataType::Float, shape: &["captions"] },
 ];
 
 /// The name of the graph's one output, float32 `[captions, dim]`.

@@ -44,7 +44,7 @@ pub struct CaptionArgs {
 
 /// A caption with its token ids.
 #[derive(Clone, Debug)]
-pub struct Caption {
+pub struct TokenizedCaption {
     /// The text.
     pub text: String,
     /// What the network reads.
@@ -62,7 +62,7 @@ impl CaptionArgs {
     /// # Errors
     ///
     /// When the file can't be read or has no caption.
-    pub fn read(&self, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Caption>> {
+    pub fn read(&self, tokenizer: &Tokenizer) -> anyhow::Result<Vec<TokenizedCaption>> {
         let texts: Vec<String> = match &self.captions {
             Some(file) => Captions::open(file, Some(self.pointer.clone()))?
                 .take(CAPTIONS_MAX)
@@ -73,7 +73,7 @@ impl CaptionArgs {
         for text in texts {
             let tokens = tokenizer.tokenize(&text)?;
             if !tokens.is_empty() {
-                captions.push(Caption { text, ids: tokens.ids });
+                captions.push(TokenizedCaption { text, ids: tokens.ids });
             }
         }
         let file = self.captions.as_deref().unwrap_or(Path::new(BUILT_IN));
@@ -98,11 +98,11 @@ fn built_in() -> anyhow::Result<Vec<String>> {
 ///
 /// When the tokenizer fails.
 pub fn with_long_texts(
-    captions: &[Caption],
+    captions: &[TokenizedCaption],
     tokenizer: &Tokenizer,
     max_tokens: usize,
     seed: u64,
-) -> anyhow::Result<Vec<Caption>> {
+) -> anyhow::Result<Vec<TokenizedCaption>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let length = long_length(max_tokens)?;
     let mut long = captions.to_vec();
@@ -117,7 +117,7 @@ pub fn with_long_texts(
             }
             text.push(' ');
         }
-        long[index] = Caption { text, ids };
+        long[index] = TokenizedCaption { text, ids };
     }
     Ok(long)
 }

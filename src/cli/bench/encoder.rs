@@ -290,7 +290,7 @@ impl Comparison {
     fn new(embedder: &mut OnnxEmbedder, captions: &[Vec<u32>]) -> anyhow::Result<Comparison> {
         let limits = Limits {
             tokens_max: TOKENS_UNMEASURED,
-            captions_max: config::Batch::default().captions_max.get(),
+            captions_max: config::BatchOptions::default().captions_max.get(),
             wait_max: Duration::ZERO,
         };
         let policy = Policy::Packed(limits);
