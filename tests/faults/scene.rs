@@ -157,7 +157,7 @@ impl<'a> Scene<'a> {
         all.extend(options.iter().map(|option| (*option).to_owned()));
         let options: Vec<&str> = all.iter().map(String::as_str).collect();
         let cluster = support::Cluster { bootstrap: bootstrap.to_owned() };
-        Worker::launch(program, &cluster, &self.topic, tiny_package(), &options)
+        Worker::launch(program, &cluster, &self.topic, &options)
     }
 
     /// Returns the transactional id of a worker.

@@ -4,7 +4,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::support::{Cluster, Worker, captions, eventually, tiny_package};
+use crate::support::{Cluster, Worker, captions, eventually};
 
 const DELETED: &str = "capvec_messages_deleted_unread_total";
 
@@ -22,7 +22,7 @@ fn captions_that_the_topic_deleted_unread_are_counted_and_told() {
     let cluster = Cluster::shared();
     cluster.create_topics("deleted", 1);
     cluster.send("deleted", &captions(5));
-    let worker = Worker::start(&cluster, "deleted", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "deleted", &[]).ready();
     cluster.await_records("deleted.out", 5);
     assert_eq!(worker.metric(DELETED), Some(0.0));
     worker.stop();
@@ -30,7 +30,7 @@ fn captions_that_the_topic_deleted_unread_are_counted_and_told() {
     // While it is away there come twenty, and twelve of them go.
     cluster.send("deleted", &captions(20));
     delete_before(&cluster, "deleted", 17);
-    let worker = Worker::start(&cluster, "deleted", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "deleted", &[]).ready();
     let out = cluster.await_records("deleted.out", 13);
     assert_eq!(out[5].header("capvec.source"), "deleted/0/17");
     eventually("the deleted ones are counted", || (worker.metric(DELETED)? == 12.0).then_some(()));

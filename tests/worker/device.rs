@@ -85,7 +85,7 @@ fn a_worker_with_a_gpu_that_cannot_be_had_does_not_start() {
     let (_mock, cluster) = mock(1);
     let library = format!("embed.onnxruntime={}", cpu_library().display());
     let options = ["embed.embedder=onnx", "embed.device=cuda:0,cuda:1", library.as_str()];
-    let mut worker = Worker::start(&cluster, "in", tiny_package(), &options);
+    let mut worker = Worker::start(&cluster, "in", &options);
     assert_eq!(worker.wait().code(), Some(1), "{}", worker.log());
     assert!(worker.log().contains(PROVIDER), "{}", worker.log());
 }
@@ -97,7 +97,7 @@ fn auto_falls_back_to_the_cpu_and_says_so() {
         let (mock, cluster) = mock(1);
         let library = format!("embed.onnxruntime={}", library.display());
         let options = ["embed.embedder=onnx", "batch.tokens_max=64", library.as_str()];
-        let worker = Worker::start(&cluster, "in", tiny_package(), &options).ready();
+        let worker = Worker::start(&cluster, "in", &options).ready();
         cluster.send("in", &[Outgoing::caption("k", "a dog")]);
         cluster.await_records("in.out", 1);
         (worker, mock)

@@ -7,7 +7,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::load::Load;
 use crate::support::numbered::{check_each_once, index_of, numbered};
-use crate::support::{Cluster, Observer, Outgoing, PATIENCE, Worker, eventually, tiny_package};
+use crate::support::{Cluster, Observer, Outgoing, PATIENCE, Worker, eventually};
 
 /// Small transactions, so that there are many, and a short session, so that a worker that was killed
 /// is missed soon.
@@ -26,7 +26,7 @@ fn start(cluster: &Cluster, topic: &str, id: &str, options: &[&str]) -> Worker {
     let mut all = OPTIONS.to_vec();
     all.push(&id);
     all.extend(options);
-    Worker::start(cluster, topic, tiny_package(), &all)
+    Worker::start(cluster, topic, &all)
 }
 
 /// One in ten messages is no caption.

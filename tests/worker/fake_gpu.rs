@@ -148,7 +148,7 @@ fn a_worker_runs_on_all_of_its_devices() {
         "batch.tokens_max=64",
         &format!("embed.onnxruntime={}", library.display()),
     ];
-    let worker = Worker::launch(command, &cluster, "two-gpus", tiny_package(), &options).ready();
+    let worker = Worker::launch(command, &cluster, "two-gpus", &options).ready();
     for device in ["cuda:0", "cuda:1"] {
         let info = format!(
             "capvec_embed_device_info{{device=\"{device}\",provider=\"CUDAExecutionProvider\"}}"
@@ -179,7 +179,7 @@ fn a_bound_on_the_memory_is_kept_and_told_from_other_failures() {
         "batch.tokens_max=4000",
         &format!("embed.onnxruntime={}", library.display()),
     ];
-    let worker = Worker::launch(command, &cluster, "small-gpu", tiny_package(), &options).ready();
+    let worker = Worker::launch(command, &cluster, "small-gpu", &options).ready();
     eventually("batches are split for want of memory", || {
         worker
             .metric("capvec_batch_splits_total{reason=\"out_of_memory\"}")

@@ -12,7 +12,7 @@ use capvec::metrics::Metrics;
 
 use crate::promises::read;
 use crate::support::load::{Bursts, Load};
-use crate::support::{Cluster, PATIENCE, Worker, eventually, metric, skipped, tiny_package};
+use crate::support::{Cluster, PATIENCE, Worker, eventually, metric, skipped};
 
 /// The lines of the page with their colours, as `src/admin/page.css` has them.
 const LINES: [(&str, [u8; 3]); 5] = [
@@ -131,7 +131,7 @@ fn the_page_draws_what_the_worker_does() {
     let Ok(chromium) = chromium().map_err(skipped) else { return };
     let cluster = Cluster::shared();
     cluster.create_topics("drawn", 2);
-    let worker = Worker::start(&cluster, "drawn", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "drawn", &[]).ready();
     let _load = Load::start(&cluster, "drawn", Bursts::Often);
     eventually("captions come through", || {
         worker.metric("capvec_captions_embedded_total").filter(|captions| *captions > 0.0)

@@ -7,7 +7,7 @@ use capvec::shutdown::Shutdown;
 
 use crate::support::load::Load;
 use crate::support::numbered::{check_each_once, index_of, numbered};
-use crate::support::{Cluster, Worker, eventually, metric, stuck, tiny_package};
+use crate::support::{Cluster, Worker, eventually, metric, stuck};
 
 /// Partitions of the input.
 const PARTITIONS: i32 = 4;
@@ -45,7 +45,7 @@ fn come_and_go(topic: &str, options: &[&str]) {
         if options.contains(&"delivery.mode=exactly-once") {
             all.push(&id);
         }
-        Worker::start(&cluster, topic, tiny_package(), &all).ready()
+        Worker::start(&cluster, topic, &all).ready()
     };
     let load = Load::numbered(&cluster, topic, numbered);
     let first = start("first");
@@ -82,9 +82,8 @@ fn a_worker_that_the_brokers_give_no_partition_is_ready_too() {
     let cluster = Cluster::shared();
     cluster.create_topics("spare", PARTITIONS);
     let options = ["kafka.librdkafka.group.protocol=consumer"];
-    let workers: Vec<Worker> = (0..=PARTITIONS)
-        .map(|_| Worker::start(&cluster, "spare", tiny_package(), &options))
-        .collect();
+    let workers: Vec<Worker> =
+        (0..=PARTITIONS).map(|_| Worker::start(&cluster, "spare", &options)).collect();
     let workers: Vec<Worker> = workers.into_iter().map(Worker::ready).collect();
     eventually("one has none, and the others one each", || {
         let mut shares: Vec<i32> = workers.iter().map(partitions).collect();
@@ -107,7 +106,7 @@ fn a_static_member_that_comes_back_moves_no_partition() {
     let start = |name: &str| {
         let id = format!("kafka.librdkafka.group.instance.id={name}");
         let options = ["batch.captions_max=16", id.as_str()];
-        Worker::start(&cluster, "static", tiny_package(), &options).ready()
+        Worker::start(&cluster, "static", &options).ready()
     };
     let load = Load::numbered(&cluster, "static", numbered);
     let (first, second) = (start("first"), start("second"));
@@ -151,7 +150,7 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     cluster.send("missed", &(0..CAPTIONS).map(numbered).collect::<Vec<_>>());
     eventually("all are in the network", || (gate.inside() == CAPTIONS).then_some(()));
 
-    let next = Worker::start(&cluster, "missed", tiny_package(), &[]).ready();
+    let next = Worker::start(&cluster, "missed", &[]).ready();
     await_partitions("the next owner has some", &next, |n| n > 0 && n < PARTITIONS);
     assert_eq!(of_stuck("capvec_drains_missed_total"), 1.0);
     eventually("it has embedded what was left", || {
@@ -197,7 +196,7 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
 
         let options = properties.map(|(name, value)| format!("kafka.librdkafka.{name}={value}"));
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let next = Worker::start(&cluster, topic, tiny_package(), &options);
+        let next = Worker::start(&cluster, topic, &options);
         eventually("partitions are asked back", || {
             of_stuck("capvec_rebalances_total{event=\"revoked\"}").filter(|n| *n > 0.0)
         });

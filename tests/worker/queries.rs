@@ -11,7 +11,7 @@ use crate::dashboard::{dashboard, panels, title};
 use crate::promises::{documented_metrics, read};
 use crate::support::load::{Bursts, Load};
 use crate::support::prometheus::{Prometheus, program};
-use crate::support::{Cluster, Worker, eventually, eventually_ok, skipped, tiny_package};
+use crate::support::{Cluster, Worker, eventually, eventually_ok, skipped};
 
 /// One worker delivers at least once, and pauses early.
 const AT_LEAST_ONCE: [&str; 6] = [
@@ -122,7 +122,7 @@ fn every_query_gives_data_and_every_metric_is_documented() {
     let cluster = Cluster::shared();
     cluster.create_topics("observed", 3);
     cluster.create_topics("transacted", 2);
-    let start = |topic, options: &[&str]| Worker::start(&cluster, topic, tiny_package(), options);
+    let start = |topic, options: &[&str]| Worker::start(&cluster, topic, options);
     let first = start("observed", &AT_LEAST_ONCE);
     let workers = [first.ready(), start("transacted", &EXACTLY_ONCE).ready()];
     let prometheus = Prometheus::start(&program, &workers.each_ref().map(Worker::admin));

@@ -6,7 +6,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 
 use crate::support::kafka::Kafka;
-use crate::support::{Cluster, Worker, captions, eventually, tiny_package};
+use crate::support::{Cluster, Worker, captions, eventually};
 
 const BEFORE: usize = 5;
 const AFTER: usize = 20;
@@ -38,7 +38,7 @@ fn check(cluster: &Cluster, topic: &str) {
 fn of_a_topic_that_was_made_anew_all_is_embedded() {
     let cluster = Cluster::shared();
     cluster.create_topics("anew", 1);
-    let worker = Worker::start(&cluster, "anew", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "anew", &[]).ready();
     cluster.send("anew", &captions(BEFORE));
     cluster.await_records("anew.out", BEFORE);
     recreate(&cluster, "anew");
@@ -56,7 +56,7 @@ fn a_worker_that_hears_nothing_of_a_topic_that_was_made_anew_ends_and_says_so() 
     let mut kafka = Kafka::start();
     let cluster = Cluster { bootstrap: kafka.bootstrap().into() };
     cluster.create_topics("epochs", 1);
-    let mut worker = Worker::start(&cluster, "epochs", tiny_package(), &[]).ready();
+    let mut worker = Worker::start(&cluster, "epochs", &[]).ready();
     cluster.send("epochs", &captions(BEFORE));
     cluster.await_records("epochs.out", BEFORE);
     kafka.restart();
@@ -77,7 +77,7 @@ fn a_worker_that_hears_nothing_of_a_topic_that_was_made_anew_ends_and_says_so() 
         "{log}"
     );
 
-    let worker = Worker::start(&cluster, "epochs", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "epochs", &[]).ready();
     check(&cluster, "epochs");
     worker.stop();
 }

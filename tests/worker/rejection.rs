@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Cluster, Outgoing, Record, Worker, captions, eventually, tiny_package};
+use crate::support::{Cluster, Outgoing, Record, Worker, captions, eventually};
 
 /// A message of each bad kind, with the reason that it must be rejected for.
 fn bad_values() -> Vec<(Vec<u8>, &'static str)> {
@@ -54,7 +54,7 @@ fn each_bad_message_becomes_a_dead_letter_and_the_good_ones_come_through() {
     messages.push(Outgoing::caption("good-last", "the last"));
     cluster.send("bad", &messages);
 
-    let worker = Worker::start(&cluster, "bad", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "bad", &[]).ready();
     let dead = cluster.await_records("bad.dead", bad.len());
     let good = cluster.await_records("bad.out", bad.len() + 1);
     eventually("every message is settled", || {
@@ -98,7 +98,7 @@ fn without_a_dead_letter_topic_the_worker_stops_at_a_bad_message() {
         cluster.send(topic, &[good.clone(), good.clone(), bad, good]);
         let mode_option = format!("delivery.mode={mode}");
         let options = ["reject.topic=", "delivery.commit_interval=20s", &mode_option];
-        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
+        let mut worker = Worker::start(&cluster, topic, &options);
         assert_eq!(worker.wait().code(), Some(1), "{mode}");
         let log = worker.log();
         let place = format!("{topic}/0/2");
@@ -116,7 +116,7 @@ fn bad_messages_are_skipped_where_it_is_told_to() {
     let bad = Outgoing { value: Some(b"bad".to_vec()), ..Outgoing::default() };
     cluster.send("skips", &[bad.clone(), Outgoing::caption("k", "good"), bad]);
     let options = ["reject.topic=", "reject.on_reject=skip"];
-    let worker = Worker::start(&cluster, "skips", tiny_package(), &options).ready();
+    let worker = Worker::start(&cluster, "skips", &options).ready();
     cluster.await_records("skips.out", 1);
     eventually("both are counted", || {
         worker
@@ -141,7 +141,7 @@ fn the_breaker_stops_a_worker_that_rejects_everything_and_keeps_its_dead_letters
         cluster.send(topic, &messages);
         let mode_option = format!("delivery.mode={mode}");
         let options = [mode_option.as_str(), "reject.breaker_run=50"];
-        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
+        let mut worker = Worker::start(&cluster, topic, &options);
         assert_eq!(worker.wait().code(), Some(1), "{mode}");
         let log = worker.log();
         assert!(log.contains("50 messages in a row were rejected"), "{log}");
@@ -173,7 +173,7 @@ fn the_breaker_counts_what_cannot_be_written_as_it_counts_what_is_no_caption() {
             "delivery.commit_interval=20s",
             &mode_option,
         ];
-        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
+        let mut worker = Worker::start(&cluster, topic, &options);
         assert_eq!(worker.wait().code(), Some(1), "{mode}");
         let log = worker.log();
         assert!(log.contains("50 messages in a row were rejected"), "{mode}: {log}");
@@ -189,7 +189,7 @@ fn the_breaker_counts_what_cannot_be_written_as_it_counts_what_is_no_caption() {
 fn work_off(cluster: &Cluster, topic: &str, mode: &str, messages: &[Outgoing]) {
     cluster.send(topic, messages);
     let option = format!("delivery.mode={mode}");
-    let worker = Worker::start(cluster, topic, tiny_package(), &[&option]).ready();
+    let worker = Worker::start(cluster, topic, &[&option]).ready();
     let group = cluster.observe_group(&format!("{topic}.group"), topic);
     eventually("all are settled", || (group.settled() == messages.len()).then_some(()));
     worker.stop();
@@ -291,7 +291,7 @@ fn dead_letters_that_are_refused_for_their_times_together_get_the_time_of_now() 
         cluster.send(&topic, &messages);
         // So that they are in one batch.
         let options = [&format!("delivery.mode={mode}"), "kafka.librdkafka.linger.ms=300"];
-        let worker = Worker::start(&cluster, &topic, tiny_package(), &options).ready();
+        let worker = Worker::start(&cluster, &topic, &options).ready();
         let group = cluster.observe_group(&format!("{topic}.group"), &topic);
         eventually("all are settled", || (group.settled() == messages.len()).then_some(()));
         worker.stop();
@@ -326,7 +326,7 @@ fn vectors_that_the_topic_takes_one_by_one_are_no_dead_letters() {
         cluster.create_topic_with(&format!("{topic}.out"), 1, &limits);
         cluster.create_topic(&format!("{topic}.dead"), 1);
         cluster.send(topic, &captions(number));
-        let worker = Worker::start(&cluster, topic, tiny_package(), &options).ready();
+        let worker = Worker::start(&cluster, topic, &options).ready();
         let vectors = cluster.await_records(&format!("{topic}.out"), number);
         worker.stop();
         assert_eq!(vectors.len(), number, "{topic}");

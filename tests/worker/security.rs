@@ -79,7 +79,7 @@ impl Fortress {
     /// Starts a worker from a topic that exists.
     fn worker(&self, topic: &str, options: &[String]) -> Worker {
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        Worker::start(&self.cluster, topic, tiny_package(), &options)
+        Worker::start(&self.cluster, topic, &options)
     }
 
     /// Lets a worker move captions, and returns its log.
@@ -249,7 +249,7 @@ fn a_password_in_a_variable_logs_in_by_scram() {
         let mut program = Command::new(CAPVEC);
         program.arg("run").env("CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD", SCRAM_SECRET);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        Worker::launch(program, &fortress.cluster, topic, tiny_package(), &options)
+        Worker::launch(program, &fortress.cluster, topic, &options)
     });
     assert!(!log.contains(SCRAM_SECRET));
 

@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::{CAPVEC, Cluster, eventually};
+use super::{CAPVEC, Cluster, eventually, tiny_package};
 
 /// A worker process.
 pub struct Worker {
@@ -19,12 +19,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts `capvec run` from `topic` to `topic.out`, rejections to `topic.dead`, with the hash
-    /// embedder; `options` come over that, as `section.key=value`.
-    pub fn start(cluster: &Cluster, topic: &str, package: &Path, options: &[&str]) -> Worker {
+    /// Starts `capvec run` from `topic` to `topic.out`, rejections to `topic.dead`, with the tiny
+    /// package and the hash embedder; `options` come over that, as `section.key=value`.
+    pub fn start(cluster: &Cluster, topic: &str, options: &[&str]) -> Worker {
         let mut program = Command::new(CAPVEC);
         program.arg("run");
-        Worker::launch(program, cluster, topic, package, options)
+        Worker::launch(program, cluster, topic, options)
     }
 
     /// As [`Worker::start`], with a program that takes the options of `capvec run`.
@@ -35,7 +35,6 @@ impl Worker {
         mut command: Command,
         cluster: &Cluster,
         topic: &str,
-        package: &Path,
         options: &[&str],
     ) -> Worker {
         let folder = tempfile::tempdir().unwrap();
@@ -63,7 +62,7 @@ impl Worker {
             filter = "debug"
             "#,
             bootstrap = cluster.bootstrap,
-            package = package.display(),
+            package = tiny_package().display(),
         );
         std::fs::write(&config, text).unwrap();
         let log = folder.path().join("log");
