@@ -9,8 +9,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::{
-    CAPVEC, Cluster, Outgoing, capvec, capvec_fails, capvec_ok, eventually, free_address, text,
-    tiny_package,
+    CAPVEC, Cluster, Outgoing, capvec, capvec_fails, capvec_ok, eventually, free_address, sets,
+    text, tiny_package,
 };
 
 #[test]
@@ -136,8 +136,7 @@ fn what_has_no_room_for_a_result_is_named() {
     }
     let model = format!("model.package={package}");
     let options = ["kafka.brokers=b", "kafka.group=g", "input.topic=i", "output.topic=o", &model];
-    let check = options.iter().flat_map(|option| ["--set", option]);
-    let check: Vec<&str> = ["check", "--offline"].into_iter().chain(check).collect();
+    let check = [&["check", "--offline"][..], &sets(&options)].concat();
     for args in [
         &["embed", "--model", package, captions, "--out", "-"][..],
         &["tokenize", "--model", package, captions],
@@ -348,20 +347,15 @@ fn a_configuration_that_is_no_toml_is_refused_without_the_secret_in_it() {
     }
 }
 
-fn check(cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
-    checked(&[], cluster, sets)
+fn check(cluster: &str, options: &[&str]) -> (Option<i32>, String) {
+    checked(&[], cluster, options)
 }
 
-fn checked(flags: &[&str], cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
+fn checked(flags: &[&str], cluster: &str, options: &[&str]) -> (Option<i32>, String) {
     let brokers = format!("kafka.brokers={cluster}");
     let package = format!("model.package={}", tiny_package().display());
-    let mut args =
-        vec!["check", "--set", &brokers, "--set", &package, "--set", "kafka.group=check"];
-    args.extend(flags);
-    for set in sets {
-        args.extend(["--set", set]);
-    }
-    let output = capvec(&args);
+    let common = sets(&[&brokers, &package, "kafka.group=check"]);
+    let output = capvec(&[&["check"], flags, &common, &sets(options)].concat());
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
@@ -369,8 +363,8 @@ fn checked(flags: &[&str], cluster: &str, sets: &[&str]) -> (Option<i32>, String
 fn check_looks_at_the_brokers_the_topics_and_the_model() {
     let cluster = Cluster::shared();
     cluster.create_topics("check", 2);
-    let sets = ["input.topic=check", "output.topic=check.out", "reject.topic=check.dead"];
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let options = ["input.topic=check", "output.topic=check.out", "reject.topic=check.dead"];
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 8, "{said}");
     assert_eq!(said.matches("may be written").count(), 2, "{said}");
@@ -379,16 +373,16 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
 
     let captions: Vec<_> = (0..20).map(|i| Outgoing::caption(&format!("k{i}"), "a fox")).collect();
     cluster.send("check", &captions);
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("a message was read, and its caption"), "{said}");
-    let json = checked(&["--json"], &cluster.bootstrap, &sets).1;
+    let json = checked(&["--json"], &cluster.bootstrap, &options).1;
     let told: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(told.len(), said.lines().count());
     assert!(told.iter().all(|check| check["status"] == "ok"), "{json}");
     assert_eq!(told[5]["check"], "input topic");
-    let wrong = [&sets[..], &["input.pointer=/nope"]].concat();
+    let wrong = [&options[..], &["input.pointer=/nope"]].concat();
     let (code, said) = check(&cluster.bootstrap, &wrong);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("FAILED  captions: the 20 messages"), "{said}");
@@ -405,8 +399,8 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("nothing to read now"), "{said}");
 
-    let sets = ["input.topic=nowhere", "output.topic=check.out"];
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let options = ["input.topic=nowhere", "output.topic=check.out"];
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  input topic") && said.contains("\"nowhere\""), "{said}");
 }
@@ -417,25 +411,25 @@ fn check_passes_over_brokers_that_are_away_while_one_is_there() {
     cluster.create_topics("one-is-there", 2);
     let away: Vec<String> = (0..8).map(|_| free_address()).collect();
     let brokers = format!("{},{}", away.join(","), cluster.bootstrap);
-    let sets = ["input.topic=one-is-there", "output.topic=one-is-there.out"];
+    let options = ["input.topic=one-is-there", "output.topic=one-is-there.out"];
     // Which one is asked first is a matter of chance.
     for _ in 0..3 {
-        let (code, said) = check(&brokers, &sets);
+        let (code, said) = check(&brokers, &options);
         assert_eq!(code, Some(0), "{said}");
     }
 }
 
 #[test]
 fn check_says_when_no_broker_answers_and_why() {
-    let sets = ["input.topic=a", "output.topic=b", "kafka.startup_timeout=3s"];
-    let (code, said) = check(&free_address(), &sets);
+    let options = ["input.topic=a", "output.topic=b", "kafka.startup_timeout=3s"];
+    let (code, said) = check(&free_address(), &options);
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  brokers") && said.contains("skipped"), "{said}");
     assert!(said.contains("(kafka.brokers)") && said.contains("Connection refused"), "{said}");
 
     // A broker that speaks no TLS hangs up.
     let tls = "kafka.librdkafka.security.protocol=SSL";
-    let (code, said) = check(&Cluster::shared().bootstrap, &[&sets[..], &[tls]].concat());
+    let (code, said) = check(&Cluster::shared().bootstrap, &[&options[..], &[tls]].concat());
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  brokers") && said.contains("see security.protocol"), "{said}");
 }
@@ -464,11 +458,14 @@ fn check_compares_the_time_of_a_transaction_with_the_brokers_and_run_names_the_o
 
     let brokers = format!("kafka.brokers={}", cluster.bootstrap);
     let package = format!("model.package={}", tiny_package().display());
-    let mut args = vec!["run", "--set", &brokers, "--set", &package, "--set", "kafka.group=timed"];
-    for set in long.iter().chain(&["admin.listen=127.0.0.1:0", "embed.embedder=hash"]) {
-        args.extend(["--set", set]);
-    }
-    let (code, error) = capvec_fails(&args);
+    let more = [
+        &brokers,
+        &package,
+        "kafka.group=timed",
+        "admin.listen=127.0.0.1:0",
+        "embed.embedder=hash",
+    ];
+    let (code, error) = capvec_fails(&[&["run"][..], &sets(&long), &sets(&more)].concat());
     assert_eq!(code, 1);
     for part in ["delivery.transaction_timeout is 1200s", "transaction.max.timeout.ms"] {
         assert!(error.contains(part), "{part}: {error}");

@@ -1,7 +1,6 @@
 //! Captions that the topic deletes before a worker has received them, on a real Kafka.
 
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::AdminOptions;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::{Cluster, Worker, captions, eventually};
@@ -9,11 +8,11 @@ use crate::support::{Cluster, Worker, captions, eventually};
 const DELETED: &str = "capvec_messages_deleted_unread_total";
 
 fn delete_before(cluster: &Cluster, topic: &str, offset: i64) {
-    let admin: AdminClient<DefaultClientContext> = cluster.client().create().unwrap();
     let mut before = TopicPartitionList::new();
     before.add_partition_offset(topic, 0, Offset::Offset(offset)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let deleted = runtime.block_on(admin.delete_records(&before, &AdminOptions::new())).unwrap();
+    let deleted = cluster.admin().delete_records(&before, &AdminOptions::new());
+    let deleted = runtime.block_on(deleted).unwrap();
     deleted.elements().iter().for_each(|partition| partition.error().unwrap());
 }
 

@@ -8,13 +8,10 @@ use std::process::{Command, Stdio};
 use capvec::batch::packing::TokenBatch;
 use capvec::embed::device::DeviceChoice;
 use capvec::embed::hash::HashEmbedder;
-use capvec::embed::load::Embedders;
 use capvec::embed::{EmbedError, Embedder, library};
-use capvec::pipeline;
-use capvec::shutdown::Shutdown;
 
 use crate::support::{
-    CAPVEC, Outgoing, Worker, captions, capvec_fails, eventually, metric, mock, text, tiny_package,
+    CAPVEC, Outgoing, Running, Worker, captions, capvec_fails, eventually, mock, text, tiny_package,
 };
 
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
@@ -157,27 +154,19 @@ fn too_little_memory_makes_smaller_batches_and_loses_nothing() {
     let (_mock, cluster) = mock(1);
     let captions = captions(400);
     cluster.send("in", &captions);
-    let config = cluster.config("in");
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start_with(&config, &shutdown, |_, package| {
-        let inner = HashEmbedder::new(package.manifest.network.dim);
-        Ok(Embedders::without_runtime(Box::new(Small { inner, tokens_max: 60 }), 1000))
-    })
-    .unwrap();
+    let small = |inner| Small { inner, tokens_max: 60 };
+    let worker = Running::start_with(&cluster.config("in"), small, 1000);
     cluster.await_records("in.out", 400);
-    let admin = worker.admin().to_string();
-    let splits = metric(&admin, "capvec_batch_splits_total{reason=\"out_of_memory\"}").unwrap();
-    assert!(splits > 0.0);
+    let splits = || worker.metric("capvec_batch_splits_total{reason=\"out_of_memory\"}");
+    assert!(splits() > 0.0);
     eventually("the budget is halved until it fits", || {
-        metric(&admin, "capvec_batch_tokens_limit").filter(|tokens| *tokens <= 60.0)
+        (worker.metric("capvec_batch_tokens_limit") <= 60.0).then_some(())
     });
     // Batches that are made by then fit: no more of them are split.
-    let settled = metric(&admin, "capvec_batch_splits_total{reason=\"out_of_memory\"}").unwrap();
+    let settled = splits();
     cluster.send("in", &captions);
     cluster.await_records("in.out", 800);
-    let after = metric(&admin, "capvec_batch_splits_total{reason=\"out_of_memory\"}").unwrap();
-    assert_eq!(after, settled);
-    shutdown.drain();
-    worker.wait().unwrap();
-    assert_eq!(cluster.ends("in.dead").values().sum::<i64>(), 0, "nothing is rejected");
+    assert_eq!(splits(), settled);
+    worker.stop();
+    assert_eq!(cluster.count("in.dead"), 0, "nothing is rejected");
 }

@@ -14,7 +14,7 @@ use capvec::embed::library;
 use capvec::model::manifest::Precision;
 
 use crate::support::{
-    CAPVEC, Cluster, Worker, captions, eventually, package_of, skipped, tiny_package,
+    CAPVEC, Cluster, Worker, captions, eventually, package_of, sets, skipped, tiny_package,
 };
 
 /// CUDA's libraries, in the order of their numbers in the source.
@@ -66,9 +66,7 @@ fn make() -> Result<(tempfile::TempDir, PathBuf), String> {
 
 /// What `capvec check` says of the embedder; there are no brokers.
 fn check(library: &Path, package: &Path, device: &str, devices: usize) -> String {
-    let mut command = Command::new(CAPVEC);
-    command.arg("check").env("FAKE_CUDA_DEVICES", devices.to_string());
-    for option in [
+    let options = [
         "kafka.brokers=127.0.0.1:1",
         "kafka.group=g",
         "kafka.startup_timeout=1s",
@@ -77,9 +75,9 @@ fn check(library: &Path, package: &Path, device: &str, devices: usize) -> String
         &format!("model.package={}", package.display()),
         &format!("embed.device={device}"),
         &format!("embed.onnxruntime={}", library.display()),
-    ] {
-        command.args(["--set", option]);
-    }
+    ];
+    let mut command = Command::new(CAPVEC);
+    command.arg("check").args(sets(&options)).env("FAKE_CUDA_DEVICES", devices.to_string());
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|line| line.contains(" embedder: "));
@@ -187,8 +185,7 @@ fn a_bound_on_the_memory_is_kept_and_told_from_other_failures() {
     });
     // Vectors or, of numbers that nobody computed, rejections: each caption is accounted for.
     eventually("every caption is settled", || {
-        let of = |topic: &str| cluster.ends(topic).values().sum::<i64>();
-        let settled = of("small-gpu.out") + of("small-gpu.dead");
+        let settled = cluster.count("small-gpu.out") + cluster.count("small-gpu.dead");
         (settled == 300).then_some(())
     });
     assert_eq!(worker.metric("capvec_batch_splits_total{reason=\"failed\"}"), Some(0.0));

@@ -165,8 +165,7 @@ fn plain_text_comes_in_and_ids_are_keys_or_positions() {
         let first = HashEmbedder::new(640).vector(ids)[0];
         assert_eq!(object["vector"][0].as_f64().unwrap() as f32, first);
     }
-    let reasons: Vec<_> =
-        dead.iter().map(|r| r.header("__connect.errors.exception.class.name")).collect();
+    let reasons: Vec<_> = dead.iter().map(|r| r.reason()).collect();
     assert_eq!(reasons, ["not_utf8", "id_missing"]);
 
     // The same messages for another group, with positions for ids.

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use capvec::shutdown::Shutdown;
-
 use crate::support::load::Load;
 use crate::support::numbered::{check_each_once, index_of, numbered};
 use crate::support::{Cluster, Worker, eventually, metric, stuck};
@@ -15,7 +13,7 @@ const PARTITIONS: i32 = 4;
 /// Holds the vectors that a reader of committed records sees against what was sent.
 #[track_caller]
 fn check_vectors(cluster: &Cluster, topic: &str, sent: usize) {
-    check_each_once(&cluster.committed_records(&format!("{topic}.out")), &[], sent);
+    check_each_once(&cluster.records(&format!("{topic}.out")), &[], sent);
 }
 
 fn partitions(worker: &Worker) -> i32 {
@@ -25,12 +23,6 @@ fn partitions(worker: &Worker) -> i32 {
 #[track_caller]
 fn await_partitions(what: &str, worker: &Worker, wanted: impl Fn(i32) -> bool) {
     eventually(what, || wanted(partitions(worker)).then_some(()));
-}
-
-#[track_caller]
-fn await_settled(cluster: &Cluster, topic: &str, sent: usize) {
-    let group = cluster.observe_group(&format!("{topic}.group"), topic);
-    eventually("all is committed", || (group.settled() == sent).then_some(()));
 }
 
 /// One worker, then two, then the second alone, then two again, while captions keep coming.
@@ -61,7 +53,7 @@ fn come_and_go(topic: &str, options: &[&str]) {
         third.metric("capvec_captions_embedded_total").filter(|number| *number > 0.0)
     });
     let sent = load.stop();
-    await_settled(&cluster, topic, sent);
+    cluster.await_settled(topic, sent);
     second.stop();
     third.stop();
     check_vectors(&cluster, topic, sent);
@@ -124,7 +116,7 @@ fn a_static_member_that_comes_back_moves_no_partition() {
     });
     assert_eq!((assigned(), revoked()), before, "nobody noticed");
     let sent = load.stop();
-    await_settled(&cluster, "static", sent);
+    cluster.await_settled("static", sent);
     first.stop();
     second.stop();
     check_vectors(&cluster, "static", sent);
@@ -139,8 +131,7 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     config.delivery.drain_timeout = Duration::from_millis(500);
     // So that the batch that is stuck has captions of all partitions.
     config.batch.wait_max = Duration::from_secs(2);
-    let shutdown = Shutdown::default();
-    let (stuck, gate) = stuck::start(&config, &shutdown);
+    let (stuck, gate) = stuck::start(&config);
     let admin = stuck.admin().to_string();
     let of_stuck = |series| metric(&admin, series).unwrap_or(0.0);
     eventually("it has all partitions", || {
@@ -159,9 +150,8 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
         (embedded > 0.0 && waiting == 0.0).then_some(())
     });
     gate.open();
-    await_settled(&cluster, "missed", CAPTIONS);
-    shutdown.drain();
-    stuck.wait().unwrap();
+    cluster.await_settled("missed", CAPTIONS);
+    stuck.stop();
     next.stop();
     check_vectors(&cluster, "missed", CAPTIONS);
 }
@@ -183,8 +173,7 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
         for (name, value) in properties {
             config.kafka.librdkafka.0.insert(name.into(), value.into());
         }
-        let shutdown = Shutdown::default();
-        let (stuck, gate) = stuck::start(&config, &shutdown);
+        let (stuck, gate) = stuck::start(&config);
         let admin = stuck.admin().to_string();
         let of_stuck = |series| metric(&admin, series);
         eventually("it has all partitions", || {
@@ -218,13 +207,12 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
         });
         if strategy == "range" {
             assert!(!is_over && of_stuck("capvec_assigned_partitions") > Some(0.0));
-            await_settled(&cluster, topic, CAPTIONS);
-            shutdown.drain();
-            stuck.wait().unwrap();
+            cluster.await_settled(topic, CAPTIONS);
+            stuck.stop();
         } else {
-            let error = stuck.wait().unwrap_err();
+            let error = stuck.ended().unwrap_err();
             assert!(format!("{error:#}").contains("has to join anew"), "{error:#}");
-            await_settled(&cluster, topic, CAPTIONS);
+            cluster.await_settled(topic, CAPTIONS);
         }
         next.stop();
     }

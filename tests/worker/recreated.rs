@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-
 use crate::support::kafka::Kafka;
 use crate::support::{Cluster, Worker, captions, eventually};
 
@@ -15,13 +12,7 @@ const AFTER: usize = 20;
 const FINDS_OUT: Duration = Duration::from_secs(300);
 
 fn recreate(cluster: &Cluster, topic: &str) {
-    let admin: AdminClient<DefaultClientContext> = cluster.client().create().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let deleted = runtime.block_on(admin.delete_topics(&[topic], &AdminOptions::new())).unwrap();
-    deleted.into_iter().for_each(|result| drop(result.unwrap()));
-    eventually("the topic is gone", || {
-        (!cluster.topics(topic).contains(&topic.into())).then_some(())
-    });
+    cluster.delete_topic(topic);
     cluster.create_topic(topic, 1);
 }
 

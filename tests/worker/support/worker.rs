@@ -189,10 +189,13 @@ impl Drop for Worker {
 /// Returns the value of a metric's series at an admin address.
 pub fn metric(admin: &str, series: &str) -> Option<f64> {
     let (_, text) = http_get(admin, "/metrics")?;
-    let line = text
-        .lines()
-        .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
-    line.rsplit_once(' ')?.1.parse().ok()
+    value_in(&text, series)
+}
+
+/// Returns the value of a series in the text format.
+pub fn value_in(metrics: &str, series: &str) -> Option<f64> {
+    let of_series = |line: &&str| line.strip_prefix(series).is_some_and(|r| r.starts_with(' '));
+    metrics.lines().find(of_series)?.rsplit_once(' ')?.1.parse().ok()
 }
 
 /// One HTTP GET.
