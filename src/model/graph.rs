@@ -191,13 +191,13 @@ fn pool_and_project(graph: &mut Builder, network: &Network, hidden: &str) {
     let last = graph.int64("axis.2", &[2]);
     let rows = graph.node("Gather", "pool.rows", &[hidden, "slot_tokens"]);
     let rows = match graph.precision {
-        Precision::Fp16 => graph.cast("pool.rows.float", &rows, DataType::Float),
+        Precision::Fp16 => graph.cast_to_float("pool.rows.float", &rows),
         Precision::Fp32 | Precision::Int8 => rows,
     };
     let places = graph.node("Unsqueeze", "pool.places", &["row_captions", &last]);
     let slots = graph.node("Unsqueeze", "pool.slots", &["slot_captions", &second]);
     let member = graph.node("Equal", "pool.member", &[&places, &slots]);
-    let ones = graph.cast("pool.ones", &member, DataType::Float);
+    let ones = graph.cast_to_float("pool.ones", &member);
     let sums = graph.node("MatMul", "pool.sums", &[&ones, &rows]);
     let flat = graph.flat(network);
     let sums = graph.node("Reshape", "pool.flat", &[&sums, &flat]);

@@ -201,10 +201,10 @@ fn mixes(args: &EncoderArgs, package: &Package) -> anyhow::Result<Vec<Mix>> {
     let plain = if args.captions.is_given() {
         args.captions.read(&package.tokenizer()?)?.into_iter().map(|caption| caption.ids).collect()
     } else {
-        captions::made_up(max_tokens, vocabulary, 1)?
+        captions::made_up(max_tokens, vocabulary)?
     };
-    let long = captions::with_long(&plain, max_tokens, vocabulary, 2)?;
-    let random = captions::any_length(max_tokens, vocabulary, 3)?;
+    let long = captions::with_long(&plain, max_tokens, vocabulary)?;
+    let random = captions::any_length(max_tokens, vocabulary)?;
     let mixes = [("captions", plain), ("long", long), ("random", random)];
     Ok(mixes.map(|(name, captions)| Mix { name, captions }).into())
 }

@@ -85,7 +85,7 @@ pub(super) struct StageFigures {
 
 /// Within which time a share of captions was through.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Quantile {
+enum Quantile {
     /// Within this.
     Within(f64),
     /// It is in the last bucket, which has a beginning and no end.

@@ -102,7 +102,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     let count = captions.len().max(CAPTIONS_MIN);
     let captions: Vec<TokenizedCaption> = captions.into_iter().cycle().take(count).collect();
     let long = match args.wants(&[Scenario::Long]) {
-        true => with_long_texts(&captions, &tokenizer, max_tokens, 1)?,
+        true => with_long_texts(&captions, &tokenizer, max_tokens)?,
         false => Vec::new(),
     };
 
