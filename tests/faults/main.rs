@@ -20,10 +20,12 @@ mod check;
 mod cluster;
 mod feed;
 mod misbehave;
+mod prover;
 mod rows;
 mod scene;
 mod table;
 mod toxiproxy;
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
