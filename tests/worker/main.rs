@@ -12,6 +12,7 @@ mod dashboard;
 mod deleted;
 mod device;
 mod dlq;
+mod embed;
 mod exactly_once;
 mod fake_gpu;
 mod flow;
