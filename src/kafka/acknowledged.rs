@@ -1,11 +1,11 @@
 //! Whether a record that was sent is acknowledged.
 //!
 //! librdkafka's idempotent producer takes a record for acknowledged, too, where a later one of its
-//! partition is (`rd_kafka_dr_implicit_ack`): a broker refuses what comes behind a gap, so the earlier one
-//! must have arrived, and only its answer been lost. But a broker that knows nothing of the producer yet
-//! accepts any first number. Where a leader refuses the first batch, since it isn't one yet, and is one
-//! when the second arrives, the first is in no log, and is reported as delivered. Such a record has no
-//! offset, for no answer told one.
+//! partition is (`rd_kafka_dr_implicit_ack`): a broker refuses what comes behind a gap, so the
+//! earlier one must have arrived, and only its answer been lost. But a broker that knows nothing of
+//! the producer yet accepts any first number. Where a leader refuses the first batch, since it
+//! isn't one yet, and is one when the second arrives, the first is in no log, and is reported as
+//! delivered. Such a record has no offset, for no answer told one.
 
 use rdkafka::bindings::RD_KAFKA_OFFSET_INVALID;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -30,7 +30,8 @@ pub fn acknowledged(result: &DeliveryResult<'_>) -> Result<(), KafkaError> {
     }
 }
 
-/// Returns whether it isn't known if a record was written: a later one was acknowledged, and it wasn't.
+/// Returns whether it isn't known if a record was written: a later one was acknowledged, and it
+/// wasn't.
 pub fn is_unanswered(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(UNANSWERED)
 }

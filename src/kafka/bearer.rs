@@ -1,10 +1,10 @@
 //! The bearer token of SASL's OAUTHBEARER, from a file that whoever issues tokens keeps fresh, as
 //! Kubernetes does with a projected service account token.
 //!
-//! librdkafka asks for a token when a client starts, and again when four fifths of the token's life have
-//! passed; the file is read each time. A JWT says how long it lives. Any other token is taken to live for
-//! `LIFE_OF_UNKNOWN`, so that the file is looked at often enough. Nothing is verified here, that is the
-//! brokers' part.
+//! librdkafka asks for a token when a client starts, and again when four fifths of the token's life
+//! have passed; the file is read each time. A JWT says how long it lives. Any other token is taken
+//! to live for `LIFE_OF_UNKNOWN`, so that the file is looked at often enough. Nothing is verified
+//! here, that is the brokers' part.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -47,8 +47,8 @@ pub enum BearerError {
     Expired(PathBuf),
 }
 
-/// Returns what to call a file that is to hold a secret: by its path where that can't be the secret itself, which people
-/// put in its place by mistake.
+/// Returns what to call a file that is to hold a secret: by its path where that can't be the secret
+/// itself, which people put in its place by mistake.
 pub fn shown(path: &Path) -> Cow<'_, str> {
     let is_path = path.is_absolute() || path.starts_with(".") || path.starts_with("..");
     if is_path { path.to_string_lossy() } else { "the file that it names".into() }

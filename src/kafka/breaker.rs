@@ -1,7 +1,7 @@
 //! The circuit breaker: notices that rejections are no longer single bad messages.
 //!
-//! When most messages are rejected, the fault is a wrong pointer, a wrong topic or a producer that has
-//! changed. Going on would empty the topic into the dead-letter topic, so the worker stops.
+//! When most messages are rejected, the fault is a wrong pointer, a wrong topic or a producer that
+//! has changed. Going on would empty the topic into the dead-letter topic, so the worker stops.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,8 @@
 //! Commits offsets on a thread of its own.
 //!
-//! A commit's outcome must be known, for one that fails during a rebalance has to be made again, and
-//! librdkafka tells it only to a caller who waits. Waiting takes a round trip, or seconds while the
-//! group has no coordinator, and the source must go on polling meanwhile.
+//! A commit's outcome must be known, for one that fails during a rebalance has to be made again,
+//! and librdkafka tells it only to a caller who waits. Waiting takes a round trip, or seconds while
+//! the group has no coordinator, and the source must go on polling meanwhile.
 
 use std::sync::Arc;
 

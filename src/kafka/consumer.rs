@@ -75,7 +75,8 @@ pub struct PartitionEnd {
 }
 
 impl SourceContext {
-    /// Returns a context for a consumer of the input topic, which tells how many brokers it is connected to.
+    /// Returns a context for a consumer of the input topic, which tells how many brokers it is
+    /// connected to.
     pub fn new(config: &Config, brokers_up: IntGauge) -> SourceContext {
         SourceContext {
             topic: config.input.topic.clone(),
@@ -100,8 +101,8 @@ impl SourceContext {
         self.served.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns how often librdkafka has called back from `poll`, which returns nothing then, as where
-    /// there is nothing.
+    /// Returns how often librdkafka has called back from `poll`, which returns nothing then, as
+    /// where there is nothing.
     pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
     }
@@ -116,15 +117,15 @@ impl SourceContext {
         std::mem::take(&mut lock(&self.ends))
     }
 
-    /// Returns the positions of the partitions whose ends no broker has told yet, or since their leaders
-    /// changed, as noted since the last call. Nothing of them waits to be handed over.
+    /// Returns the positions of the partitions whose ends no broker has told yet, or since their
+    /// leaders changed, as noted since the last call. Nothing of them waits to be handed over.
     pub fn take_unheard(&self) -> HashMap<i32, i64> {
         std::mem::take(&mut lock(&self.unheard))
     }
 
-    /// Returns whether the worker seems to be in a group that the brokers assign, which may have no partition for it:
-    /// librdkafka calls back where an assignment changes, and no partitions after none are no change. (Of the other
-    /// protocol an empty assignment is an event like any.)
+    /// Returns whether the worker seems to be in a group that the brokers assign, which may have no
+    /// partition for it: librdkafka calls back where an assignment changes, and no partitions after
+    /// none are no change. (Of the other protocol an empty assignment is an event like any.)
     pub fn is_member(&self) -> bool {
         self.is_member.load(Ordering::Acquire)
     }
@@ -134,8 +135,9 @@ impl SourceContext {
         *lock(&self.asked_back) = generation.map(Arc::new);
     }
 
-    /// Returns the generation in which partitions were asked back, if they aren't given up yet. What is committed for
-    /// them later is refused by the brokers then, where the group hasn't waited.
+    /// Returns the generation in which partitions were asked back, if they aren't given up yet.
+    /// What is committed for them later is refused by the brokers then, where the group hasn't
+    /// waited.
     pub fn asked_back(&self) -> Option<Arc<ConsumerGroupMetadata>> {
         lock(&self.asked_back).clone()
     }
@@ -173,7 +175,8 @@ impl ClientContext for SourceContext {
     fn stats(&self, statistics: Statistics) {
         self.has_served();
         self.brokers_up.set(brokers_up(&statistics) as i64);
-        // The coordinator has been there for a while. Whether it has answered, librdkafka doesn't tell.
+        // The coordinator has been there for a while. Whether it has answered, librdkafka doesn't
+        // tell.
         let is_member = statistics.cgrp.as_ref().is_some_and(|group| {
             group.state == "up" && group.stateage >= i64::from(STATISTICS_INTERVAL_MS)
         });
@@ -217,7 +220,8 @@ impl ConsumerContext for SourceContext {
             return self.note(Event::Assigned(partitions));
         }
         let lost = consumer.assignment_lost();
-        // Now, for the group may go on before the source hears of it. Where the brokers assign they wait.
+        // Now, for the group may go on before the source hears of it. Where the brokers assign they
+        // wait.
         let is_pinned = !lost && !self.brokers_assign;
         let generation = is_pinned.then(|| consumer.group_metadata()).flatten();
         self.note(Event::Revoked { partitions, lost, generation });
@@ -227,8 +231,8 @@ impl ConsumerContext for SourceContext {
 /// The source's consumer.
 pub type SourceConsumer = BaseConsumer<SourceContext>;
 
-/// A consumer that has joined no group yet. The sink's transactions need to know it before the source
-/// runs.
+/// A consumer that has joined no group yet. The sink's transactions need to know it before the
+/// source runs.
 pub struct Connection {
     /// The consumer.
     pub consumer: Arc<SourceConsumer>,
@@ -306,7 +310,8 @@ pub fn take_none(consumer: &SourceConsumer) -> KafkaResult<()> {
     take(consumer, &TopicPartitionList::new())
 }
 
-/// Returns whether an error of the consumer stays, however long it is waited, or passes over messages.
+/// Returns whether an error of the consumer stays, however long it is waited, or passes over
+/// messages.
 pub fn is_final(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageConsumptionFatal(_))
         || matches!(
@@ -321,8 +326,8 @@ pub fn is_final(error: &KafkaError) -> bool {
                     | RDKafkaErrorCode::AutoOffsetReset
                     // With check.crcs: librdkafka goes on behind the damaged batch.
                     | RDKafkaErrorCode::BadMessage
-                    // A batch that can't be unpacked is fetched again and again; one of a format that librdkafka
-                    // doesn't know is passed over.
+                    // A batch that can't be unpacked is fetched again and again; one of a format
+                    // that librdkafka doesn't know is passed over.
                     | RDKafkaErrorCode::BadCompression
                     | RDKafkaErrorCode::NotImplemented
             )

@@ -1,5 +1,5 @@
-//! What stands between a client and the brokers before the first request: a login that they refuse, a
-//! certificate that isn't trusted, no token, or nobody at the address.
+//! What stands between a client and the brokers before the first request: a login that they refuse,
+//! a certificate that isn't trusted, no token, or nobody at the address.
 //!
 //! librdkafka tells a client's context of it, and tries again. A request only learns that nobody
 //! answered; whoever waits for one looks here for the reason.
@@ -52,7 +52,8 @@ impl Login {
         self.noted().trouble.clone()
     }
 
-    /// Returns why the last connection failed: nobody listens, no such host, or the other end hung up.
+    /// Returns why the last connection failed: nobody listens, no such host, or the other end hung
+    /// up.
     pub fn connection(&self) -> Option<String> {
         let words = self.noted().connection.clone()?;
         // An end that speaks TLS and one that doesn't part without a word of why.

@@ -26,7 +26,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use crate::config::Config;
 use log::{log, log_client_error};
 
-/// How often the clients report statistics, from which the lag comes, and which brokers are connected.
+/// How often the clients report statistics, from which the lag comes, and which brokers are
+/// connected.
 const STATISTICS_INTERVAL_MS: u32 = 2_000;
 
 /// Returns the properties of the consumer. Those that a user may change come first, so that the map
@@ -52,7 +53,8 @@ pub fn consumer_properties(config: &Config) -> ClientConfig {
     client
 }
 
-/// Returns whether the group's protocol is KIP-848's, in which the brokers share the partitions out.
+/// Returns whether the group's protocol is KIP-848's, in which the brokers share the partitions
+/// out.
 fn brokers_assign(config: &Config) -> bool {
     config.kafka.property("group.protocol").is_some_and(|it| it.eq_ignore_ascii_case("consumer"))
 }

@@ -1,15 +1,16 @@
 //! Which brokers a client is connected to, from librdkafka's statistics.
 //!
-//! A client that is cut off from its brokers tries again for ever and says so in the log alone. After the
-//! session's timeout the consumer's partitions are taken from it, and with them goes the lag: the worker
-//! looks as if it had nothing to do. The number of brokers is what tells the two apart.
+//! A client that is cut off from its brokers tries again for ever and says so in the log alone.
+//! After the session's timeout the consumer's partitions are taken from it, and with them goes the
+//! lag: the worker looks as if it had nothing to do. The number of brokers is what tells the two
+//! apart.
 
 use std::collections::BTreeSet;
 
 use rdkafka::statistics::{Broker, Statistics};
 
-/// Returns how many brokers a client is connected to. Each counts once, whatever librdkafka has it for: an
-/// address of `kafka.brokers`, a node of the cluster, the group's coordinator.
+/// Returns how many brokers a client is connected to. Each counts once, whatever librdkafka has it
+/// for: an address of `kafka.brokers`, a node of the cluster, the group's coordinator.
 pub fn brokers_up(statistics: &Statistics) -> usize {
     let is_up = |broker: &&Broker| broker.state == "UP" && broker.source != "internal";
     let up: Vec<&Broker> = statistics.brokers.values().filter(is_up).collect();
@@ -17,8 +18,8 @@ pub fn brokers_up(statistics: &Statistics) -> usize {
     if !nodes.is_empty() {
         return nodes.len();
     }
-    // An address whose node isn't known yet: it counts only where it is all that there is, as it may be
-    // another name of a node.
+    // An address whose node isn't known yet: it counts only where it is all that there is, as it
+    // may be another name of a node.
     let addresses: BTreeSet<&str> = up.iter().map(|broker| broker.nodename.as_str()).collect();
     addresses.len()
 }

@@ -1,7 +1,8 @@
 //! Puts what comes out of the embedders back into the order of its partition.
 //!
-//! Batches finish in any order and rejections overtake them. The sequencer holds a vector back until
-//! every message received before it has passed. How much it holds is bounded by the source's in-flight limit.
+//! Batches finish in any order and rejections overtake them. The sequencer holds a vector back
+//! until every message received before it has passed. How much it holds is bounded by the source's
+//! in-flight limit.
 //!
 //! # Invariants
 //!
@@ -171,8 +172,9 @@ mod tests {
         })
     }
 
-    /// What comes out of an assignment, by definition, and what is held back of it: the messages from
-    /// the first to one that is missing or abandoned, of what came before a later assignment began.
+    /// What comes out of an assignment, by definition, and what is held back of it: the messages
+    /// from the first to one that is missing or abandoned, of what came before a later assignment
+    /// began.
     fn naive(events: &[Event], partition: i32, assignment: u64) -> (Vec<u64>, usize) {
         let of_partition = || events.iter().filter(move |e| e.partition == partition);
         let is_over = of_partition().any(|e| e.assignment > assignment);

@@ -66,8 +66,8 @@ pub enum SinkError {
         /// The broker's or librdkafka's words.
         source: KafkaError,
     },
-    /// It isn't known whether a record was written, and later ones of its partition were: to write it now
-    /// would be out of order.
+    /// It isn't known whether a record was written, and later ones of its partition were: to write
+    /// it now would be out of order.
     #[error(
         "{topic} has a later record, and it isn't known whether it has the one before it: the partition's \
          leader changed, or was a new one; offsets stay, redelivery brings the captions again"
@@ -162,8 +162,8 @@ pub struct SinkNeighbours<'a> {
 }
 
 impl Sink {
-    /// Makes the producer of topics that take so much; for exactly-once delivery, ends what the worker
-    /// before this one left open.
+    /// Makes the producer of topics that take so much; for exactly-once delivery, ends what the
+    /// worker before this one left open.
     ///
     /// # Errors
     ///
@@ -177,8 +177,8 @@ impl Sink {
         shutdown: Shutdown,
         metrics: &Metrics,
     ) -> Result<Sink, SinkError> {
-        // Not bounded by itself: an outstanding record comes back at most once, and the source bounds
-        // how many there are. A callback must never wait.
+        // Not bounded by itself: an outstanding record comes back at most once, and the source
+        // bounds how many there are. A callback must never wait.
         let (undelivered_sender, undelivered) = unbounded();
         let settler = Settler {
             settlements: neighbours.settlements,
@@ -233,8 +233,8 @@ impl Sink {
         })
     }
 
-    /// Runs until its queue is closed and every record is acknowledged, or committed; or, where another
-    /// stage has failed, until it hears of that.
+    /// Runs until its queue is closed and every record is acknowledged, or committed; or, where
+    /// another stage has failed, until it hears of that.
     ///
     /// # Errors
     ///
@@ -243,7 +243,8 @@ impl Sink {
         let result = self.run_until_closed();
         match &mut self.transactions {
             Some(transactions) => transactions.give_up(&self.writer),
-            // The dead letters that tell what is wrong would go with the producer, and good captions with them.
+            // The dead letters that tell what is wrong would go with the producer, and good
+            // captions with them.
             None if matches!(
                 result,
                 Err(SinkError::Breaker { .. } | SinkError::Rejected { .. })
@@ -355,8 +356,8 @@ impl Sink {
         }
     }
 
-    /// Before the worker stops for what is rejected: commits what has been written, which would else be aborted. Without
-    /// transactions run() waits for it.
+    /// Before the worker stops for what is rejected: commits what has been written, which would
+    /// else be aborted. Without transactions run() waits for it.
     fn or_stop(&mut self, checked: Result<(), SinkError>) -> Result<(), SinkError> {
         if checked.is_err()
             && let Some(transactions) = &mut self.transactions

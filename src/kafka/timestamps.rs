@@ -1,5 +1,6 @@
-//! Which timestamps a topic takes, so that a record that the brokers would refuse isn't offered to them:
-//! they refuse the whole batch that it is in, and librdkafka doesn't always tell which one it was.
+//! Which timestamps a topic takes, so that a record that the brokers would refuse isn't offered to
+//! them: they refuse the whole batch that it is in, and librdkafka doesn't always tell which one it
+//! was.
 //!
 //! Source: Kafka's `message.timestamp.type`, `message.timestamp.before.max.ms` and
 //! `message.timestamp.after.max.ms` (KIP-937).
@@ -14,7 +15,8 @@ const AFTER: &str = "message.timestamp.after.max.ms";
 /// The brokers go by their own clocks. What is refused by so little here is theirs to decide.
 const CLOCKS_APART_MS: i64 = 60_000;
 
-/// How far a record's timestamp may lie from the broker's clock; without bounds where they aren't known.
+/// How far a record's timestamp may lie from the broker's clock; without bounds where they aren't
+/// known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimestampBounds {
     before_max_ms: Option<i64>,

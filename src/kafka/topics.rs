@@ -69,8 +69,8 @@ const SERVE: Duration = Duration::from_millis(10);
 pub struct Inquiry<'a, C: WithLogin> {
     /// The client.
     pub client: &'a Client<C>,
-    /// Serves its callbacks, for so long: in a poll librdkafka asks for a bearer token, and tells of a
-    /// login that is refused. Nothing is to be done where a thread polls it anyway.
+    /// Serves its callbacks, for so long: in a poll librdkafka asks for a bearer token, and tells
+    /// of a login that is refused. Nothing is to be done where a thread polls it anyway.
     pub serve: &'a dyn Fn(Duration),
     /// The brokers' addresses.
     pub brokers: &'a str,
@@ -85,9 +85,9 @@ impl<C: WithLogin> Inquiry<'_, C> {
     ///
     /// # Errors
     ///
-    /// At once when they say that it doesn't exist or isn't for this client, or when they refuse the
-    /// login; when the patience is over where they don't answer, or are still electing leaders; soon when
-    /// a stop is wanted.
+    /// At once when they say that it doesn't exist or isn't for this client, or when they refuse
+    /// the login; when the patience is over where they don't answer, or are still electing leaders;
+    /// soon when a stop is wanted.
     pub fn partitions_of(&self, topic: &str, option: &'static str) -> Result<usize, TopicError> {
         self.ask(Some(topic), |metadata| {
             let found = metadata.topics().iter().find(|t| t.name() == topic);
@@ -177,8 +177,8 @@ fn is_silence(error: &KafkaError) -> bool {
     )
 }
 
-/// Asks by a client that is polled anyway: waits until the brokers answer for a topic, and returns its
-/// number of partitions.
+/// Asks by a client that is polled anyway: waits until the brokers answer for a topic, and returns
+/// its number of partitions.
 ///
 /// # Errors
 ///

@@ -102,8 +102,8 @@ impl<T> Pending<T> {
     }
 
     /// Takes out what turns out to be committed, by the group's committed offsets, and forgets what
-    /// is another's. A commit is this transaction's where it is the offset that was sent; one that lies
-    /// further is another owner's, or of a log that has been cut since.
+    /// is another's. A commit is this transaction's where it is the offset that was sent; one that
+    /// lies further is another owner's, or of a log that has been cut since.
     pub fn resolve(&mut self, committed: &HashMap<i32, NextOffset>) -> Vec<T> {
         let mut settled = Vec::new();
         let Pending { items, positions, .. } = std::mem::take(self);
@@ -135,7 +135,8 @@ pub enum Verdict {
     /// The producer is at its end, or what became of the transaction isn't known: a producer made
     /// anew ends the transaction, and the group's offsets tell how.
     Remake,
-    /// The brokers know a newer producer of the same name, or they timed out this one's transaction.
+    /// The brokers know a newer producer of the same name, or they timed out this one's
+    /// transaction.
     Fenced,
     /// No other try would end better.
     Fail,
@@ -207,8 +208,8 @@ impl Said {
     }
 }
 
-/// Returns whether an error says that the brokers, the client or the system will not have it, now or
-/// later.
+/// Returns whether an error says that the brokers, the client or the system will not have it, now
+/// or later.
 pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,

@@ -1,8 +1,9 @@
-//! Finds out what a topic takes before anything depends on it: how large a record may be, and whether this client may
-//! write at all.
+//! Finds out what a topic takes before anything depends on it: how large a record may be, and
+//! whether this client may write at all.
 //!
-//! Kafka has no question for the right to write. But a broker looks at it before it looks at the record, so a record
-//! that is a byte over the topic's limit is refused either for the right or for its size, and never kept.
+//! Kafka has no question for the right to write. But a broker looks at it before it looks at the
+//! record, so a record that is a byte over the topic's limit is refused either for the right or for
+//! its size, and never kept.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -38,8 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the start waits for the topics' limits, which it can do without.
 const LIMITS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How librdkafka's mock cluster, which the demo and the benchmarks embed, begins the name of its cluster. It
-/// never answers a question for a topic's options.
+/// How librdkafka's mock cluster, which the demo and the benchmarks embed, begins the name of its
+/// cluster. It never answers a question for a topic's options.
 const EMBEDDED_CLUSTER: &str = "mockCluster";
 
 /// Why a limit isn't known.
@@ -67,8 +68,8 @@ pub enum Answer {
     Untried(String),
 }
 
-/// A client that asks of topics, and is polled by a thread of its own. Its questions, as any producer's, make topics
-/// where the brokers make them by themselves.
+/// A client that asks of topics, and is polled by a thread of its own. Its questions, as any
+/// producer's, make topics where the brokers make them by themselves.
 pub type Asking = ThreadedProducer<Asker>;
 
 /// Makes the client that asks.
@@ -93,8 +94,8 @@ pub struct Takes {
     pub timestamps: TimestampBounds,
 }
 
-/// Waits until the brokers answer for the topics that are written, and returns what each takes, of those of which
-/// they say it. All are asked for in one request.
+/// Waits until the brokers answer for the topics that are written, and returns what each takes, of
+/// those of which they say it. All are asked for in one request.
 ///
 /// # Errors
 ///
@@ -166,7 +167,8 @@ fn takes(topic: &str, options: &HashMap<String, String>) -> Result<(Takes, usize
 ///
 /// # Errors
 ///
-/// In words, when the brokers don't say it: it takes the right to describe the topic's configuration.
+/// In words, when the brokers don't say it: it takes the right to describe the topic's
+/// configuration.
 pub fn record_limit(config: &Config, topic: &str, patience: Duration) -> Result<usize, String> {
     limit_of(&topic_options(config, topic, patience)?).ok_or_else(|| SAY_NO_LIMIT.into())
 }

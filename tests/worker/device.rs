@@ -1,6 +1,6 @@
-//! Which device the network runs on, on a machine without a GPU: what is named and can't be had is an
-//! error that says what is missing, `auto` falls back and says so, and too little memory makes smaller
-//! batches.
+//! Which device the network runs on, on a machine without a GPU: what is named and can't be had is
+//! an error that says what is missing, `auto` falls back and says so, and too little memory makes
+//! smaller batches.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -48,7 +48,8 @@ fn a_gpu_that_cannot_be_had_is_an_error_that_says_what_is_missing() {
             assert!(error.contains(part), "{part}: {error}");
         }
     }
-    // The first of CUDA's libraries that isn't there, which depends on the machine, or the provider.
+    // The first of CUDA's libraries that isn't there, which depends on the machine, or the
+    // provider.
     let (code, error) = fails(&broken, "cuda:0");
     assert!(code == 1 && error.contains("cuda:0 can't be had"), "{error}");
     assert!(error.contains(".so"), "a library is named: {error}");

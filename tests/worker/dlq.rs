@@ -91,7 +91,8 @@ fn letters_of_a_reason_go_back_as_they_were_and_become_vectors() {
     cluster.send("replayed", &messages);
     let before: Vec<_> = cluster.records("replayed").iter().map(content).collect();
 
-    // Where captions aren't looked for: each is rejected, in transactions, whose markers have offsets.
+    // Where captions aren't looked for: each is rejected, in transactions, whose markers have
+    // offsets.
     let options = ["delivery.mode=exactly-once", "delivery.commit_interval=50ms"];
     let worker = Worker::start(&cluster, "replayed", &options).ready();
     eventually("all are dead letters", || {

@@ -1,5 +1,6 @@
-//! Exactly-once delivery on a real Kafka, as a reader of committed records sees it. librdkafka's mock
-//! cluster shows aborted records and forgets transactional offsets, so it could prove nothing here.
+//! Exactly-once delivery on a real Kafka, as a reader of committed records sees it. librdkafka's
+//! mock cluster shows aborted records and forgets transactional offsets, so it could prove nothing
+//! here.
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
@@ -9,8 +10,8 @@ use crate::support::load::Load;
 use crate::support::numbered::{check_each_once, index_of, numbered};
 use crate::support::{Cluster, Observer, Outgoing, PATIENCE, Worker, eventually};
 
-/// Small transactions, so that there are many, and a short session, so that a worker that was killed
-/// is missed soon.
+/// Small transactions, so that there are many, and a short session, so that a worker that was
+/// killed is missed soon.
 const OPTIONS: [&str; 7] = [
     "delivery.mode=exactly-once",
     "delivery.in_flight_captions_max=64",
@@ -123,7 +124,8 @@ fn a_record_that_the_topic_refuses_aborts_and_comes_as_a_dead_letter() {
     assert!(aborted >= Some(1.0), "{aborted:?}");
     let refused = worker.metric("capvec_captions_rejected_total{reason=\"record_refused\"}");
     assert_eq!(refused, Some(36.0), "each was counted once");
-    // A record that came back has others held, and a wait for those would end with the transaction's time.
+    // A record that came back has others held, and a wait for those would end with the
+    // transaction's time.
     assert_eq!(worker.metric("capvec_producers_remade_total"), Some(0.0));
     worker.stop();
     assert_eq!(cluster.records("refused.out"), []);
@@ -201,7 +203,8 @@ fn a_worker_that_was_frozen_commits_nothing_of_what_it_lost() {
     check(&cluster, "frozen", more);
 }
 
-/// librdkafka by itself takes such an offset for none where a rebalance ends meanwhile, and begins at the beginning.
+/// librdkafka by itself takes such an offset for none where a rebalance ends meanwhile, and begins
+/// at the beginning.
 #[test]
 fn an_offset_that_an_open_transaction_holds_is_waited_for() {
     const MESSAGES: usize = 200;

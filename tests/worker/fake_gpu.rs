@@ -21,8 +21,8 @@ use crate::support::{
 const CUDA: [&str; 5] =
     ["libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcuda.so.1"];
 
-/// Returns ONNX Runtime's library for GPUs in a folder with the CUDA that does nothing, or why there is
-/// none.
+/// Returns ONNX Runtime's library for GPUs in a folder with the CUDA that does nothing, or why
+/// there is none.
 fn gpu_library() -> Result<&'static Path, String> {
     static LIBRARY: OnceLock<Result<(tempfile::TempDir, PathBuf), String>> = OnceLock::new();
     match LIBRARY.get_or_init(make) {
@@ -47,7 +47,8 @@ fn make() -> Result<(tempfile::TempDir, PathBuf), String> {
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/fake.c");
     for (number, name) in CUDA.iter().enumerate() {
-        // The provider asks for symbols by the library's name as their version; the driver has none.
+        // The provider asks for symbols by the library's name as their version; the driver has
+        // none.
         let versions = folder.path().join("versions");
         std::fs::write(&versions, format!("{name} {{ global: *; }};")).unwrap();
         let mut compiler = Command::new("cc");

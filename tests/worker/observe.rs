@@ -1,5 +1,5 @@
-//! What an operator looks at beside the dashboard: the alerts, tried with promtool, and `capvec top`, on a
-//! worker under load.
+//! What an operator looks at beside the dashboard: the alerts, tried with promtool, and
+//! `capvec top`, on a worker under load.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;

@@ -1,5 +1,5 @@
-//! The ways in which a group may share partitions out, each with workers that come and go under load, and
-//! a drain that doesn't end in time.
+//! The ways in which a group may share partitions out, each with workers that come and go under
+//! load, and a drain that doesn't end in time.
 
 use std::time::Duration;
 
@@ -156,7 +156,8 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     check_vectors(&cluster, "missed", CAPTIONS);
 }
 
-/// librdkafka joins anew where the topic has more partitions, whether what was asked back is given up or not.
+/// librdkafka joins anew where the topic has more partitions, whether what was asked back is given
+/// up or not.
 #[test]
 fn a_drain_that_new_partitions_overtake_loses_nothing() {
     const CAPTIONS: usize = 200;

@@ -208,7 +208,8 @@ fn a_record_without_a_key_for_a_compacted_topic_does_not_stop_the_others() {
     }
 }
 
-/// Brokers refuse the whole batch that a record with such a timestamp is in, in the dead-letter topic too.
+/// Brokers refuse the whole batch that a record with such a timestamp is in, in the dead-letter
+/// topic too.
 #[test]
 fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
     for mode in ["at-least-once", "exactly-once"] {

@@ -1,5 +1,5 @@
-//! TLS and SASL against a real broker that requires them: each kind of login works, and where one is
-//! refused the worker says which options to look at, and no secret.
+//! TLS and SASL against a real broker that requires them: each kind of login works, and where one
+//! is refused the worker says which options to look at, and no secret.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -205,7 +205,8 @@ listener.name.sasl.oauthbearer.connections.max.reauth.ms=3600000
     )
 }
 
-/// Returns a JWT without a signature that lives for so long, which Kafka's own validator for tests takes.
+/// Returns a JWT without a signature that lives for so long, which Kafka's own validator for tests
+/// takes.
 fn token(life: Duration) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let claims = serde_json::json!({

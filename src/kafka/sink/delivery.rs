@@ -1,8 +1,8 @@
 //! The producer and its callbacks: what becomes of a record, from the broker's answer on.
 //!
-//! librdkafka calls back on the producer's own thread. An acknowledgement goes from there straight to
-//! the source, unless a transaction has to be committed first; a record that came back goes to the
-//! sink, which decides about it.
+//! librdkafka calls back on the producer's own thread. An acknowledgement goes from there straight
+//! to the source, unless a transaction has to be committed first; a record that came back goes to
+//! the sink, which decides about it.
 
 use std::error::Error;
 use std::sync::Arc;

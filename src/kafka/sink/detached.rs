@@ -1,10 +1,10 @@
 //! Calls into librdkafka that may never return.
 //!
-//! `rd_kafka_send_offsets_to_transaction` keeps no timeout while the group's coordinator is away: its
-//! request waits for a broker to come or go, without a timer
+//! `rd_kafka_send_offsets_to_transaction` keeps no timeout while the group's coordinator is away:
+//! its request waits for a broker to come or go, without a timer
 //! (<https://github.com/confluentinc/librdkafka/issues/5456>, and 5511 for one that has left the
-//! cluster). It is made on a thread of its own, which is left behind, with its producer, if it isn't
-//! back in time. Most come back with their broker, and then end.
+//! cluster). It is made on a thread of its own, which is left behind, with its producer, if it
+//! isn't back in time. Most come back with their broker, and then end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,8 +16,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 /// How often the caller looks whether it has to stop.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A call that isn't back holds a producer with its threads and connections. With so many of them the
-/// worker does better to begin anew.
+/// A call that isn't back holds a producer with its threads and connections. With so many of them
+/// the worker does better to begin anew.
 const OUT_MAX: usize = 8;
 
 /// Counts the calls that aren't back.
@@ -41,8 +41,8 @@ impl Detached {
     /// # Errors
     ///
     /// The call's own; [`RDKafkaErrorCode::OperationTimedOut`] where it isn't back in time, or the
-    /// caller has to stop; [`RDKafkaErrorCode::CriticalSystemResource`] where too many aren't back, or
-    /// the system has no thread to give.
+    /// caller has to stop; [`RDKafkaErrorCode::CriticalSystemResource`] where too many aren't back,
+    /// or the system has no thread to give.
     pub(super) fn call(
         &self,
         patience: Duration,

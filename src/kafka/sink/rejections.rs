@@ -1,5 +1,5 @@
-//! How people hear of rejections: in the log the first of each reason, and at most one a minute from
-//! then on; and where the worker stops, the last one.
+//! How people hear of rejections: in the log the first of each reason, and at most one a minute
+//! from then on; and where the worker stops, the last one.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ impl Default for Rejections {
 }
 
 impl Rejections {
-    /// Says that the message at `topic/partition/offset` was rejected, or keeps it for the next line.
+    /// Says that the message at `topic/partition/offset` was rejected, or keeps it for the next
+    /// line.
     pub(super) fn add(&mut self, position: &str, rejection: &Rejection, now: Instant) {
         let (reason, detail) = (rejection.reason.as_label(), &rejection.detail);
         self.last = Some(format!("{position} as {reason}: {detail}"));

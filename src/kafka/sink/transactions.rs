@@ -1,9 +1,9 @@
 //! Exactly-once delivery: the sink's records and the source's offsets in Kafka's transactions.
 //!
-//! The sink's thread begins a transaction with the first record, and commits it after an interval, at
-//! a size, or as soon as a partition of it is on its way out. It may wait in librdkafka, since nothing
-//! on it polls. A message is settled when its transaction is committed; until then its parcel is kept
-//! here, and sent again where the transaction is aborted.
+//! The sink's thread begins a transaction with the first record, and commits it after an interval,
+//! at a size, or as soon as a partition of it is on its way out. It may wait in librdkafka, since
+//! nothing on it polls. A message is settled when its transaction is committed; until then its
+//! parcel is kept here, and sent again where the transaction is aborted.
 //!
 //! # Invariants
 //!
@@ -40,9 +40,9 @@ use crate::shutdown::{Shutdown, Wanted};
 /// goes on where it was.
 const STEP: Duration = Duration::from_secs(1);
 
-/// The call that sends the offsets may take so long. librdkafka asks for a new coordinator of the group
-/// when it has tried the one that it knew in vain, and begins anew with each call: calls that are too
-/// short for this would be repeated for nothing.
+/// The call that sends the offsets may take so long. librdkafka asks for a new coordinator of the
+/// group when it has tried the one that it knew in vain, and begins anew with each call: calls that
+/// are too short for this would be repeated for nothing.
 const OFFSETS_STEP: Duration = Duration::from_secs(10);
 
 /// After so long it is left behind, for it doesn't always keep its time: see [`Detached`].
@@ -57,12 +57,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long the last word of a worker that fails may take: the abort of what it leaves open.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// A transaction is committed at this part of what may be in flight, so that the source, which counts
-/// what isn't settled, needn't pause for it.
+/// A transaction is committed at this part of what may be in flight, so that the source, which
+/// counts what isn't settled, needn't pause for it.
 const IN_FLIGHT_PARTS: usize = 4;
 
-/// While a partition is on its way out, what comes for it is committed so often, or as soon as nothing
-/// more waits: a transaction for each batch would take a commit's time for each.
+/// While a partition is on its way out, what comes for it is committed so often, or as soon as
+/// nothing more waits: a transaction for each batch would take a commit's time for each.
 const LEAVING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The transactions of one worker.
@@ -202,8 +202,8 @@ impl Transactions {
         self.recover(writer, trouble)
     }
 
-    /// Commits the open transaction if it is time, or if nothing more waits and a partition is to be
-    /// given up.
+    /// Commits the open transaction if it is time, or if nothing more waits and a partition is to
+    /// be given up.
     pub(super) fn commit_if_due(
         &mut self,
         writer: &mut Writer,
@@ -259,9 +259,9 @@ impl Transactions {
         let asked_back = consumer.context().asked_back().filter(|_| self.pending.is_leaving());
         let metadata = asked_back.or_else(|| consumer.group_metadata().map(Arc::new));
         // In this order: a consumer that was put out of its group and has joined again has a
-        // generation that the brokers accept, but it is then known that its partitions were lost, to
-        // librdkafka at first and, before it joins again, to the assignments. One that is put out
-        // after this has a generation that the brokers refuse.
+        // generation that the brokers accept, but it is then known that its partitions were lost,
+        // to librdkafka at first and, before it joins again, to the assignments. One that is put
+        // out after this has a generation that the brokers refuse.
         let is_lost = consumer.assignment_lost() || self.pending.has_ended();
         drop(consumer);
         let Some(metadata) = metadata.filter(|_| !is_lost) else {
@@ -377,19 +377,20 @@ impl Transactions {
     }
 }
 
-/// Waits until all records have arrived, and commits. Where one has come back there is nothing to commit any more, and
-/// librdkafka may hold others until the transaction is aborted: they would be waited for in vain.
+/// Waits until all records have arrived, and commits. Where one has come back there is nothing to
+/// commit any more, and librdkafka may hold others until the transaction is aborted: they would be
+/// waited for in vain.
 fn flush_and_commit(
     producer: &ThreadedProducer<SinkContext>,
     undelivered: &Receiver<Undelivered>,
     step: Duration,
 ) -> KafkaResult<()> {
     let until = Instant::now() + step;
-    // rdkafka's commit flushes by polling, as the producer's own thread does. Only one of the two gets
-    // the last acknowledgement, and the other waits in vain for 100 ms: a commit took no less.
+    // rdkafka's commit flushes by polling, as the producer's own thread does. Only one of the two
+    // gets the last acknowledgement, and the other waits in vain for 100 ms: a commit took no less.
     loop {
-        // In this order: a report comes before its record is counted out, and librdkafka may take the
-        // record for delivered.
+        // In this order: a report comes before its record is counted out, and librdkafka may take
+        // the record for delivered.
         let have_arrived = producer.in_flight_count() == 0;
         if !undelivered.is_empty() {
             return Err(KafkaError::MessageProduction(RDKafkaErrorCode::State));

@@ -61,8 +61,8 @@ pub(super) struct Writer {
     tripped: Option<Tripped>,
     author: Author,
     output_topic: Arc<str>,
-    /// Whether the output topic takes no record without a key. The brokers refuse the whole batch that
-    /// one is in, and librdkafka doesn't tell which one it was.
+    /// Whether the output topic takes no record without a key. The brokers refuse the whole batch
+    /// that one is in, and librdkafka doesn't tell which one it was.
     needs_key: bool,
     /// The timestamps that the output topic takes, for the same reason.
     output_timestamps: TimestampBounds,
@@ -212,7 +212,8 @@ impl Writer {
         if let Some(topic) = self.dead_letter_topic.clone() {
             let headers = dead_letter::headers(&self.author, origin, rejection);
             let value = origin.message.value.as_deref();
-            // Nothing else keeps the message: where its time isn't taken, the letter has that of now.
+            // Nothing else keeps the message: where its time isn't taken, the letter has that of
+            // now.
             let is_taken = |time_ms: &i64| {
                 !parcel.is_untimely() && check(self.dead_letter_timestamps, Some(*time_ms)).is_ok()
             };

@@ -33,8 +33,8 @@ impl Running {
         Running { worker: Some(worker), shutdown }
     }
 
-    /// Starts a worker with an embedder that the test makes around the hash embedder, and with batches
-    /// of at most so many tokens.
+    /// Starts a worker with an embedder that the test makes around the hash embedder, and with
+    /// batches of at most so many tokens.
     #[track_caller]
     pub fn start_with<E: Embedder + 'static>(
         config: &Config,

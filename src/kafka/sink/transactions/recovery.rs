@@ -1,5 +1,5 @@
-//! What becomes of a transaction that fails: it is aborted, or its producer made anew, and what it held
-//! is sent again.
+//! What becomes of a transaction that fails: it is aborted, or its producer made anew, and what it
+//! held is sent again.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -65,8 +65,8 @@ impl Transactions {
         }
     }
 
-    /// Returns whether the brokers may have given the open transaction up, which looks as if another
-    /// producer had this one's name.
+    /// Returns whether the brokers may have given the open transaction up, which looks as if
+    /// another producer had this one's name.
     fn is_timed_out(&self) -> bool {
         self.opened.is_some_and(|opened| opened.elapsed() >= self.timeout)
     }
@@ -83,8 +83,8 @@ impl Transactions {
         self.note_refusals(writer)
     }
 
-    /// Ends the producer and makes another, which ends the transaction of the first; then learns from
-    /// the group's offsets whether it was committed.
+    /// Ends the producer and makes another, which ends the transaction of the first; then learns
+    /// from the group's offsets whether it was committed.
     fn remake(&mut self, writer: &mut Writer) -> Result<(), Problem> {
         self.metrics.producers_remade.inc();
         writer.reconnect()?;
@@ -112,8 +112,8 @@ impl Transactions {
         Ok(())
     }
 
-    /// Finds out whether the topics are still there. Of one that was deleted librdkafka says so after
-    /// half a minute, and a shorter transaction would be over each time before.
+    /// Finds out whether the topics are still there. Of one that was deleted librdkafka says so
+    /// after half a minute, and a shorter transaction would be over each time before.
     fn look_for_topics(&self, writer: &Writer) -> Result<(), SinkError> {
         for (topic, option) in &self.written {
             let client = writer.producer().client();

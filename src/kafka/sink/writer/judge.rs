@@ -1,4 +1,5 @@
-//! Whether a parcel may become a record: what its topic takes, what a refusal asks for, and whether there are too many.
+//! Whether a parcel may become a record: what its topic takes, what a refusal asks for, and whether
+//! there are too many.
 
 use std::time::Instant;
 
@@ -32,8 +33,9 @@ impl Writer {
         self.look_at_breaker();
     }
 
-    /// Returns why a parcel must not be written, once it is counted: the breaker has tripped, or it is rejected and may be
-    /// neither kept nor skipped. What was written before is to be settled first.
+    /// Returns why a parcel must not be written, once it is counted: the breaker has tripped, or it
+    /// is rejected and may be neither kept nor skipped. What was written before is to be settled
+    /// first.
     pub(in crate::kafka::sink) fn check(&self, parcel: &Parcel) -> Result<(), SinkError> {
         self.check_breaker()?;
         match parcel.rejection() {
@@ -54,8 +56,8 @@ impl Writer {
         Err(SinkError::Breaker { tripped, last: self.rejections.last().into() })
     }
 
-    /// Returns why the output topic wouldn't take a parcel's record, as far as can be known before it is sent: the brokers
-    /// refuse all that is in one batch with such a record.
+    /// Returns why the output topic wouldn't take a parcel's record, as far as can be known before
+    /// it is sent: the brokers refuse all that is in one batch with such a record.
     fn unwritable(&self, parcel: &Parcel) -> Option<Rejection> {
         let (topic, message) = (&self.output_topic, &parcel.origin().message);
         let refused = |detail| Some(Rejection::new(RejectReason::RecordRefused, detail));
@@ -86,7 +88,8 @@ impl Writer {
         }
     }
 
-    /// Makes a dead letter of a parcel that was counted as a good one. It is written even where this trips the breaker.
+    /// Makes a dead letter of a parcel that was counted as a good one. It is written even where
+    /// this trips the breaker.
     pub(in crate::kafka::sink) fn refuse(&mut self, parcel: &Parcel, rejection: Rejection) {
         self.count_rejection(parcel.origin(), &rejection);
         parcel.refuse(rejection);
@@ -94,7 +97,8 @@ impl Writer {
         self.look_at_breaker();
     }
 
-    /// Judges a parcel that is to be written another time: what its topic takes may have changed with the time.
+    /// Judges a parcel that is to be written another time: what its topic takes may have changed
+    /// with the time.
     pub(in crate::kafka::sink) fn judge_again(&mut self, parcel: &Parcel) {
         if parcel.rejection().is_none()
             && let Some(rejection) = self.unwritable(parcel)
@@ -120,8 +124,8 @@ impl Writer {
         }
     }
 
-    /// Returns the rejection that a refused record asks for; `None` where it isn't the record's fault,
-    /// or it is a dead letter already.
+    /// Returns the rejection that a refused record asks for; `None` where it isn't the record's
+    /// fault, or it is a dead letter already.
     pub(super) fn rejection_for(&self, parcel: &Parcel, error: &KafkaError) -> Option<Rejection> {
         if parcel.rejection().is_some() || !is_refused_for_itself(error) {
             return None;
@@ -131,8 +135,8 @@ impl Writer {
     }
 }
 
-/// Tells whether a topic of these bounds takes a record of this time now. One without a time is given
-/// that of now.
+/// Tells whether a topic of these bounds takes a record of this time now. One without a time is
+/// given that of now.
 pub(super) fn check(bounds: TimestampBounds, timestamp_ms: Option<i64>) -> Result<(), OutOfBounds> {
     let Some(timestamp_ms) = timestamp_ms else { return Ok(()) };
     bounds.check(timestamp_ms, since_epoch().as_millis() as i64)
