@@ -33,7 +33,7 @@ const DIM: usize = 640;
 const MESSAGES: u64 = 64;
 
 fn decoder() -> CaptionDecoder {
-    let config = config::Input::default();
+    let config = config::InputOptions::default();
     CaptionDecoder {
         format: CaptionFormat::Json { pointer: "/caption".parse().unwrap() },
         id_pointer: None,
@@ -66,7 +66,7 @@ fn tokenizer(captions: &[String]) -> Tokenizer {
 }
 
 fn limits() -> Limits {
-    let config = config::Batch::default();
+    let config = config::BatchOptions::default();
     Limits {
         tokens_max: TOKENS_UNMEASURED,
         captions_max: config.captions_max.get(),

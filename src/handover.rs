@@ -1,5 +1,5 @@
-//! What the stages hand to each other, beside [`Tracked`] itself: a caption that is prepared for the
-//! network, a batch that it has embedded, and what is finished and waits for the sink.
+//! What the stages hand to each other, beside [`Tracked`] itself: a caption that is prepared for
+//! the network, a batch that it has embedded, and what is finished and waits for the sink.
 
 use std::time::Instant;
 

@@ -1,9 +1,9 @@
 //! How the worker is: stages write it, the probes of [`crate::admin`] read it.
 //!
-//! The worker is sick when the source's thread hasn't polled for a while, or nothing has come of the
-//! oldest caption in the worker, or of a forward pass, for too long: then only a restart helps. It is
-//! ready once the brokers know the topics, the model has run once and the group has answered, until a
-//! stop begins or a stage fails.
+//! The worker is sick when the source's thread hasn't polled for a while, or nothing has come of
+//! the oldest caption in the worker, or of a forward pass, for too long: then only a restart helps.
+//! It is ready once the brokers know the topics, the model has run once and the group has answered,
+//! until a stop begins or a stage fails.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,8 +30,8 @@ pub struct Health {
     stall_timeout: Duration,
 }
 
-/// Tells the probes of the passes of one embedder. A pass that hangs outlives its captions: once their
-/// partitions are another worker's, no age of theirs tells of it.
+/// Tells the probes of the passes of one embedder. A pass that hangs outlives its captions: once
+/// their partitions are another worker's, no age of theirs tells of it.
 #[derive(Debug)]
 pub struct PassWatch {
     health: Arc<Health>,

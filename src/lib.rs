@@ -22,7 +22,8 @@
 //! - [`pipeline`]: the only file that knows every stage.
 //!
 //! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`health`],
-//! [`admin`], [`queue`], [`lock`], [`seldom`], [`shutdown`], [`clock`], [`stats`], [`unfinished`], [`cli`].
+//! [`admin`], [`queue`], [`lock`], [`seldom`], [`shutdown`], [`clock`], [`stats`], [`unfinished`],
+//! [`cli`].
 //!
 //! It is for Unix alone: it takes signals and the modes of files for granted.
 

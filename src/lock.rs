@@ -1,5 +1,5 @@
-//! Locks of notes and tallies, which are whole at any moment: a panic of another thread while it held
-//! one is no reason to fail here too.
+//! Locks of notes and tallies, which are whole at any moment: a panic of another thread while it
+//! held one is no reason to fail here too.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

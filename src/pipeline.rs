@@ -25,7 +25,7 @@ use crate::health::Health;
 use crate::kafka::asker::Asker;
 use crate::kafka::consumer::Connection;
 use crate::kafka::consumer_properties;
-use crate::kafka::sink::{Ends, Sink};
+use crate::kafka::sink::{Sink, SinkNeighbours};
 use crate::kafka::source::Source;
 use crate::kafka::topics::look_up_polling;
 use crate::kafka::writable::{Takes, asking, try_topics};
@@ -118,7 +118,7 @@ pub fn start_with(
         &manifest.model_id,
         dim,
         &takes,
-        Ends { consumer: &connection.consumer, input: finished, settlements },
+        SinkNeighbours { consumer: &connection.consumer, input: finished, settlements },
         shutdown.clone(),
         &metrics,
     )?;

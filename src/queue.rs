@@ -57,8 +57,8 @@ impl<T> QueueSender<T> {
     ///
     /// When the receiving stage has ended; the value is dropped, and redelivery brings it again.
     pub fn send(&self, value: T) -> Result<(), Closed> {
-        // Counted up and down, and not looked up: of two looks the older may be noted last, and an idle
-        // queue would seem to have an entry for good.
+        // Counted up and down, and not looked up: of two looks the older may be noted last, and an
+        // idle queue would seem to have an entry for good.
         self.length.inc();
         let sent = match self.inner.try_send(value) {
             Ok(()) => Ok(()),
@@ -100,7 +100,8 @@ impl<T> Clone for QueueReceiver<T> {
 }
 
 impl<T> QueueReceiver<T> {
-    /// Takes the next value, waiting while there is none; `None` when the queue is closed and empty.
+    /// Takes the next value, waiting while there is none; `None` when the queue is closed and
+    /// empty.
     pub fn recv(&self) -> Option<T> {
         let received = self.inner.recv();
         self.took(received)
@@ -112,7 +113,8 @@ impl<T> QueueReceiver<T> {
         self.took(Ok(received))
     }
 
-    /// Returns the bare receiver, for `select!`; pass what it gives through [`QueueReceiver::took`].
+    /// Returns the bare receiver, for `select!`; pass what it gives through
+    /// [`QueueReceiver::took`].
     pub fn inner(&self) -> &Receiver<T> {
         &self.inner
     }

@@ -25,8 +25,8 @@ impl<K: Ord> Seldom<K> {
         Seldom { interval, kinds_max, told: BTreeMap::new() }
     }
 
-    /// Something of this kind has happened. Returns how many lines about it were left out since the last
-    /// one, where another is due, and else leaves this one out too.
+    /// Something of this kind has happened. Returns how many lines about it were left out since the
+    /// last one, where another is due, and else leaves this one out too.
     pub fn due(&mut self, kind: K, now: Instant) -> Option<u64> {
         match self.told.get_mut(&kind) {
             Some(told) if now.duration_since(told.at) < self.interval => {

@@ -50,7 +50,8 @@ impl Shutdown {
         self.0.fetch_max(Wanted::Abort as u8, Ordering::AcqRel);
     }
 
-    /// Drains at the first SIGTERM or SIGINT, and exits with 128 + the signal's number at the second.
+    /// Drains at the first SIGTERM or SIGINT, and exits with 128 + the signal's number at the
+    /// second.
     ///
     /// # Errors
     ///

@@ -17,7 +17,8 @@ impl Sorted {
         self.0.len()
     }
 
-    /// Returns the number in the middle, or the mean of the two that are; `None` where there are none.
+    /// Returns the number in the middle, or the mean of the two that are; `None` where there are
+    /// none.
     pub fn median(&self) -> Option<f64> {
         let middle = self.count() / 2;
         match self.count() {

@@ -2,8 +2,9 @@
 //!
 //! A message is opened in the source, travels as [`Tracked<T>`] from stage to stage while `T`
 //! changes, and ends in exactly one [`Settlement`], which goes back to the source. The origin can't
-//! be lost on the way: [`Tracked::map`] changes the payload alone. There is no settlement by `Drop`:
-//! a message that a bug forgets stays visible as a commit that doesn't move and a growing age.
+//! be lost on the way: [`Tracked::map`] changes the payload alone. There is no settlement by
+//! `Drop`: a message that a bug forgets stays visible as a commit that doesn't move and a growing
+//! age.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

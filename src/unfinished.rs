@@ -1,8 +1,8 @@
 //! Results that are half written: where they lie, and what becomes of them when the process is told
 //! to end.
 //!
-//! A result is written beside its place and moved there when it is whole. An error removes the half;
-//! a signal would leave it, 711 MB of a package of the full size.
+//! A result is written beside its place and moved there when it is whole. An error removes the
+//! half; a signal would leave it, 711 MB of a package of the full size.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,8 +36,8 @@ pub fn undisturbed<T>(steps: impl FnOnce() -> T) -> T {
     steps()
 }
 
-/// From here on SIGINT, SIGTERM and SIGHUP first remove what this process has half written, and then end
-/// it as they would have. A SIGHUP that is ignored, as `nohup` has it, stays so.
+/// From here on SIGINT, SIGTERM and SIGHUP first remove what this process has half written, and
+/// then end it as they would have. A SIGHUP that is ignored, as `nohup` has it, stays so.
 ///
 /// # Errors
 ///
@@ -62,8 +62,8 @@ pub fn remove_on_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns whether the process ignores this signal, and says so where the system doesn't tell: a handler
-/// would undo it.
+/// Returns whether the process ignores this signal, and says so where the system doesn't tell: a
+/// handler would undo it.
 fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignores(&status, signal).unwrap_or(true)

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 /// claim to be as long as 65,535 entries.
 const FIXED_BYTES: usize = 40 << 20;
 
-/// What a reader may take for each byte of the file. The worst is a pickle of one-byte opcodes, each
-/// of which makes an object.
+/// What a reader may take for each byte of the file. The worst is a pickle of one-byte opcodes,
+/// each of which makes an object.
 pub const BYTES_PER_BYTE: usize = 300;
 
 struct Counting;

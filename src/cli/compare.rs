@@ -69,8 +69,8 @@ pub struct CompareArgs {
 /// What is printed.
 #[derive(Serialize)]
 struct Report {
-    a: Side,
-    b: Side,
+    a: ComparedPackage,
+    b: ComparedPackage,
     captions: Counts,
     cosine: Cosine,
     worst: Worst,
@@ -82,7 +82,7 @@ struct Report {
 
 /// A package.
 #[derive(Serialize)]
-struct Side {
+struct ComparedPackage {
     package: PathBuf,
     model_id: String,
     precision: &'static str,
@@ -120,7 +120,7 @@ struct Speed {
 }
 
 /// A caption that is compared.
-struct Caption {
+struct ComparedCaption {
     line: usize,
     text: String,
     ids: Vec<u32>,
@@ -158,13 +158,14 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
         0 => None,
         repeats => {
             let measured = sample(captions.len(), args.speed_captions.get());
-            let measured: Vec<&Caption> = measured.iter().map(|&row| &captions[row]).collect();
+            let measured: Vec<&ComparedCaption> =
+                measured.iter().map(|&row| &captions[row]).collect();
             Some(speed([&mut network_a, &mut network_b], &measured, repeats, limits)?)
         }
     };
     let report = Report {
-        a: side(&a, &network_a),
-        b: side(&b, &network_b),
+        a: package(&a, &network_a),
+        b: package(&b, &network_b),
         captions: Counts { read, distinct: captions.len(), tokens: tokens(&captions) },
         cosine: likeness.cosine,
         worst: Worst { line: worst.line, caption: worst.text.clone() },
@@ -185,7 +186,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
 fn read_captions(
     args: &CompareArgs,
     tokenizer: &Tokenizer,
-) -> anyhow::Result<(Vec<Caption>, usize)> {
+) -> anyhow::Result<(Vec<ComparedCaption>, usize)> {
     let mut captions = Vec::new();
     let mut seen = HashSet::new();
     let mut read = 0;
@@ -195,7 +196,7 @@ fn read_captions(
         read += 1;
         let tokens = tokenizer.tokenize(&text)?;
         if !tokens.is_empty() && seen.insert(tokens.ids.clone()) {
-            captions.push(Caption { line: read, text, ids: tokens.ids });
+            captions.push(ComparedCaption { line: read, text, ids: tokens.ids });
         }
     }
     if captions.len() < 2 {
@@ -209,7 +210,7 @@ fn read_captions(
     Ok((captions, read))
 }
 
-fn tokens<'a>(captions: impl IntoIterator<Item = &'a Caption>) -> usize {
+fn tokens<'a>(captions: impl IntoIterator<Item = &'a ComparedCaption>) -> usize {
     captions.into_iter().map(|caption| caption.ids.len()).sum()
 }
 
@@ -217,12 +218,12 @@ fn vectors(
     name: &str,
     network: &mut dyn Embedder,
     what: &'static str,
-    captions: &[Caption],
+    captions: &[ComparedCaption],
     limits: Limits,
 ) -> anyhow::Result<Vectors> {
     let total = captions.len() as u64;
     let mut progress = Progress::start(what, Unit::Captions, Some(total));
-    let captions: Vec<&Caption> = captions.iter().collect();
+    let captions: Vec<&ComparedCaption> = captions.iter().collect();
     let numbers = embed(network, &captions, limits, |done| {
         progress.update(done as u64, total, name);
     });
@@ -241,7 +242,7 @@ fn vectors(
 /// there are.
 fn embed(
     network: &mut dyn Embedder,
-    captions: &[&Caption],
+    captions: &[&ComparedCaption],
     limits: Limits,
     mut done: impl FnMut(usize),
 ) -> Result<Vec<f32>, FiniteError> {
@@ -279,7 +280,7 @@ fn neighbours(a: &Vectors, b: &Vectors, queries: usize) -> Neighbours {
 /// Measures both in turn, so that what else the machine does falls on both alike.
 fn speed(
     mut networks: [&mut OnnxEmbedder; 2],
-    captions: &[&Caption],
+    captions: &[&ComparedCaption],
     repeats: usize,
     limits: Limits,
 ) -> anyhow::Result<Speed> {
@@ -304,8 +305,8 @@ fn speed(
     Ok(Speed { captions: captions.len(), tokens, repeats, a, b, ratio })
 }
 
-fn side(package: &Package, network: &OnnxEmbedder) -> Side {
-    Side {
+fn package(package: &Package, network: &OnnxEmbedder) -> ComparedPackage {
+    ComparedPackage {
         package: package.path.clone(),
         model_id: package.manifest.model_id.clone(),
         precision: package.manifest.precision.as_str(),
@@ -315,14 +316,14 @@ fn side(package: &Package, network: &OnnxEmbedder) -> Side {
 
 fn describe(report: &Report) -> String {
     let Report { captions, cosine, relative_error, neighbours, worst, .. } = report;
-    let side = |side: &Side| {
-        let Side { package, model_id, precision, device } = side;
+    let package = |compared: &ComparedPackage| {
+        let ComparedPackage { package, model_id, precision, device } = compared;
         format!("{model_id}, {precision}, on {device}, {}", package.display())
     };
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut lines = vec![
-        format!("A               {}", side(&report.a)),
-        format!("B               {}", side(&report.b)),
+        format!("A               {}", package(&report.a)),
+        format!("B               {}", package(&report.b)),
         format!(
             "captions        {} read, {} different ones compared, {} tokens",
             captions.read, captions.distinct, captions.tokens
@@ -386,7 +387,7 @@ mod tests {
 
     /// Vectors of captions of three tokens each, on every second line.
     fn vectors_of(ids: &[u32]) -> anyhow::Result<Vectors> {
-        let captions = ids.iter().enumerate().map(|(number, &id)| Caption {
+        let captions = ids.iter().enumerate().map(|(number, &id)| ComparedCaption {
             line: 2 * number + 1,
             text: String::new(),
             ids: vec![id; 3],

@@ -27,7 +27,7 @@ use crate::embed::onnx::OnnxEmbedder;
 use crate::model::package::Package;
 use crate::tokenize::{TokenizedCaption, Tokenizer};
 use crate::unfinished;
-use vectors::{Format, Vectors, npy_header};
+use vectors::{Format, VectorWriter, npy_header};
 
 /// Captions tokenized ahead of the embedder.
 const AHEAD: usize = 4096;
@@ -78,7 +78,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
             &tokenizer,
             &mut embedder,
             limits,
-            &mut Vectors::new(out, args.format),
+            &mut VectorWriter::new(out, args.format),
         )?;
         return Ok(());
     }
@@ -87,7 +87,7 @@ pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     if args.format == Format::Npy && !file.is_seekable() {
         bail!("{}: {NPY_NEEDS_A_FILE}", args.out.display());
     }
-    let mut vectors = Vectors::new(BufWriter::new(file), args.format);
+    let mut vectors = VectorWriter::new(BufWriter::new(file), args.format);
     if args.format == Format::Npy {
         vectors.out.write_all(&npy_header(0, manifest.network.dim))?;
     }
@@ -106,7 +106,7 @@ fn embed_all<W: Write>(
     tokenizer: &Tokenizer,
     embedder: &mut OnnxEmbedder,
     limits: Limits,
-    vectors: &mut Vectors<W>,
+    vectors: &mut VectorWriter<W>,
 ) -> anyhow::Result<u64> {
     let (sender, receiver) = crossbeam_channel::bounded(AHEAD);
     let tokenizer = tokenizer.clone();
@@ -133,7 +133,7 @@ fn embed_batches<W: Write>(
     tokenized: &Receiver<TokenizedCaption>,
     embedder: &mut dyn Embedder,
     limits: Limits,
-    vectors: &mut Vectors<W>,
+    vectors: &mut VectorWriter<W>,
     progress: &mut Progress,
 ) -> anyhow::Result<u64> {
     // A batch is cut when it is full, and never because the reader is slow: batches, and with them
@@ -206,7 +206,7 @@ mod tests {
         });
         let limits = Limits { tokens_max: 7, captions_max: 9, wait_max: Duration::ZERO };
         let mut notes = Notes(Vec::new());
-        let mut vectors = Vectors::new(Vec::new(), Format::F32);
+        let mut vectors = VectorWriter::new(Vec::new(), Format::F32);
         let mut progress = Progress::start("embedding", Unit::Stream, None);
         let done = embed_batches(&receiver, &mut notes, limits, &mut vectors, &mut progress);
         reader.join().unwrap();
@@ -223,7 +223,7 @@ mod tests {
         }
         drop(sender);
         let limits = Limits { tokens_max: 15, captions_max: 9, wait_max: Duration::ZERO };
-        let mut vectors = Vectors::new(Vec::new(), Format::Jsonl);
+        let mut vectors = VectorWriter::new(Vec::new(), Format::Jsonl);
         let mut progress = Progress::start("embedding", Unit::Stream, None);
         let mut notes = Notes(Vec::new());
         let done = embed_batches(&receiver, &mut notes, limits, &mut vectors, &mut progress);

@@ -5,10 +5,10 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Log, LogFormat};
+use crate::config::{LogFormat, LogOptions};
 
 /// Starts the log. A second call changes nothing.
-pub fn start(log: &Log) {
+pub fn start(log: &LogOptions) {
     let terminal = std::io::stderr().is_terminal();
     let as_json = match log.format {
         LogFormat::Auto => !terminal,

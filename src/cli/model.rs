@@ -159,7 +159,7 @@ pub fn run(command: ModelCommand) -> anyhow::Result<()> {
 
 fn shown<T, E>(
     what: &'static str,
-    work: impl FnOnce(&mut dyn FnMut(import::Progress<'_>)) -> Result<T, E>,
+    work: impl FnOnce(&mut dyn FnMut(import::ImportProgress<'_>)) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut progress = Progress::start(what, Unit::Bytes, None);
     let mut total = 0;

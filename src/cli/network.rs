@@ -26,7 +26,7 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "N", default_value_t = TOKENS_DEFAULT)]
     batch_tokens: NonZeroUsize,
     /// Most captions of a batch.
-    #[arg(long, value_name = "N", default_value_t = config::Batch::default().captions_max)]
+    #[arg(long, value_name = "N", default_value_t = config::BatchOptions::default().captions_max)]
     batch_captions: NonZeroUsize,
     /// Compute threads; 0 takes as many as the process may use CPUs.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]

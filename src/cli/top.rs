@@ -15,7 +15,7 @@ use console::Term;
 
 use super::tell;
 use super::terminal::Panel;
-use figures::Figures;
+use figures::WorkerFigures;
 use scrape::Target;
 
 /// Figures are of this long: short enough to follow, long enough to be calm.
@@ -88,7 +88,7 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
         if looks.len() < 2 {
             continue;
         }
-        let figures = Figures::between(&looks[0], &looks[looks.len() - 1]);
+        let figures = WorkerFigures::between(&looks[0], &looks[looks.len() - 1]);
         history.push_back(figures.captions_per_second);
         if history.len() > HISTORY {
             history.pop_front();
@@ -116,7 +116,12 @@ impl Screen {
         }
     }
 
-    fn show(&mut self, target: &Target, figures: &Figures, history: &[f64]) -> anyhow::Result<()> {
+    fn show(
+        &mut self,
+        target: &Target,
+        figures: &WorkerFigures,
+        history: &[f64],
+    ) -> anyhow::Result<()> {
         match self {
             Screen::Json => super::say(serde_json::to_string(figures)?)?,
             Screen::Text => {

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::Kafka;
+use super::KafkaOptions;
 use super::fault::Fault;
 use crate::kafka::bearer;
 
@@ -19,7 +19,7 @@ const FILES: [&str; 5] = [
 ];
 
 /// Returns what is missing for the logins that the properties ask for.
-pub(super) fn faults(kafka: &Kafka) -> Vec<Fault> {
+pub(super) fn faults(kafka: &KafkaOptions) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut fault = |property: &str, message: String| {
         faults.push(Fault::new(format!("kafka.librdkafka.{property}"), message));
@@ -66,7 +66,7 @@ mod tests {
 
     #[track_caller]
     fn refused(properties: &[(&str, &str)], due: &[&str]) {
-        let mut kafka = Kafka::default();
+        let mut kafka = KafkaOptions::default();
         for (name, value) in properties {
             kafka.librdkafka.0.insert((*name).into(), (*value).into());
         }

@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 pub use fault::{ConfigError, Fault};
 pub use load::load;
 pub use options::{
-    Admin, Batch, Delivery, DeliveryMode, Embed, EmbedderKind, Input, InputFormat, Kafka, Log,
-    LogFormat, Metrics, Model, OnEmpty, OnReject, Output, Reject, Tokenize,
+    AdminOptions, BatchOptions, DeliveryMode, DeliveryOptions, EmbedOptions, EmbedderKind,
+    InputFormat, InputOptions, KafkaOptions, LogFormat, LogOptions, MetricsOptions, ModelOptions,
+    OnEmpty, OnReject, OutputOptions, RejectOptions, TokenizeOptions,
 };
 pub use properties::Properties;
 pub use ready::IdFrom;
@@ -38,29 +39,29 @@ pub use validate::THREADS_MAX;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The cluster, and how to talk to it.
-    pub kafka: Kafka,
+    pub kafka: KafkaOptions,
     /// The topic of captions.
-    pub input: Input,
+    pub input: InputOptions,
     /// The model package.
-    pub model: Model,
+    pub model: ModelOptions,
     /// Text to token ids.
-    pub tokenize: Tokenize,
+    pub tokenize: TokenizeOptions,
     /// When a batch is cut.
-    pub batch: Batch,
+    pub batch: BatchOptions,
     /// The network.
-    pub embed: Embed,
+    pub embed: EmbedOptions,
     /// The topic of vectors.
-    pub output: Output,
+    pub output: OutputOptions,
     /// What becomes of messages that can't become vectors.
-    pub reject: Reject,
+    pub reject: RejectOptions,
     /// How much is in flight, and when offsets are committed.
-    pub delivery: Delivery,
+    pub delivery: DeliveryOptions,
     /// Where metrics and probes are served.
-    pub admin: Admin,
+    pub admin: AdminOptions,
     /// What the metrics tell.
-    pub metrics: Metrics,
+    pub metrics: MetricsOptions,
     /// The log.
-    pub log: Log,
+    pub log: LogOptions,
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::wire::vector::VectorFormat;
 /// Options of `[kafka]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Kafka {
+pub struct KafkaOptions {
     /// Addresses to find the cluster at, `host:port`, separated by commas (`bootstrap.servers`).
     /// Required.
     pub brokers: String,
@@ -43,9 +43,9 @@ pub struct Kafka {
     pub bearer_token_file: PathBuf,
 }
 
-impl Default for Kafka {
+impl Default for KafkaOptions {
     fn default() -> Self {
-        Kafka {
+        KafkaOptions {
             brokers: String::new(),
             group: String::new(),
             client_id: "capvec".into(),
@@ -62,7 +62,7 @@ impl Default for Kafka {
 /// Options of `[input]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Input {
+pub struct InputOptions {
     /// The topic of captions. Required.
     pub topic: String,
     /// `json` or `text`.
@@ -75,9 +75,9 @@ pub struct Input {
     pub on_empty: OnEmpty,
 }
 
-impl Default for Input {
+impl Default for InputOptions {
     fn default() -> Self {
-        Input {
+        InputOptions {
             topic: String::new(),
             format: InputFormat::Json,
             pointer: "/caption".into(),
@@ -110,7 +110,7 @@ pub enum OnEmpty {
 /// Options of `[model]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Model {
+pub struct ModelOptions {
     /// The folder of the model package. Required.
     pub package: PathBuf,
     /// Whether the package's files are compared with their SHA-256 at the start.
@@ -120,21 +120,21 @@ pub struct Model {
 /// Options of `[tokenize]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Tokenize {
+pub struct TokenizeOptions {
     /// Threads that decode and tokenize.
     pub threads: NonZeroUsize,
 }
 
-impl Default for Tokenize {
+impl Default for TokenizeOptions {
     fn default() -> Self {
-        Tokenize { threads: some(1) }
+        TokenizeOptions { threads: some(1) }
     }
 }
 
 /// Options of `[batch]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Batch {
+pub struct BatchOptions {
     /// Most tokens of a batch; 0 measures how many are best. A batch grows up to here while the
     /// embedder is busy.
     pub tokens_max: usize,
@@ -149,9 +149,9 @@ pub struct Batch {
     pub latency_objective: Duration,
 }
 
-impl Default for Batch {
+impl Default for BatchOptions {
     fn default() -> Self {
-        Batch {
+        BatchOptions {
             tokens_max: 0,
             captions_max: some(1024),
             wait_max: Duration::ZERO,
@@ -163,7 +163,7 @@ impl Default for Batch {
 /// Options of `[embed]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Embed {
+pub struct EmbedOptions {
     /// `onnx`, or `hash` for dry runs without a network.
     pub embedder: EmbedderKind,
     /// What runs the network: `auto`, `cpu`, or GPUs such as `cuda:0` or `cuda:0,cuda:1`. A GPU
@@ -182,9 +182,9 @@ pub struct Embed {
     pub threads: usize,
 }
 
-impl Default for Embed {
+impl Default for EmbedOptions {
     fn default() -> Self {
-        Embed {
+        EmbedOptions {
             embedder: EmbedderKind::Onnx,
             device: DeviceChoice::Auto,
             device_bytes_max: 0,
@@ -208,7 +208,7 @@ pub enum EmbedderKind {
 /// Options of `[output]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Output {
+pub struct OutputOptions {
     /// The topic of vectors. Required.
     pub topic: String,
     /// `native` or `json`.
@@ -220,9 +220,9 @@ pub struct Output {
     pub include_caption: bool,
 }
 
-impl Default for Output {
+impl Default for OutputOptions {
     fn default() -> Self {
-        Output {
+        OutputOptions {
             topic: String::new(),
             format: VectorFormat::Native,
             id: "key".into(),
@@ -234,7 +234,7 @@ impl Default for Output {
 /// Options of `[reject]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Reject {
+pub struct RejectOptions {
     /// The dead-letter topic; empty for none.
     pub topic: String,
     /// Without a dead-letter topic: `stop` at a bad message, or `skip` it.
@@ -248,9 +248,9 @@ pub struct Reject {
     pub breaker_window: NonZeroUsize,
 }
 
-impl Default for Reject {
+impl Default for RejectOptions {
     fn default() -> Self {
-        Reject {
+        RejectOptions {
             topic: String::new(),
             on_reject: OnReject::Stop,
             breaker_run: 1000,
@@ -273,7 +273,7 @@ pub enum OnReject {
 /// Options of `[delivery]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Delivery {
+pub struct DeliveryOptions {
     /// What is promised: `at-least-once` or `exactly-once`.
     pub mode: DeliveryMode,
     /// With `exactly-once`: the name under which this worker's transactions are known to the
@@ -297,9 +297,9 @@ pub struct Delivery {
     pub drain_timeout: Duration,
 }
 
-impl Default for Delivery {
+impl Default for DeliveryOptions {
     fn default() -> Self {
-        Delivery {
+        DeliveryOptions {
             mode: DeliveryMode::AtLeastOnce,
             transactional_id: String::new(),
             transaction_timeout: Duration::from_secs(45),
@@ -325,7 +325,7 @@ pub enum DeliveryMode {
 /// Options of `[admin]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Admin {
+pub struct AdminOptions {
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub listen: SocketAddr,
     /// `/livez` fails when nothing has come of the oldest caption in the worker, or of a forward
@@ -334,9 +334,9 @@ pub struct Admin {
     pub stall_timeout: Duration,
 }
 
-impl Default for Admin {
+impl Default for AdminOptions {
     fn default() -> Self {
-        Admin {
+        AdminOptions {
             listen: SocketAddr::from(([0, 0, 0, 0], 9180)),
             stall_timeout: Duration::from_secs(900),
         }
@@ -346,31 +346,31 @@ impl Default for Admin {
 /// Options of `[metrics]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Metrics {
+pub struct MetricsOptions {
     /// Whether each partition has series of its own. Without them only those of the whole worker
     /// are left, whose number doesn't grow with the topic.
     pub per_partition: bool,
 }
 
-impl Default for Metrics {
+impl Default for MetricsOptions {
     fn default() -> Self {
-        Metrics { per_partition: true }
+        MetricsOptions { per_partition: true }
     }
 }
 
 /// Options of `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Log {
+pub struct LogOptions {
     /// `auto` (text on a terminal, else JSON), `text` or `json`.
     pub format: LogFormat,
     /// What is logged: a level, or `tracing` directives such as `info,capvec::kafka=debug`.
     pub filter: String,
 }
 
-impl Default for Log {
+impl Default for LogOptions {
     fn default() -> Self {
-        Log { format: LogFormat::Auto, filter: "info".into() }
+        LogOptions { format: LogFormat::Auto, filter: "info".into() }
     }
 }
 

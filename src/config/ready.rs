@@ -7,7 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Config, Embed, InputFormat};
+use super::{Config, EmbedOptions, InputFormat};
 use crate::wire::caption::{CaptionDecoder, CaptionFormat};
 use crate::wire::pointer::Pointer;
 use crate::wire::vector::VectorFormat;
@@ -100,7 +100,7 @@ impl Config {
     }
 }
 
-impl Embed {
+impl EmbedOptions {
     /// Returns the path of ONNX Runtime's library, if one is named.
     pub fn onnxruntime(&self) -> Option<&Path> {
         Some(self.onnxruntime.as_path()).filter(|path| !path.as_os_str().is_empty())

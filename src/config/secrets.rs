@@ -8,13 +8,13 @@ use std::io::Read;
 use std::path::Path;
 
 use super::fault::Fault;
-use super::{Config, Kafka};
+use super::{Config, KafkaOptions};
 use crate::kafka::bearer;
 
 /// A larger file is no secret, and reading it might not end.
 const BYTES_MAX: u64 = 1 << 20;
 
-impl Kafka {
+impl KafkaOptions {
     /// Returns the value of a property of librdkafka, wherever it is from.
     pub fn property(&self, name: &str) -> Option<&str> {
         let value = self.librdkafka.0.get(name).or_else(|| self.file_values.0.get(name));
@@ -83,7 +83,7 @@ fn read_value(path: &str) -> Result<String, String> {
     Ok(value.into())
 }
 
-fn check_token(kafka: &Kafka) -> Result<(), String> {
+fn check_token(kafka: &KafkaOptions) -> Result<(), String> {
     let mechanism = kafka.property("sasl.mechanism");
     let is_bearer = mechanism == Some("OAUTHBEARER");
     // librdkafka fetches the token itself.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use thiserror::Error;
 
-use crate::config::Reject;
+use crate::config::RejectOptions;
 
 /// Why the worker stops.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
@@ -45,7 +45,7 @@ pub struct Breaker {
 
 impl Breaker {
     /// Returns a breaker that has seen nothing.
-    pub fn new(options: &Reject) -> Breaker {
+    pub fn new(options: &RejectOptions) -> Breaker {
         Breaker {
             run_max: if options.breaker_run == 0 { usize::MAX } else { options.breaker_run },
             share_max: options.breaker_share,
@@ -118,11 +118,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn breaker(run: usize, share: f64, window: usize) -> Breaker {
-        Breaker::new(&Reject {
+        Breaker::new(&RejectOptions {
             breaker_run: run,
             breaker_share: share,
             breaker_window: window.try_into().unwrap(),
-            ..Reject::default()
+            ..RejectOptions::default()
         })
     }
 

@@ -152,7 +152,7 @@ pub struct Sink {
 }
 
 /// The sink's neighbours: where finished captions come from, and where settlements go.
-pub struct Ends<'a> {
+pub struct SinkNeighbours<'a> {
     /// The source's consumer, for the group's metadata.
     pub consumer: &'a Arc<SourceConsumer>,
     /// What is finished.
@@ -173,7 +173,7 @@ impl Sink {
         model_id: &str,
         dim: usize,
         takes: &[Takes],
-        ends: Ends<'_>,
+        neighbours: SinkNeighbours<'_>,
         shutdown: Shutdown,
         metrics: &Metrics,
     ) -> Result<Sink, SinkError> {
@@ -181,7 +181,7 @@ impl Sink {
         // bounds how many there are. A callback must never wait.
         let (undelivered_sender, undelivered) = unbounded();
         let settler = Settler {
-            settlements: ends.settlements,
+            settlements: neighbours.settlements,
             deliver_seconds: metrics.stage(Stage::Deliver),
             end_to_end_seconds: metrics.source.end_to_end_seconds.clone(),
         };
@@ -213,7 +213,7 @@ impl Sink {
             true => Some(Transactions::start(
                 config,
                 &writer,
-                Arc::downgrade(ends.consumer),
+                Arc::downgrade(neighbours.consumer),
                 settler,
                 undelivered.clone(),
                 shutdown.clone(),
@@ -222,7 +222,7 @@ impl Sink {
             false => None,
         };
         Ok(Sink {
-            input: ends.input,
+            input: neighbours.input,
             undelivered,
             sequencer: Sequencer::default(),
             ready: Vec::new(),

@@ -30,7 +30,7 @@ pub const OPSET: i64 = 23;
 pub const FORM: &str = "rows-v2";
 
 /// An input of the graph.
-pub struct Input {
+pub struct GraphInput {
     /// Its name.
     pub name: &'static str,
     /// Its element type.
@@ -40,23 +40,23 @@ pub struct Input {
 }
 
 /// The inputs of the graph, in order.
-pub const INPUTS: [Input; 8] = [
+pub const INPUTS: [GraphInput; 8] = [
     // The tokens of all captions, one caption after the other.
-    Input { name: "token_ids", dtype: DataType::Int64, shape: &["tokens"] },
+    GraphInput { name: "token_ids", dtype: DataType::Int64, shape: &["tokens"] },
     // The place of each token in its caption, from 0.
-    Input { name: "token_positions", dtype: DataType::Int64, shape: &["tokens"] },
+    GraphInput { name: "token_positions", dtype: DataType::Int64, shape: &["tokens"] },
     // The slot of each token: row * width + place in the row.
-    Input { name: "token_slots", dtype: DataType::Int64, shape: &["tokens"] },
+    GraphInput { name: "token_slots", dtype: DataType::Int64, shape: &["tokens"] },
     // The token in each slot; 0 in a free slot.
-    Input { name: "slot_tokens", dtype: DataType::Int64, shape: &["rows", "width"] },
+    GraphInput { name: "slot_tokens", dtype: DataType::Int64, shape: &["rows", "width"] },
     // 1 + the caption in each slot; 0 in a free slot.
-    Input { name: "slot_captions", dtype: DataType::Int32, shape: &["rows", "width"] },
+    GraphInput { name: "slot_captions", dtype: DataType::Int32, shape: &["rows", "width"] },
     // 1 + each caption of a row; -1 at a free place.
-    Input { name: "row_captions", dtype: DataType::Int32, shape: &["rows", "places"] },
+    GraphInput { name: "row_captions", dtype: DataType::Int32, shape: &["rows", "places"] },
     // The place of each caption: row * places + place in the row.
-    Input { name: "caption_places", dtype: DataType::Int64, shape: &["captions"] },
+    GraphInput { name: "caption_places", dtype: DataType::Int64, shape: &["captions"] },
     // The number of tokens of each caption.
-    Input { name: "caption_lengths", dtype: DataType::Float, shape: &["captions"] },
+    GraphInput { name: "caption_lengths", dtype: DataType::Float, shape: &["captions"] },
 ];
 
 /// The name of the graph's one output, float32 `[captions, dim]`.
@@ -191,13 +191,13 @@ fn pool_and_project(graph: &mut Builder, network: &Network, hidden: &str) {
     let last = graph.int64("axis.2", &[2]);
     let rows = graph.node("Gather", "pool.rows", &[hidden, "slot_tokens"]);
     let rows = match graph.precision {
-        Precision::Fp16 => graph.cast("pool.rows.float", &rows, DataType::Float),
+        Precision::Fp16 => graph.cast_to_float("pool.rows.float", &rows),
         Precision::Fp32 | Precision::Int8 => rows,
     };
     let places = graph.node("Unsqueeze", "pool.places", &["row_captions", &last]);
     let slots = graph.node("Unsqueeze", "pool.slots", &["slot_captions", &second]);
     let member = graph.node("Equal", "pool.member", &[&places, &slots]);
-    let ones = graph.cast("pool.ones", &member, DataType::Float);
+    let ones = graph.cast_to_float("pool.ones", &member);
     let sums = graph.node("MatMul", "pool.sums", &[&ones, &rows]);
     let flat = graph.flat(network);
     let sums = graph.node("Reshape", "pool.flat", &[&sums, &flat]);

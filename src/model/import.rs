@@ -23,7 +23,7 @@ use super::tokenizer_json::VocabularyError;
 use crate::tokenize::{TOKENS_MIN, TokenizerError};
 use files::{digest, find, folder_name};
 use tokenizer::read_tokenizer;
-use weights::{Fault, check_weights, fill};
+use weights::{CopyFault, check_weights, fill};
 
 /// The longest caption where nobody says otherwise, in tokens.
 pub const MAX_TOKENS_DEFAULT: usize = 128;
@@ -118,7 +118,7 @@ pub struct Import<'a> {
 
 /// How far an import has come.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress<'a> {
+pub struct ImportProgress<'a> {
     /// What is being done.
     pub doing: &'a str,
     /// Weights written so far.
@@ -136,12 +136,12 @@ pub struct Progress<'a> {
 /// behind.
 pub fn import(
     request: &Import<'_>,
-    progress: &mut dyn FnMut(Progress<'_>),
+    progress: &mut dyn FnMut(ImportProgress<'_>),
 ) -> Result<Manifest, ImportError> {
     let config_path = find(request.checkpoint, &[CONFIG])?;
     let mut network = read_config(&config_path)?;
     let weights_path = find(request.checkpoint, &WEIGHT_FILES)?;
-    progress(Progress { doing: "reading the index", done_bytes: 0, total_bytes: 0 });
+    progress(ImportProgress { doing: "reading the index", done_bytes: 0, total_bytes: 0 });
     let checkpoint = Checkpoint::open(&weights_path)?;
     let head = read_head(request.head)?;
     network.dim = head.dim;
@@ -159,7 +159,7 @@ pub fn import(
     let max_tokens = max_tokens(request, &network)?;
     let (tokenizer_json, tokenizer_files) = read_tokenizer(request.checkpoint, &network)?;
 
-    progress(Progress { doing: "digesting the sources", done_bytes: 0, total_bytes: 0 });
+    progress(ImportProgress { doing: "digesting the sources", done_bytes: 0, total_bytes: 0 });
     let mut sources = vec![digest(&config_path)?, digest(&weights_path)?];
     for file in tokenizer_files {
         sources.push(digest(&file)?);
@@ -181,10 +181,10 @@ pub fn import(
     let total_bytes = 4 * network.parameters() as u64;
     let mut done_bytes = 0;
     write(request.out, request.existing, draft, |weight, sink| {
-        progress(Progress { doing: &weight.name, done_bytes, total_bytes });
+        progress(ImportProgress { doing: &weight.name, done_bytes, total_bytes });
         fill(weight, &checkpoint, prefix, &head, sink).map_err(|fault| match fault {
-            Fault::Read(e) => ImportError::Read(e),
-            Fault::Write(source) => ImportError::Io { path: request.out.into(), source },
+            CopyFault::Read(e) => ImportError::Read(e),
+            CopyFault::Write(source) => ImportError::Io { path: request.out.into(), source },
         })?;
         done_bytes += 4 * weight.elements() as u64;
         Ok(())

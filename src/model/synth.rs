@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::import::{ImportError, MAX_TOKENS_DEFAULT, Progress};
+use super::import::{ImportError, ImportProgress, MAX_TOKENS_DEFAULT};
 use super::manifest::{FileDigest, Manifest, Precision};
 use super::network::{Family, Network, Weight, WeightKind};
 use super::package::{Draft, Existing, write};
@@ -100,7 +100,7 @@ impl<'a> Synthesis<'a> {
 /// written.
 pub fn synthesize(
     request: &Synthesis<'_>,
-    progress: &mut dyn FnMut(Progress<'_>),
+    progress: &mut dyn FnMut(ImportProgress<'_>),
 ) -> Result<Manifest, ImportError> {
     let &Synthesis { preset, seed, vocab, precision, out, existing } = request;
     let mut network = preset.network();
@@ -135,7 +135,7 @@ pub fn synthesize(
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut done_bytes = 0;
     write(out, existing, draft, |weight, sink| {
-        progress(Progress { doing: &weight.name, done_bytes, total_bytes });
+        progress(ImportProgress { doing: &weight.name, done_bytes, total_bytes });
         fill(weight, &mut random, sink)
             .map_err(|source| ImportError::Io { path: out.into(), source })?;
         done_bytes += 4 * weight.elements() as u64;

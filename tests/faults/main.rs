@@ -20,10 +20,12 @@ mod check;
 mod cluster;
 mod feed;
 mod misbehave;
+mod prover;
 mod rows;
 mod scene;
 mod table;
 mod toxiproxy;
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -211,13 +213,13 @@ impl Wanted {
 }
 
 /// What a row found in a mode.
-pub struct Outcome {
+pub struct RowResult {
     pub row: &'static Row,
     pub mode: Mode,
     pub found: Found,
 }
 
-fn run(wanted: &Wanted) -> Vec<Outcome> {
+fn run(wanted: &Wanted) -> Vec<RowResult> {
     let rows: Vec<&Row> = ROWS.iter().filter(|row| wanted.has(row)).collect();
     if rows.is_empty() {
         // A name that is another test's, which `cargo test NAME` gives to every test binary.
@@ -250,7 +252,7 @@ fn run(wanted: &Wanted) -> Vec<Outcome> {
                 println!("  BROKEN    {broken}");
             }
             println!("  took      {:.0?}", started.elapsed());
-            results.push(Outcome { row, mode: *mode, found });
+            results.push(RowResult { row, mode: *mode, found });
             if !is_whole {
                 // Who knows how it left the brokers and the network.
                 drop(cluster);

@@ -1,8 +1,8 @@
 //! Workers that do wrong on purpose. They are this program, started again under a name of theirs,
 //! and take the options of `capvec run`; the shipped program knows nothing of them.
 //!
-//! - `misbehaving-embedder`: the library's whole worker around an embedder that fails, hangs or is slow on captions that
-//!   say so, and gives the hash embedder's vectors otherwise.
+//! - `misbehaving-embedder`: the library's whole worker around an embedder that fails, hangs or is
+//!   slow on captions that say so, and gives the hash embedder's vectors otherwise.
 //! - `careless-worker`: built of the library's parts, it commits offsets before it produces. The
 //!   checker must catch it.
 

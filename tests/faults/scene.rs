@@ -3,23 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use capvec::embed::hash::HashEmbedder;
-use capvec::kafka::dead_letter;
-use capvec::model::package::Package;
-use capvec::tokenize::Tokenizer;
-use capvec::wire::vector::HEADER_SOURCE;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::check::{Seen, Verdict, add_written_twice, judge};
+use crate::check::{Verdict, add_written_twice, judge};
 use crate::cluster::Cluster;
-use crate::feed::{Fate, Feed, Mix, Place, Sent, Truth};
-use crate::support::{self, CAPVEC, Worker, tiny_package, tokenizer_of};
+use crate::feed::{Feed, Mix, Truth};
+use crate::prover::Prover;
+use crate::support::{self, CAPVEC, Worker};
+use crate::watch::Watch;
 use crate::{Mode, Setting};
 
 /// Partitions of the input and the output.
@@ -157,7 +152,7 @@ impl<'a> Scene<'a> {
         all.extend(options.iter().map(|option| (*option).to_owned()));
         let options: Vec<&str> = all.iter().map(String::as_str).collect();
         let cluster = support::Cluster { bootstrap: bootstrap.to_owned() };
-        Worker::launch(program, &cluster, &self.topic, tiny_package(), &options)
+        Worker::launch(program, &cluster, &self.topic, &options)
     }
 
     /// Returns the transactional id of a worker.
@@ -366,125 +361,4 @@ fn open_transactions(cluster: &Cluster, topic: &str) -> usize {
     };
     let partitions = cluster.leaders(topic);
     partitions.keys().filter(|&&p| end(&committed, p) != end(&all, p)).count()
-}
-
-/// Recomputes what a record must be from its message's text, through the library.
-struct Prover {
-    tokenizer: Tokenizer,
-    embedder: HashEmbedder,
-}
-
-impl Prover {
-    fn new() -> Prover {
-        let package = Package::open(tiny_package()).unwrap();
-        let embedder = HashEmbedder::new(package.manifest.network.dim);
-        Prover { tokenizer: tokenizer_of(&package.path), embedder }
-    }
-
-    fn vector(&self, truth: &Truth, record: &BorrowedMessage<'_>) -> Seen {
-        let source = header(record, HEADER_SOURCE).unwrap_or_default();
-        let mut parts = source.rsplit('/').map(|part| part.parse::<i64>().unwrap_or(-1));
-        let offset = parts.next().unwrap_or(-1);
-        let source = (parts.next().unwrap_or(-1) as i32, offset);
-        seen(record, source, truth.get(&source).is_some_and(|sent| self.is_vector(sent, record)))
-    }
-
-    fn is_vector(&self, sent: &Sent, record: &BorrowedMessage<'_>) -> bool {
-        let Fate::Vector(text) = &sent.fate else { return false };
-        let ids = self.tokenizer.tokenize(text).unwrap().ids;
-        let vector = self.embedder.vector(ids);
-        let bytes: Vec<u8> = vector.into_iter().flat_map(f32::to_le_bytes).collect();
-        record.payload() == Some(&bytes) && own_header(record) == sent.header
-    }
-
-    fn letter(&self, truth: &Truth, record: &BorrowedMessage<'_>) -> Seen {
-        let number = |key| header(record, key).and_then(|text| text.parse::<i64>().ok());
-        let partition = number(dead_letter::HEADER_PARTITION).unwrap_or(-1) as i32;
-        let source = (partition, number(dead_letter::HEADER_OFFSET).unwrap_or(-1));
-        let reason = header(record, dead_letter::HEADER_EXCEPTION);
-        let proven = truth.get(&source).is_some_and(|sent| match sent.fate {
-            Fate::DeadLetter(due) => {
-                reason.as_deref() == Some(due)
-                    && record.payload() == Some(&sent.value)
-                    && own_header(record) == sent.header
-            }
-            Fate::Vector(_) => false,
-        });
-        seen(record, source, proven)
-    }
-}
-
-fn seen(record: &BorrowedMessage<'_>, source: Place, proven: bool) -> Seen {
-    Seen {
-        source,
-        place: (record.partition(), record.offset()),
-        key: record.key().unwrap_or_default().to_vec(),
-        proven,
-    }
-}
-
-fn header(record: &BorrowedMessage<'_>, key: &str) -> Option<String> {
-    let headers = record.headers()?;
-    let value = headers.iter().find(|header| header.key == key)?.value?;
-    Some(String::from_utf8_lossy(value).into_owned())
-}
-
-fn own_header(record: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
-    let headers = record.headers()?;
-    Some(headers.iter().find(|header| header.key == "own")?.value?.to_vec())
-}
-
-/// A reader of committed vectors that notes how far each input partition has come.
-struct Watch {
-    latest: Arc<Mutex<BTreeMap<i32, i64>>>,
-    stop: Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    fn start(cluster: &Cluster, topic: &str) -> Watch {
-        let consumer: BaseConsumer = cluster
-            .client()
-            .set("group.id", "the-watch")
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
-            .create()
-            .unwrap();
-        let mut from = TopicPartitionList::new();
-        for partition in cluster.leaders(topic).into_keys() {
-            from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-        }
-        consumer.assign(&from).unwrap();
-        let latest: Arc<Mutex<BTreeMap<i32, i64>>> = Arc::default();
-        let stop: Arc<std::sync::atomic::AtomicBool> = Arc::default();
-        let (of_thread, stopped) = (Arc::clone(&latest), Arc::clone(&stop));
-        let thread = std::thread::Builder::new().name("watch".into()).spawn(move || {
-            while !stopped.load(std::sync::atomic::Ordering::Acquire) {
-                // Brokers come and go here; librdkafka tries again by itself.
-                let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) else { continue };
-                let source = header(&record, HEADER_SOURCE).unwrap_or_default();
-                let mut parts = source.rsplit('/').filter_map(|part| part.parse::<i64>().ok());
-                if let (Some(offset), Some(partition)) = (parts.next(), parts.next()) {
-                    let mut latest = of_thread.lock().unwrap();
-                    let known = latest.entry(partition as i32).or_insert(offset);
-                    *known = offset.max(*known);
-                }
-            }
-        });
-        Watch { latest, stop, thread: Some(thread.unwrap()) }
-    }
-
-    fn latest(&self) -> BTreeMap<i32, i64> {
-        self.latest.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to say.
-            drop(thread.join());
-        }
-    }
 }

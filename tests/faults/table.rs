@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::rows::ROWS;
-use crate::{Mode, Outcome, Row};
+use crate::{Mode, Row, RowResult};
 
 const BEGIN: &str = "<!-- faults: `make faults` writes what stands between these two lines -->";
 const END: &str = "<!-- faults: end -->";
@@ -15,12 +15,12 @@ const NOT_RUN: &str = "not run";
 const NOT_MEANT: &str = "–";
 
 /// Prints the table.
-pub fn print(outcomes: &[Outcome]) {
+pub fn print(results: &[RowResult]) {
     println!("\n{:4} {:14} {:6} found", "row", "mode", "");
-    for outcome in outcomes {
-        let word = if outcome.found.broken.is_empty() { "held" } else { "BROKEN" };
-        let (id, mode) = (outcome.row.id, outcome.mode.name());
-        println!("{id:4} {mode:14} {word:6} {}", outcome.found.found);
+    for result in results {
+        let word = if result.found.broken.is_empty() { "held" } else { "BROKEN" };
+        let (id, mode) = (result.row.id, result.mode.name());
+        println!("{id:4} {mode:14} {word:6} {}", result.found.found);
     }
 }
 
@@ -29,7 +29,7 @@ pub fn print(outcomes: &[Outcome]) {
 /// # Panics
 ///
 /// Where the file can't be read or written, or has no markers.
-pub fn write(path: &Path, outcomes: &[Outcome]) {
+pub fn write(path: &Path, results: &[RowResult]) {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let markers = text.split_once(BEGIN).and_then(|(before, rest)| {
         let (table, after) = rest.split_once(END)?;
@@ -42,7 +42,7 @@ pub fn write(path: &Path, outcomes: &[Outcome]) {
         "| --- | --- | --- | --- | --- |".to_owned(),
     ];
     for row in &ROWS {
-        lines.push(line(row, &cells(table, row.id), outcomes));
+        lines.push(line(row, &cells(table, row.id), results));
     }
     let table = lines.join("\n");
     let text = format!("{before}{BEGIN}\n{table}\n{END}{after}");
@@ -60,13 +60,15 @@ fn cells(table: &str, id: &str) -> Vec<String> {
     (2..5).map(|n| cells.get(n).cloned().unwrap_or_else(|| NOT_RUN.to_owned())).collect()
 }
 
-fn line(row: &Row, before: &[String], outcomes: &[Outcome]) -> String {
-    let of = |mode| outcomes.iter().find(|o: &&Outcome| o.row.id == row.id && o.mode == mode);
+fn line(row: &Row, before: &[String], results: &[RowResult]) -> String {
+    let of = |mode| {
+        results.iter().find(|result: &&RowResult| result.row.id == row.id && result.mode == mode)
+    };
     let injected = Mode::ALL.into_iter().filter_map(of).next();
-    let injected = injected.map_or(before[0].clone(), |outcome| outcome.found.injected.clone());
+    let injected = injected.map_or(before[0].clone(), |result| result.found.injected.clone());
     let cell = |mode, before: &String| match of(mode) {
-        Some(outcome) if outcome.found.broken.is_empty() => outcome.found.found.clone(),
-        Some(Outcome { found, .. }) => {
+        Some(result) if result.found.broken.is_empty() => result.found.found.clone(),
+        Some(RowResult { found, .. }) => {
             format!("**broken**: {}. {}", found.broken.join("; "), found.found)
         }
         None if !row.modes.contains(&mode) => NOT_MEANT.to_owned(),

@@ -11,9 +11,9 @@ use crate::support::{Outgoing, eventually, mock};
 
 const CAPTIONS: usize = 5;
 
-/// A leader that isn't one yet refuses a batch, and takes those behind it, since it knows nothing of
-/// the producer. A batch is a record here, and all are on their way at once. Returns how the worker
-/// ended, and the number of records of vectors.
+/// A leader that isn't one yet refuses a batch, and takes those behind it, since it knows nothing
+/// of the producer. A batch is a record here, and all are on their way at once. Returns how the
+/// worker ended, and the number of records of vectors.
 fn refused_once(mode: DeliveryMode) -> (anyhow::Result<()>, usize) {
     let (mock, cluster) = mock(1);
     let mut config = cluster.config("in");
@@ -34,7 +34,7 @@ fn refused_once(mode: DeliveryMode) -> (anyhow::Result<()>, usize) {
         (has_failed || worker.metrics().render().contains(&settled)).then_some(())
     });
     shutdown.drain();
-    (worker.wait(), cluster.committed_records("in.out").len())
+    (worker.wait(), cluster.records("in.out").len())
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::support::kafka::Kafka;
-use crate::support::{Cluster, Outgoing, Worker, capvec_ok, eventually, tiny_package};
+use crate::support::{Cluster, Outgoing, Worker, capvec_ok, eventually};
 
 const CONSUMER: &str = "capvec_brokers_up{client=\"consumer\"}";
 const PRODUCER: &str = "capvec_brokers_up{client=\"producer\"}";
@@ -30,7 +30,7 @@ fn a_worker_that_is_cut_off_says_so_and_goes_on_when_brokers_come_back() {
     let mut kafka = Kafka::start();
     let cluster = Cluster { bootstrap: kafka.bootstrap().into() };
     cluster.create_topics("cut", 2);
-    let worker = Worker::start(&cluster, "cut", tiny_package(), &OPTIONS).ready();
+    let worker = Worker::start(&cluster, "cut", &OPTIONS).ready();
     cluster.send("cut", &[Outgoing::caption("k", "before")]);
     cluster.await_records("cut.out", 1);
     await_metric(&worker, CONSUMER, |up| up == 1.0);

@@ -1,118 +1,14 @@
 //! The command line: what it prints, what it refuses, and how it says so.
 
-use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::{
-    CAPVEC, Cluster, Outgoing, capvec, capvec_fails, capvec_ok, eventually, free_address, text,
+    CAPVEC, Cluster, Outgoing, capvec, capvec_fails, capvec_ok, free_address, sets, text,
     tiny_package,
 };
-
-#[test]
-fn embed_takes_lines_and_json_lines_and_writes_three_formats() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    std::fs::write(file("lines"), "Älgen är skogens konung!\r\n\nWie leben Eisbären?\n").unwrap();
-    std::fs::write(
-        file("json"),
-        "{\"c\": \"Älgen är skogens konung!\"}\n{\"c\": \"\"}\n{\"c\": \"Wie leben Eisbären?\"}\n",
-    )
-    .unwrap();
-    let embed = |input: &str, format: &str, more: &[&str]| {
-        let out = file(&format!("{input}.{format}"));
-        let input = file(input);
-        let package = text(tiny_package());
-        let mut args = vec![
-            "embed",
-            "--model",
-            package,
-            text(&input),
-            "--format",
-            format,
-            "--out",
-            text(&out),
-        ];
-        args.extend(more);
-        capvec_ok(&args);
-        std::fs::read(out).unwrap()
-    };
-    let raw = embed("lines", "f32", &[]);
-    assert_eq!(raw.len(), 3 * 640 * 4, "an empty caption is a row too");
-    assert_eq!(embed("json", "f32", &["--pointer", "/c"]), raw, "the same captions");
-
-    let npy = embed("lines", "npy", &[]);
-    assert_eq!(&npy[..6], b"\x93NUMPY");
-    assert!(String::from_utf8_lossy(&npy[..128]).contains("'shape': (3, 640)"));
-    assert_eq!(npy[128..], raw);
-
-    let jsonl = embed("lines", "jsonl", &[]);
-    let mut numbers = Vec::new();
-    for line in std::str::from_utf8(&jsonl).unwrap().lines() {
-        let vector: Vec<f32> = serde_json::from_str(line).unwrap();
-        assert_eq!(vector.len(), 640);
-        numbers.extend(vector.iter().flat_map(|n| n.to_le_bytes()));
-    }
-    assert_eq!(numbers, raw, "the shortest form reads back as the same number");
-}
-
-#[test]
-fn embed_replaces_no_pipe_and_no_link() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    std::fs::write(file("captions"), "Älgen är skogens konung!\n").unwrap();
-    std::fs::write(file("target"), "before").unwrap();
-    std::os::unix::fs::symlink("target", file("link")).unwrap();
-    let pipe = file("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let captions = file("captions");
-    let embed = |out: &Path, format: &str| {
-        let package = text(tiny_package());
-        let out = text(out);
-        capvec(&["embed", "--model", package, text(&captions), "--format", format, "--out", out])
-    };
-    assert!(embed(&file("link"), "f32").status.success());
-    assert!(std::fs::symlink_metadata(file("link")).unwrap().is_symlink());
-    let vector = std::fs::read(file("target")).unwrap();
-    assert_eq!(vector.len(), 640 * 4);
-
-    // Open for both, so that no side waits for the other; a vector fits into the pipe.
-    let mut end = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
-    assert!(embed(&pipe, "f32").status.success());
-    assert!(std::os::unix::fs::FileTypeExt::is_fifo(
-        &std::fs::metadata(&pipe).unwrap().file_type()
-    ));
-    let mut read = vec![0; vector.len()];
-    end.read_exact(&mut read).unwrap();
-    assert_eq!(read, vector);
-    let refused = embed(&pipe, "npy");
-    assert!(!refused.status.success());
-    let error = String::from_utf8(refused.stderr).unwrap();
-    assert!(error.contains("npy needs a file"), "{error}");
-}
-
-#[test]
-fn a_pipe_that_nobody_reads_any_more_has_no_whole_result() {
-    let folder = tempfile::tempdir().unwrap();
-    let (pipe, captions) = (folder.path().join("pipe"), folder.path().join("captions"));
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // More vectors than a pipe holds.
-    std::fs::write(&captions, "a caption\n".repeat(1000)).unwrap();
-    let reader = std::thread::spawn({
-        let pipe = pipe.clone();
-        move || std::fs::File::open(pipe).unwrap().read_exact(&mut [0; 100]).unwrap()
-    });
-    let package = text(tiny_package());
-    let (code, error) =
-        capvec_fails(&["embed", "--model", package, text(&captions), "--out", text(&pipe)]);
-    reader.join().unwrap();
-    assert_eq!(code, 1);
-    assert!(error.contains(&format!("{}: Broken pipe", pipe.display())), "{error}");
-}
 
 #[test]
 fn what_has_no_room_for_a_result_is_named() {
@@ -136,8 +32,7 @@ fn what_has_no_room_for_a_result_is_named() {
     }
     let model = format!("model.package={package}");
     let options = ["kafka.brokers=b", "kafka.group=g", "input.topic=i", "output.topic=o", &model];
-    let check = options.iter().flat_map(|option| ["--set", option]);
-    let check: Vec<&str> = ["check", "--offline"].into_iter().chain(check).collect();
+    let check = [&["check", "--offline"][..], &sets(&options)].concat();
     for args in [
         &["embed", "--model", package, captions, "--out", "-"][..],
         &["tokenize", "--model", package, captions],
@@ -194,27 +89,6 @@ fn numbers_that_no_machine_can_serve_are_refused() {
 }
 
 #[test]
-fn a_line_without_a_caption_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let input = folder.path().join("captions.jsonl");
-    std::fs::write(&input, "{\"caption\": \"good\"}\n{\"caption\": 3}\n").unwrap();
-    let out = folder.path().join("out");
-    let (code, error) = capvec_fails(&[
-        "embed",
-        "--model",
-        text(tiny_package()),
-        "--pointer",
-        "/caption",
-        text(&input),
-        "--out",
-        text(&out),
-    ]);
-    assert_eq!(code, 1);
-    assert!(error.contains("captions.jsonl, line 2") && error.contains("a number"), "{error}");
-    assert!(!out.exists(), "half a result is none");
-}
-
-#[test]
 fn a_missing_library_says_how_to_get_it() {
     let output = Command::new(CAPVEC)
         .args(["embed", "--model", text(tiny_package()), "/dev/null", "--out", "/dev/null"])
@@ -263,51 +137,6 @@ fn inspect_speaks_to_people_and_to_programs() {
     assert_eq!(verified.lines().filter(|line| line.starts_with("ok")).count(), 3);
 }
 
-/// Starts an embedding that never ends into `folder`, with hang-ups as `env` sets them, sends it
-/// these signals when it has begun, and returns which one ended it.
-fn interrupted(hang_ups: &str, folder: &Path, signals: &[&str]) -> Option<i32> {
-    let out = folder.join("vectors.npy");
-    let mut child = Command::new("env")
-        .args([hang_ups, CAPVEC, "embed", "--model", text(tiny_package())])
-        .args(["--format", "npy", "--out", text(&out)])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let number = || std::fs::read_dir(folder).unwrap().count();
-    eventually("it has begun", || (number() == 1).then_some(()));
-    for signal in signals {
-        let id = child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
-    }
-    // Waiting would close it, and the end of the captions, which comes first at times, be the end
-    // of it.
-    let captions = child.stdin.take();
-    let status = child.wait().unwrap();
-    drop(captions);
-    assert_eq!(number(), 0, "{signals:?}");
-    status.signal()
-}
-
-#[test]
-fn an_interrupted_embed_leaves_nothing_half_written() {
-    let folder = tempfile::tempdir().unwrap();
-    for (signal, number) in [("INT", 2), ("TERM", 15)] {
-        let ended_by = interrupted("--default-signal=HUP", folder.path(), &[signal]);
-        assert_eq!(ended_by, Some(number), "as without a handler");
-    }
-}
-
-#[test]
-fn a_hang_up_interrupts_an_embed_unless_nohup_has_started_it() {
-    let folder = tempfile::tempdir().unwrap();
-    // Whoever runs the tests may ignore hang-ups.
-    let ended_by = interrupted("--default-signal=HUP", folder.path(), &["HUP"]);
-    assert_eq!(ended_by, Some(1), "as without a handler");
-    let ended_by = interrupted("--ignore-signal=HUP", folder.path(), &["HUP", "TERM"]);
-    assert_eq!(ended_by, Some(15), "it has outlived the first");
-}
-
 #[test]
 fn check_tells_every_fault_of_a_configuration() {
     let folder = tempfile::tempdir().unwrap();
@@ -348,20 +177,15 @@ fn a_configuration_that_is_no_toml_is_refused_without_the_secret_in_it() {
     }
 }
 
-fn check(cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
-    checked(&[], cluster, sets)
+fn check(cluster: &str, options: &[&str]) -> (Option<i32>, String) {
+    checked(&[], cluster, options)
 }
 
-fn checked(flags: &[&str], cluster: &str, sets: &[&str]) -> (Option<i32>, String) {
+fn checked(flags: &[&str], cluster: &str, options: &[&str]) -> (Option<i32>, String) {
     let brokers = format!("kafka.brokers={cluster}");
     let package = format!("model.package={}", tiny_package().display());
-    let mut args =
-        vec!["check", "--set", &brokers, "--set", &package, "--set", "kafka.group=check"];
-    args.extend(flags);
-    for set in sets {
-        args.extend(["--set", set]);
-    }
-    let output = capvec(&args);
+    let common = sets(&[&brokers, &package, "kafka.group=check"]);
+    let output = capvec(&[&["check"], flags, &common, &sets(options)].concat());
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
@@ -369,8 +193,8 @@ fn checked(flags: &[&str], cluster: &str, sets: &[&str]) -> (Option<i32>, String
 fn check_looks_at_the_brokers_the_topics_and_the_model() {
     let cluster = Cluster::shared();
     cluster.create_topics("check", 2);
-    let sets = ["input.topic=check", "output.topic=check.out", "reject.topic=check.dead"];
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let options = ["input.topic=check", "output.topic=check.out", "reject.topic=check.dead"];
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 8, "{said}");
     assert_eq!(said.matches("may be written").count(), 2, "{said}");
@@ -379,7 +203,7 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
 
     let captions: Vec<_> = (0..20).map(|i| Outgoing::caption(&format!("k{i}"), "a fox")).collect();
     cluster.send("check", &captions);
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(0), "{said}");
     let whence = "20 messages were read from where the group \"check\" would begin";
     assert!(said.contains(whence), "{said}");
@@ -387,13 +211,13 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
         said.contains("ok      captions: all 20 messages that were read have one, of "),
         "{said}"
     );
-    let json = checked(&["--json"], &cluster.bootstrap, &sets).1;
+    let json = checked(&["--json"], &cluster.bootstrap, &options).1;
     let told: Vec<serde_json::Value> =
         json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(told.len(), said.lines().count());
     assert!(told.iter().all(|check| check["status"] == "ok"), "{json}");
     assert_eq!(told[5]["check"], "input topic");
-    let wrong = [&sets[..], &["input.pointer=/nope"]].concat();
+    let wrong = [&options[..], &["input.pointer=/nope"]].concat();
     let (code, said) = check(&cluster.bootstrap, &wrong);
     assert_eq!(code, Some(1), "{said}");
     let all = "FAILED  captions: all 20 messages that were read would be rejected: caption_missing 20; check/";
@@ -405,8 +229,8 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
     let json = checked(&["--json"], &cluster.bootstrap, &wrong).1;
     assert!(json.contains(r#"{"check":"captions","detail":"all 20 messages"#), "{json}");
 
-    let sets = ["input.topic=nowhere", "output.topic=check.out"];
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let options = ["input.topic=nowhere", "output.topic=check.out"];
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  input topic") && said.contains("\"nowhere\""), "{said}");
 }
@@ -472,25 +296,25 @@ fn check_passes_over_brokers_that_are_away_while_one_is_there() {
     cluster.create_topics("one-is-there", 2);
     let away: Vec<String> = (0..8).map(|_| free_address()).collect();
     let brokers = format!("{},{}", away.join(","), cluster.bootstrap);
-    let sets = ["input.topic=one-is-there", "output.topic=one-is-there.out"];
+    let options = ["input.topic=one-is-there", "output.topic=one-is-there.out"];
     // Which one is asked first is a matter of chance.
     for _ in 0..3 {
-        let (code, said) = check(&brokers, &sets);
+        let (code, said) = check(&brokers, &options);
         assert_eq!(code, Some(0), "{said}");
     }
 }
 
 #[test]
 fn check_says_when_no_broker_answers_and_why() {
-    let sets = ["input.topic=a", "output.topic=b", "kafka.startup_timeout=3s"];
-    let (code, said) = check(&free_address(), &sets);
+    let options = ["input.topic=a", "output.topic=b", "kafka.startup_timeout=3s"];
+    let (code, said) = check(&free_address(), &options);
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  brokers") && said.contains("skipped"), "{said}");
     assert!(said.contains("(kafka.brokers)") && said.contains("Connection refused"), "{said}");
 
     // A broker that speaks no TLS hangs up.
     let tls = "kafka.librdkafka.security.protocol=SSL";
-    let (code, said) = check(&Cluster::shared().bootstrap, &[&sets[..], &[tls]].concat());
+    let (code, said) = check(&Cluster::shared().bootstrap, &[&options[..], &[tls]].concat());
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  brokers") && said.contains("see security.protocol"), "{said}");
 }
@@ -519,11 +343,14 @@ fn check_compares_the_time_of_a_transaction_with_the_brokers_and_run_names_the_o
 
     let brokers = format!("kafka.brokers={}", cluster.bootstrap);
     let package = format!("model.package={}", tiny_package().display());
-    let mut args = vec!["run", "--set", &brokers, "--set", &package, "--set", "kafka.group=timed"];
-    for set in long.iter().chain(&["admin.listen=127.0.0.1:0", "embed.embedder=hash"]) {
-        args.extend(["--set", set]);
-    }
-    let (code, error) = capvec_fails(&args);
+    let more = [
+        &brokers,
+        &package,
+        "kafka.group=timed",
+        "admin.listen=127.0.0.1:0",
+        "embed.embedder=hash",
+    ];
+    let (code, error) = capvec_fails(&[&["run"][..], &sets(&long), &sets(&more)].concat());
     assert_eq!(code, 1);
     for part in ["delivery.transaction_timeout is 1200s", "transaction.max.timeout.ms"] {
         assert!(error.contains(part), "{part}: {error}");
@@ -537,22 +364,6 @@ fn without_a_configuration_the_file_is_asked_for() {
         assert_eq!(code, 64);
         assert!(error.contains("--config FILE"), "{error}");
     }
-}
-
-#[test]
-fn embed_ends_with_its_reader_though_more_lines_may_come() {
-    let mut child = Command::new(CAPVEC)
-        .args(["embed", "--model", text(tiny_package()), "--batch-tokens", "64", "-", "--out", "-"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let mut lines = child.stdin.take().unwrap();
-    lines.write_all("a caption\n".repeat(1000).as_bytes()).unwrap();
-    let status = eventually("it ends", || child.try_wait().unwrap());
-    assert!(status.success(), "{status}");
-    drop(lines);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! `capvec model compare`: of a package with itself, of packages that have nothing in common, and what is refused.
+//! `capvec model compare`: of a package with itself, of packages that have nothing in common, and
+//! what is refused.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! The dashboard's form: the rules of Grafana's dashboard-linter, whose module the Go proxy doesn't give
-//! everywhere, and this project's own.
+//! The dashboard's form: the rules of Grafana's dashboard-linter, whose module the Go proxy doesn't
+//! give everywhere, and this project's own.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -107,8 +107,8 @@ fn every_panel_has_a_title_a_description_a_unit_and_a_query() {
     }
 }
 
-/// target-job-rule, target-instance-rule, target-rate-interval-rule, target-counter-agg-rule. That the
-/// queries parse, target-promql-rule, is Prometheus's own verdict in `queries.rs`.
+/// target-job-rule, target-instance-rule, target-rate-interval-rule, target-counter-agg-rule. That
+/// the queries parse, target-promql-rule, is Prometheus's own verdict in `queries.rs`.
 #[test]
 fn every_query_has_its_selectors_and_counters_are_read_as_rates() {
     let dashboard = dashboard();

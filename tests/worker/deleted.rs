@@ -1,27 +1,19 @@
 //! Captions that the topic deletes before a worker has received them, on a real Kafka.
 
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::AdminOptions;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::support::{Cluster, Record, Worker, captions, eventually, tiny_package};
+use crate::support::{Cluster, Worker, captions, eventually};
 
 const DELETED: &str = "capvec_messages_deleted_unread_total";
 
 fn delete_before(cluster: &Cluster, topic: &str, offset: i64) {
-    let admin: AdminClient<DefaultClientContext> = cluster.client().create().unwrap();
     let mut before = TopicPartitionList::new();
     before.add_partition_offset(topic, 0, Offset::Offset(offset)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let deleted = runtime.block_on(admin.delete_records(&before, &AdminOptions::new())).unwrap();
+    let deleted = cluster.admin().delete_records(&before, &AdminOptions::new());
+    let deleted = runtime.block_on(deleted).unwrap();
     deleted.elements().iter().for_each(|partition| partition.error().unwrap());
-}
-
-fn await_vectors(cluster: &Cluster, topic: &str, number: usize) -> Vec<Record> {
-    eventually("the vectors are there", || {
-        let out = cluster.committed_records(&format!("{topic}.out"));
-        (out.len() == number).then_some(out)
-    })
 }
 
 #[test]
@@ -29,7 +21,7 @@ fn captions_that_the_topic_deleted_unread_are_counted_and_told() {
     let cluster = Cluster::shared();
     cluster.create_topics("deleted", 1);
     cluster.send("deleted", &captions(5));
-    let worker = Worker::start(&cluster, "deleted", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "deleted", &[]).ready();
     cluster.await_records("deleted.out", 5);
     assert_eq!(worker.metric(DELETED), Some(0.0));
     worker.stop();
@@ -37,7 +29,7 @@ fn captions_that_the_topic_deleted_unread_are_counted_and_told() {
     // While it is away there come twenty, and twelve of them go.
     cluster.send("deleted", &captions(20));
     delete_before(&cluster, "deleted", 17);
-    let worker = Worker::start(&cluster, "deleted", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "deleted", &[]).ready();
     let out = cluster.await_records("deleted.out", 13);
     assert_eq!(out[5].header("capvec.source"), "deleted/0/17");
     eventually("the deleted ones are counted", || (worker.metric(DELETED)? == 12.0).then_some(()));
@@ -53,15 +45,15 @@ fn a_partition_in_which_nothing_was_received_yet_has_a_beginning_to_count_from()
         let name = format!("unread-{mode}");
         cluster.create_topics(&name, 1);
         let mode = format!("delivery.mode={mode}");
-        let worker = Worker::start(&cluster, &name, tiny_package(), &[&mode]).ready();
+        let worker = Worker::start(&cluster, &name, &[&mode]).ready();
         let group = cluster.observe_group(&format!("{name}.group"), &name);
         eventually("the beginning is committed", || (group.committed()[&0] == 0).then_some(()));
         worker.stop();
 
         cluster.send(&name, &captions(20));
         delete_before(&cluster, &name, 12);
-        let worker = Worker::start(&cluster, &name, tiny_package(), &[&mode]).ready();
-        await_vectors(&cluster, &name, 8);
+        let worker = Worker::start(&cluster, &name, &[&mode]).ready();
+        cluster.await_records(&format!("{name}.out"), 8);
         eventually("the deleted ones are counted", || {
             (worker.metric(DELETED)? == 12.0).then_some(())
         });
@@ -78,14 +70,14 @@ fn a_group_that_begins_at_the_end_misses_nothing_that_comes_before_its_first_cap
         cluster.send(&name, &captions(5));
         let mode = format!("delivery.mode={mode}");
         let options = ["kafka.librdkafka.auto.offset.reset=latest", &mode];
-        let worker = Worker::start(&cluster, &name, tiny_package(), &options).ready();
+        let worker = Worker::start(&cluster, &name, &options).ready();
         let group = cluster.observe_group(&format!("{name}.group"), &name);
         eventually("the beginning is committed", || (group.committed()[&0] == 5).then_some(()));
         worker.stop();
 
         cluster.send(&name, &captions(3));
-        let worker = Worker::start(&cluster, &name, tiny_package(), &options).ready();
-        let out = await_vectors(&cluster, &name, 3);
+        let worker = Worker::start(&cluster, &name, &options).ready();
+        let out = cluster.await_records(&format!("{name}.out"), 3);
         assert_eq!(out[0].header("capvec.source"), format!("{name}/0/5"));
         worker.stop();
     }

@@ -1,6 +1,6 @@
-//! Which device the network runs on, on a machine without a GPU: what is named and can't be had is an
-//! error that says what is missing, `auto` falls back and says so, and too little memory makes smaller
-//! batches.
+//! Which device the network runs on, on a machine without a GPU: what is named and can't be had is
+//! an error that says what is missing, `auto` falls back and says so, and too little memory makes
+//! smaller batches.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,13 +8,10 @@ use std::process::{Command, Stdio};
 use capvec::batch::packing::TokenBatch;
 use capvec::embed::device::DeviceChoice;
 use capvec::embed::hash::HashEmbedder;
-use capvec::embed::load::Embedders;
 use capvec::embed::{EmbedError, Embedder, library};
-use capvec::pipeline;
-use capvec::shutdown::Shutdown;
 
 use crate::support::{
-    CAPVEC, Outgoing, Worker, captions, capvec_fails, eventually, metric, mock, text, tiny_package,
+    CAPVEC, Outgoing, Running, Worker, captions, capvec_fails, eventually, mock, text, tiny_package,
 };
 
 const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
@@ -51,7 +48,8 @@ fn a_gpu_that_cannot_be_had_is_an_error_that_says_what_is_missing() {
             assert!(error.contains(part), "{part}: {error}");
         }
     }
-    // The first of CUDA's libraries that isn't there, which depends on the machine, or the provider.
+    // The first of CUDA's libraries that isn't there, which depends on the machine, or the
+    // provider.
     let (code, error) = fails(&broken, "cuda:0");
     assert!(code == 1 && error.contains("cuda:0 can't be had"), "{error}");
     assert!(error.contains(".so"), "a library is named: {error}");
@@ -85,7 +83,7 @@ fn a_worker_with_a_gpu_that_cannot_be_had_does_not_start() {
     let (_mock, cluster) = mock(1);
     let library = format!("embed.onnxruntime={}", cpu_library().display());
     let options = ["embed.embedder=onnx", "embed.device=cuda:0,cuda:1", library.as_str()];
-    let mut worker = Worker::start(&cluster, "in", tiny_package(), &options);
+    let mut worker = Worker::start(&cluster, "in", &options);
     assert_eq!(worker.wait().code(), Some(1), "{}", worker.log());
     assert!(worker.log().contains(PROVIDER), "{}", worker.log());
 }
@@ -97,7 +95,7 @@ fn auto_falls_back_to_the_cpu_and_says_so() {
         let (mock, cluster) = mock(1);
         let library = format!("embed.onnxruntime={}", library.display());
         let options = ["embed.embedder=onnx", "batch.tokens_max=64", library.as_str()];
-        let worker = Worker::start(&cluster, "in", tiny_package(), &options).ready();
+        let worker = Worker::start(&cluster, "in", &options).ready();
         cluster.send("in", &[Outgoing::caption("k", "a dog")]);
         cluster.await_records("in.out", 1);
         (worker, mock)
@@ -157,27 +155,19 @@ fn too_little_memory_makes_smaller_batches_and_loses_nothing() {
     let (_mock, cluster) = mock(1);
     let captions = captions(400);
     cluster.send("in", &captions);
-    let config = cluster.config("in");
-    let shutdown = Shutdown::default();
-    let worker = pipeline::start_with(&config, &shutdown, |_, package| {
-        let inner = HashEmbedder::new(package.manifest.network.dim);
-        Ok(Embedders::without_runtime(Box::new(Small { inner, tokens_max: 60 }), 1000))
-    })
-    .unwrap();
+    let small = |inner| Small { inner, tokens_max: 60 };
+    let worker = Running::start_with(&cluster.config("in"), small, 1000);
     cluster.await_records("in.out", 400);
-    let admin = worker.admin().to_string();
-    let splits = metric(&admin, "capvec_batch_splits_total{reason=\"out_of_memory\"}").unwrap();
-    assert!(splits > 0.0);
+    let splits = || worker.metric("capvec_batch_splits_total{reason=\"out_of_memory\"}");
+    assert!(splits() > 0.0);
     eventually("the budget is halved until it fits", || {
-        metric(&admin, "capvec_batch_tokens_limit").filter(|tokens| *tokens <= 60.0)
+        (worker.metric("capvec_batch_tokens_limit") <= 60.0).then_some(())
     });
     // Batches that are made by then fit: no more of them are split.
-    let settled = metric(&admin, "capvec_batch_splits_total{reason=\"out_of_memory\"}").unwrap();
+    let settled = splits();
     cluster.send("in", &captions);
     cluster.await_records("in.out", 800);
-    let after = metric(&admin, "capvec_batch_splits_total{reason=\"out_of_memory\"}").unwrap();
-    assert_eq!(after, settled);
-    shutdown.drain();
-    worker.wait().unwrap();
-    assert_eq!(cluster.ends("in.dead").values().sum::<i64>(), 0, "nothing is rejected");
+    assert_eq!(splits(), settled);
+    worker.stop();
+    assert_eq!(cluster.count("in.dead"), 0, "nothing is rejected");
 }

@@ -91,9 +91,10 @@ fn letters_of_a_reason_go_back_as_they_were_and_become_vectors() {
     cluster.send("replayed", &messages);
     let before: Vec<_> = cluster.records("replayed").iter().map(content).collect();
 
-    // Where captions aren't looked for: each is rejected, in transactions, whose markers have offsets.
+    // Where captions aren't looked for: each is rejected, in transactions, whose markers have
+    // offsets.
     let options = ["delivery.mode=exactly-once", "delivery.commit_interval=50ms"];
-    let worker = Worker::start(&cluster, "replayed", tiny_package(), &options).ready();
+    let worker = Worker::start(&cluster, "replayed", &options).ready();
     eventually("all are dead letters", || {
         let committed = cluster.committed("replayed.group", "replayed");
         (committed.values().sum::<i64>() >= messages.len() as i64).then_some(())
@@ -139,7 +140,7 @@ fn letters_of_a_reason_go_back_as_they_were_and_become_vectors() {
     }
 
     let options = ["input.pointer=/text"];
-    let worker = Worker::start(&cluster, "replayed", tiny_package(), &options).ready();
+    let worker = Worker::start(&cluster, "replayed", &options).ready();
     let vectors = cluster.await_records("replayed.out", CAPTIONS);
     assert_eq!(vectors.len(), CAPTIONS);
     worker.stop();

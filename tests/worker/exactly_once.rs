@@ -1,5 +1,6 @@
-//! Exactly-once delivery on a real Kafka, as a reader of committed records sees it. librdkafka's mock
-//! cluster shows aborted records and forgets transactional offsets, so it could prove nothing here.
+//! Exactly-once delivery on a real Kafka, as a reader of committed records sees it. librdkafka's
+//! mock cluster shows aborted records and forgets transactional offsets, so it could prove nothing
+//! here.
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
@@ -7,10 +8,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::load::Load;
 use crate::support::numbered::{check_each_once, index_of, numbered};
-use crate::support::{Cluster, Observer, Outgoing, PATIENCE, Worker, eventually, tiny_package};
+use crate::support::{Cluster, Observer, Outgoing, PATIENCE, Worker, eventually};
 
-/// Small transactions, so that there are many, and a short session, so that a worker that was killed
-/// is missed soon.
+/// Small transactions, so that there are many, and a short session, so that a worker that was
+/// killed is missed soon.
 const OPTIONS: [&str; 7] = [
     "delivery.mode=exactly-once",
     "delivery.in_flight_captions_max=64",
@@ -26,7 +27,7 @@ fn start(cluster: &Cluster, topic: &str, id: &str, options: &[&str]) -> Worker {
     let mut all = OPTIONS.to_vec();
     all.push(&id);
     all.extend(options);
-    Worker::start(cluster, topic, tiny_package(), &all)
+    Worker::start(cluster, topic, &all)
 }
 
 /// One in ten messages is no caption.
@@ -54,8 +55,8 @@ fn observe(cluster: &Cluster, topic: &str) -> Observer {
 /// Holds what readers see against what was sent.
 #[track_caller]
 fn check(cluster: &Cluster, topic: &str, sent: usize) {
-    let vectors = cluster.committed_records(&format!("{topic}.out"));
-    let dead = cluster.committed_records(&format!("{topic}.dead"));
+    let vectors = cluster.records(&format!("{topic}.out"));
+    let dead = cluster.records(&format!("{topic}.dead"));
     check_each_once(&vectors, &dead, sent);
     assert!(dead.iter().all(|letter| is_bad(index_of(letter))), "and of the right kind");
 }
@@ -77,14 +78,13 @@ fn kills_under_load_lose_and_repeat_nothing_and_offsets_go_with_the_records() {
         // Dropping it kills it as a machine that fails does.
         drop(worker);
         cluster.fence("killed-worker");
-        let seen = cluster.committed_records("killed.out").len()
-            + cluster.committed_records("killed.dead").len();
+        let seen = cluster.records("killed.out").len() + cluster.records("killed.dead").len();
         before = group.settled();
         assert_eq!(seen, before, "kill {kill}: vectors, dead letters and offsets are one");
         assert!(before < (kill + 1) * SHARE, "kill {kill}: it was one under load");
     }
     let worker = start(&cluster, "killed", "killed-worker", &[]);
-    eventually("all are committed", || (group.settled() == MESSAGES).then_some(()));
+    cluster.await_settled("killed", MESSAGES);
     assert!(worker.metric("capvec_transactions_total{result=\"committed\"}") > Some(1.0));
     worker.stop();
     check(&cluster, "killed", MESSAGES);
@@ -100,13 +100,12 @@ fn a_second_worker_of_the_same_name_ends_the_first() {
     eventually("the first has an open transaction", || {
         first.metric("capvec_transaction_messages").filter(|number| *number == 100.0)
     });
-    assert_eq!(cluster.committed_records("fenced.out"), [], "nothing is committed yet");
+    assert_eq!(cluster.records("fenced.out"), [], "nothing is committed yet");
     let second = start(&cluster, "fenced", "fenced-worker", &[]).ready();
     assert_eq!(first.wait().code(), Some(1));
     let log = first.log();
     assert!(log.contains("another worker uses the transactional id"), "{log}");
-    let group = observe(&cluster, "fenced");
-    eventually("all are committed", || (group.settled() == 100).then_some(()));
+    cluster.await_settled("fenced", 100);
     second.stop();
     check(&cluster, "fenced", 100);
 }
@@ -120,17 +119,17 @@ fn a_record_that_the_topic_refuses_aborts_and_comes_as_a_dead_letter() {
     let number = 40;
     cluster.send("refused", &messages(number));
     let worker = start(&cluster, "refused", "refused-worker", &["reject.breaker_run=0"]).ready();
-    let group = observe(&cluster, "refused");
-    eventually("all are committed", || (group.settled() == number).then_some(()));
+    cluster.await_settled("refused", number);
     let aborted = worker.metric("capvec_transactions_total{result=\"aborted\"}");
     assert!(aborted >= Some(1.0), "{aborted:?}");
     let refused = worker.metric("capvec_captions_rejected_total{reason=\"record_refused\"}");
     assert_eq!(refused, Some(36.0), "each was counted once");
-    // A record that came back has others held, and a wait for those would end with the transaction's time.
+    // A record that came back has others held, and a wait for those would end with the
+    // transaction's time.
     assert_eq!(worker.metric("capvec_producers_remade_total"), Some(0.0));
     worker.stop();
-    assert_eq!(cluster.committed_records("refused.out"), []);
-    let dead = cluster.committed_records("refused.dead");
+    assert_eq!(cluster.records("refused.out"), []);
+    let dead = cluster.records("refused.dead");
     let indices: Vec<usize> = dead.iter().map(index_of).collect();
     assert_eq!(indices, (0..number).collect::<Vec<_>>(), "each once, in order");
 }
@@ -159,7 +158,7 @@ fn workers_that_come_and_go_repeat_nothing() {
     first.stop();
     let third = start(&cluster, "moved", "moved-3", &patient).ready();
     eventually("the third has partitions", || has_work(&third));
-    eventually("all are committed", || (group.settled() == MESSAGES).then_some(()));
+    cluster.await_settled("moved", MESSAGES);
     second.stop();
     third.stop();
     check(&cluster, "moved", MESSAGES);
@@ -190,13 +189,12 @@ fn a_worker_that_was_frozen_commits_nothing_of_what_it_lost() {
         None
     });
     let sent = load.stop();
-    let group = observe(&cluster, "frozen");
     let other = start(&cluster, "frozen", "frozen-2", &[]).ready();
-    eventually("the other has done its work", || (group.settled() == sent).then_some(()));
+    cluster.await_settled("frozen", sent);
     frozen.signal("CONT");
     let more = sent + 200;
     cluster.send("frozen", &messages(more)[sent..]);
-    eventually("all are committed", || (group.settled() == more).then_some(()));
+    cluster.await_settled("frozen", more);
     eventually("the frozen one goes on", || {
         frozen.metric("capvec_assigned_partitions").filter(|number| *number > 0.0)
     });
@@ -205,16 +203,16 @@ fn a_worker_that_was_frozen_commits_nothing_of_what_it_lost() {
     check(&cluster, "frozen", more);
 }
 
-/// librdkafka by itself takes such an offset for none where a rebalance ends meanwhile, and begins at the beginning.
+/// librdkafka by itself takes such an offset for none where a rebalance ends meanwhile, and begins
+/// at the beginning.
 #[test]
 fn an_offset_that_an_open_transaction_holds_is_waited_for() {
     const MESSAGES: usize = 200;
     let cluster = Cluster::shared();
     cluster.create_topics("held", 2);
     cluster.send("held", &messages(MESSAGES));
-    let group = observe(&cluster, "held");
     let first = start(&cluster, "held", "held-1", &[]);
-    eventually("all are committed", || (group.settled() == MESSAGES).then_some(()));
+    cluster.await_settled("held", MESSAGES);
     first.stop();
 
     // As of a worker that is gone in the middle of a commit.
@@ -222,7 +220,7 @@ fn an_offset_that_an_open_transaction_holds_is_waited_for() {
         cluster.client().set("transactional.id", "held-holder").create().unwrap();
     holder.init_transactions(PATIENCE).unwrap();
     holder.begin_transaction().unwrap();
-    let held = group.committed()[&0];
+    let held = cluster.committed("held.group", "held")[&0];
     let mut offsets = TopicPartitionList::new();
     offsets.add_partition_offset("held", 0, Offset::Offset(held)).unwrap();
     let member: BaseConsumer = cluster.client().set("group.id", "held.group").create().unwrap();
@@ -235,8 +233,7 @@ fn an_offset_that_an_open_transaction_holds_is_waited_for() {
     cluster.send("held", &messages(more)[MESSAGES..]);
     let come = held + cluster.ends("held")[&1];
     eventually("the other partition goes on", || {
-        let records = cluster.committed_records("held.out").len()
-            + cluster.committed_records("held.dead").len();
+        let records = cluster.records("held.out").len() + cluster.records("held.dead").len();
         (records as i64 == come).then_some(())
     });
     let third = start(&cluster, "held", "held-3", &[]).ready();
@@ -246,7 +243,7 @@ fn an_offset_that_an_open_transaction_holds_is_waited_for() {
         log().contains("waiting for the group's offsets").then_some(())
     });
     holder.abort_transaction(PATIENCE).unwrap();
-    eventually("all are committed", || (group.settled() == more).then_some(()));
+    cluster.await_settled("held", more);
     second.stop();
     third.stop();
     check(&cluster, "held", more);

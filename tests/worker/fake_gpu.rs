@@ -14,15 +14,15 @@ use capvec::embed::library;
 use capvec::model::manifest::Precision;
 
 use crate::support::{
-    CAPVEC, Cluster, Worker, captions, eventually, package_of, skipped, tiny_package,
+    CAPVEC, Cluster, Worker, captions, eventually, package_of, sets, skipped, tiny_package,
 };
 
 /// CUDA's libraries, in the order of their numbers in the source.
 const CUDA: [&str; 5] =
     ["libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcuda.so.1"];
 
-/// Returns ONNX Runtime's library for GPUs in a folder with the CUDA that does nothing, or why there is
-/// none.
+/// Returns ONNX Runtime's library for GPUs in a folder with the CUDA that does nothing, or why
+/// there is none.
 fn gpu_library() -> Result<&'static Path, String> {
     static LIBRARY: OnceLock<Result<(tempfile::TempDir, PathBuf), String>> = OnceLock::new();
     match LIBRARY.get_or_init(make) {
@@ -47,7 +47,8 @@ fn make() -> Result<(tempfile::TempDir, PathBuf), String> {
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda/fake.c");
     for (number, name) in CUDA.iter().enumerate() {
-        // The provider asks for symbols by the library's name as their version; the driver has none.
+        // The provider asks for symbols by the library's name as their version; the driver has
+        // none.
         let versions = folder.path().join("versions");
         std::fs::write(&versions, format!("{name} {{ global: *; }};")).unwrap();
         let mut compiler = Command::new("cc");
@@ -66,9 +67,7 @@ fn make() -> Result<(tempfile::TempDir, PathBuf), String> {
 
 /// What `capvec check` says of the embedder; there are no brokers.
 fn check(library: &Path, package: &Path, device: &str, devices: usize) -> String {
-    let mut command = Command::new(CAPVEC);
-    command.arg("check").env("FAKE_CUDA_DEVICES", devices.to_string());
-    for option in [
+    let options = [
         "kafka.brokers=127.0.0.1:1",
         "kafka.group=g",
         "kafka.startup_timeout=1s",
@@ -77,9 +76,9 @@ fn check(library: &Path, package: &Path, device: &str, devices: usize) -> String
         &format!("model.package={}", package.display()),
         &format!("embed.device={device}"),
         &format!("embed.onnxruntime={}", library.display()),
-    ] {
-        command.args(["--set", option]);
-    }
+    ];
+    let mut command = Command::new(CAPVEC);
+    command.arg("check").args(sets(&options)).env("FAKE_CUDA_DEVICES", devices.to_string());
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|line| line.contains(" embedder: "));
@@ -148,7 +147,7 @@ fn a_worker_runs_on_all_of_its_devices() {
         "batch.tokens_max=64",
         &format!("embed.onnxruntime={}", library.display()),
     ];
-    let worker = Worker::launch(command, &cluster, "two-gpus", tiny_package(), &options).ready();
+    let worker = Worker::launch(command, &cluster, "two-gpus", &options).ready();
     for device in ["cuda:0", "cuda:1"] {
         let info = format!(
             "capvec_embed_device_info{{device=\"{device}\",provider=\"CUDAExecutionProvider\"}}"
@@ -179,7 +178,7 @@ fn a_bound_on_the_memory_is_kept_and_told_from_other_failures() {
         "batch.tokens_max=4000",
         &format!("embed.onnxruntime={}", library.display()),
     ];
-    let worker = Worker::launch(command, &cluster, "small-gpu", tiny_package(), &options).ready();
+    let worker = Worker::launch(command, &cluster, "small-gpu", &options).ready();
     eventually("batches are split for want of memory", || {
         worker
             .metric("capvec_batch_splits_total{reason=\"out_of_memory\"}")
@@ -187,8 +186,7 @@ fn a_bound_on_the_memory_is_kept_and_told_from_other_failures() {
     });
     // Vectors or, of numbers that nobody computed, rejections: each caption is accounted for.
     eventually("every caption is settled", || {
-        let of = |topic: &str| cluster.ends(topic).values().sum::<i64>();
-        let settled = of("small-gpu.out") + of("small-gpu.dead");
+        let settled = cluster.count("small-gpu.out") + cluster.count("small-gpu.dead");
         (settled == 300).then_some(())
     });
     assert_eq!(worker.metric("capvec_batch_splits_total{reason=\"failed\"}"), Some(0.0));

@@ -47,7 +47,7 @@ fn a_vector_comes_with_all_that_its_caption_had() {
     ];
     cluster.send("passes", &messages);
 
-    let worker = Worker::start(&cluster, "passes", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "passes", &[]).ready();
     let out = cluster.await_records("passes.out", messages.len());
     worker.stop();
 
@@ -104,7 +104,7 @@ fn the_json_form_is_flat_and_complete() {
         "output.id=/id",
         "output.include_caption=true",
     ];
-    let worker = Worker::start(&cluster, "json", tiny_package(), &options).ready();
+    let worker = Worker::start(&cluster, "json", &options).ready();
     let out = cluster.await_records("json.out", 2);
     worker.stop();
 
@@ -148,7 +148,7 @@ fn plain_text_comes_in_and_ids_are_keys_or_positions() {
     );
     let options =
         ["input.format=text", "input.on_empty=embed", "output.format=json", "output.id=key"];
-    let worker = Worker::start(&cluster, "text", tiny_package(), &options).ready();
+    let worker = Worker::start(&cluster, "text", &options).ready();
     let out = cluster.await_records("text.out", 2);
     let dead = cluster.await_records("text.dead", 2);
     worker.stop();
@@ -165,8 +165,7 @@ fn plain_text_comes_in_and_ids_are_keys_or_positions() {
         let first = HashEmbedder::new(640).vector(ids)[0];
         assert_eq!(object["vector"][0].as_f64().unwrap() as f32, first);
     }
-    let reasons: Vec<_> =
-        dead.iter().map(|r| r.header("__connect.errors.exception.class.name")).collect();
+    let reasons: Vec<_> = dead.iter().map(|r| r.reason()).collect();
     assert_eq!(reasons, ["not_utf8", "id_missing"]);
 
     // The same messages for another group, with positions for ids.
@@ -177,7 +176,7 @@ fn plain_text_comes_in_and_ids_are_keys_or_positions() {
         "output.format=json",
         "output.id=source",
     ];
-    let worker = Worker::start(&cluster, "text", tiny_package(), &options).ready();
+    let worker = Worker::start(&cluster, "text", &options).ready();
     let out = cluster.await_records("text.out", 5);
     worker.stop();
     let ids: Vec<_> = out[2..].iter().map(|record| object(record)["id"].clone()).collect();
@@ -190,7 +189,7 @@ fn what_is_settled_is_committed_and_shown() {
     cluster.create_topics("committed", 3);
     cluster.send("committed", &captions(300));
     let options = ["delivery.commit_interval=100ms", "tokenize.threads=3"];
-    let worker = Worker::start(&cluster, "committed", tiny_package(), &options).ready();
+    let worker = Worker::start(&cluster, "committed", &options).ready();
     let ends = cluster.ends("committed");
     let group = cluster.observe_group("committed.group", "committed");
     eventually("all offsets are committed by the interval", || {
@@ -225,7 +224,7 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     // Its log tells nobody where its admin port is.
     let listen = format!("admin.listen={}", free_address());
     let options = [listen.as_str()];
-    let worker = Worker::launch(program, &cluster, "unlogged", tiny_package(), &options).ready();
+    let worker = Worker::launch(program, &cluster, "unlogged", &options).ready();
     cluster.await_records("unlogged.out", 1);
     worker.stop();
 }

@@ -66,14 +66,18 @@ fn two_workers_then_one_then_two_lose_nothing_and_repeat_nothing() {
     };
     let messages: Vec<Outgoing> = texts.iter().enumerate().map(message).collect();
     let (_folder, package) = package();
-    let options =
-        ["embed.embedder=onnx", "delivery.in_flight_captions_max=512", "batch.captions_max=512"];
-    let start = || Worker::start(&cluster, "group", &package, &options);
+    let options = [
+        "embed.embedder=onnx",
+        "delivery.in_flight_captions_max=512",
+        "batch.captions_max=512",
+        &format!("model.package={}", package.display()),
+    ];
+    let start = || Worker::start(&cluster, "group", &options);
 
     let (first, second) = (start().ready(), start().ready());
     let (early, late) = messages.split_at(messages.len() / 2);
     cluster.send("group", early);
-    let vectors = || cluster.ends("group.out").values().sum::<i64>() as usize;
+    let vectors = || cluster.count("group.out");
     eventually("a fifth is embedded", || (vectors() >= messages.len() / 5).then_some(()));
     let log_1 = first.stop();
     let third = start().ready();
@@ -130,7 +134,7 @@ fn partitions_that_were_lost_while_fetching_was_paused_go_on_when_they_come_back
         "kafka.librdkafka.session.timeout.ms=3000",
         "kafka.librdkafka.heartbeat.interval.ms=500",
     ];
-    let start = || Worker::start(&cluster, "paused", tiny_package(), &options).ready();
+    let start = || Worker::start(&cluster, "paused", &options).ready();
     let partitions = |worker: &Worker| worker.metric("capvec_assigned_partitions");
     let first = start();
     eventually("the first has been full for half a second", || {

@@ -1,5 +1,5 @@
-//! The worker's tests from outside: the real program, on a real Apache Kafka, and the library's stages
-//! on librdkafka's mock cluster. One binary, so that one Kafka serves all of it.
+//! The worker's tests from outside: the real program, on a real Apache Kafka, and the library's
+//! stages on librdkafka's mock cluster. One binary, so that one Kafka serves all of it.
 
 mod support;
 
@@ -12,6 +12,7 @@ mod dashboard;
 mod deleted;
 mod device;
 mod dlq;
+mod embed;
 mod exactly_once;
 mod fake_gpu;
 mod flow;

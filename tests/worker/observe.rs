@@ -1,5 +1,5 @@
-//! What an operator looks at beside the dashboard: the alerts, tried with promtool, and `capvec top`, on a
-//! worker under load.
+//! What an operator looks at beside the dashboard: the alerts, tried with promtool, and
+//! `capvec top`, on a worker under load.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use crate::promises::{read, root};
 use crate::support::load::{Bursts, Load};
 use crate::support::prometheus::program;
 use crate::support::{
-    Cluster, Worker, capvec_fails, capvec_ok, eventually, eventually_ok, skipped, tiny_package,
+    Cluster, Worker, capvec_fails, capvec_ok, eventually, eventually_ok, skipped,
 };
 
 /// A network, and nothing to be measured first.
@@ -58,7 +58,7 @@ fn promtool_takes_the_rules_and_every_alert_has_its_cases_and_its_page() {
 fn top_shows_a_worker_to_people_and_to_programs() {
     let cluster = Cluster::shared();
     cluster.create_topics("topped", 2);
-    let worker = Worker::start(&cluster, "topped", tiny_package(), &OPTIONS).ready();
+    let worker = Worker::start(&cluster, "topped", &OPTIONS).ready();
     let _load = Load::start(&cluster, "topped", Bursts::Often);
     let admin = format!("http://{}", worker.admin());
     let moving = [

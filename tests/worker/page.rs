@@ -12,7 +12,7 @@ use capvec::metrics::Metrics;
 
 use crate::promises::read;
 use crate::support::load::{Bursts, Load};
-use crate::support::{Cluster, PATIENCE, Worker, eventually, metric, skipped, tiny_package};
+use crate::support::{Cluster, PATIENCE, Worker, eventually, metric, skipped};
 
 /// The lines of the page with their colours, as `src/admin/page.css` has them.
 const LINES: [(&str, [u8; 3]); 5] = [
@@ -23,8 +23,8 @@ const LINES: [(&str, [u8; 3]); 5] = [
     ("lag", [0xa1, 0x42, 0xf4]),
 ];
 
-/// Of the page's own time, which stands still while the browser waits for an answer, and else passes at
-/// once.
+/// Of the page's own time, which stands still while the browser waits for an answer, and else
+/// passes at once.
 const VIRTUAL_MS: u32 = 28_000;
 
 /// Returns the browser, or how to install it.
@@ -56,8 +56,8 @@ fn browse(chromium: &str, folder: &Path, url: &str, what: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Serves each connection on a thread of its own, since a browser opens some that it then doesn't use;
-/// returns the address. The threads end with the tests.
+/// Serves each connection on a thread of its own, since a browser opens some that it then doesn't
+/// use; returns the address. The threads end with the tests.
 fn served(serve: impl Fn(&TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -72,8 +72,8 @@ fn served(serve: impl Fn(&TcpStream) -> std::io::Result<()> + Send + Sync + 'sta
     address
 }
 
-/// A door before a worker that lets a look at the metrics through only when there is something new to
-/// see, as in the browser's own time a second has passed since the last. Returns its address.
+/// A door before a worker that lets a look at the metrics through only when there is something new
+/// to see, as in the browser's own time a second has passed since the last. Returns its address.
 fn door(worker: &str) -> String {
     let (worker, seen) = (worker.to_owned(), Mutex::new(0.0));
     served(move |client| let_through(client, &worker, &seen))
@@ -131,7 +131,7 @@ fn the_page_draws_what_the_worker_does() {
     let Ok(chromium) = chromium().map_err(skipped) else { return };
     let cluster = Cluster::shared();
     cluster.create_topics("drawn", 2);
-    let worker = Worker::start(&cluster, "drawn", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "drawn", &[]).ready();
     let _load = Load::start(&cluster, "drawn", Bursts::Often);
     eventually("captions come through", || {
         worker.metric("capvec_captions_embedded_total").filter(|captions| *captions > 0.0)
@@ -166,8 +166,9 @@ fn the_page_draws_what_the_worker_does() {
     worker.stop();
 }
 
-/// Serves the page as a worker that takes connections and never answers for its metrics. Virtual time
-/// stands still while the browser waits for a server, so the waiting is done by the page itself.
+/// Serves the page as a worker that takes connections and never answers for its metrics. Virtual
+/// time stands still while the browser waits for a server, so the waiting is done by the page
+/// itself.
 fn worker_that_hangs() -> String {
     const NO_ANSWER: &str = "window.fetch = (_, how) => new Promise((_, no) => \
          how.signal.addEventListener('abort', () => no(how.signal.reason)));\n";

@@ -1,5 +1,5 @@
-//! The vectors are PyTorch's: small checkpoints against the golden outputs that were computed from them
-//! in float64.
+//! The vectors are PyTorch's: small checkpoints against the golden outputs that were computed from
+//! them in float64.
 
 use std::path::{Path, PathBuf};
 
@@ -77,8 +77,8 @@ impl Golden {
     }
 }
 
-/// The token ids are Hugging Face's, and the vectors PyTorch's in every company. The bounds are shares of
-/// a vector's length.
+/// The token ids are Hugging Face's, and the vectors PyTorch's in every company. The bounds are
+/// shares of a vector's length.
 fn check(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     let package = golden.import(folder.path(), "fp32");

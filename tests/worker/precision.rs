@@ -1,4 +1,5 @@
-//! Packages of other precisions: near the one of 32-bit floats, and the same vector in every company.
+//! Packages of other precisions: near the one of 32-bit floats, and the same vector in every
+//! company.
 
 use std::path::Path;
 

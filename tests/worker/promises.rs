@@ -31,8 +31,8 @@ pub fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// The files that git would take; where git isn't there, or doesn't answer, those of all folders that
-/// may be in the repository.
+/// The files that git would take; where git isn't there, or doesn't answer, those of all folders
+/// that may be in the repository.
 fn tracked_files() -> Vec<PathBuf> {
     let listed = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
@@ -63,7 +63,8 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Returns the commands that do something, as `model import`, without those that are kept from people.
+/// Returns the commands that do something, as `model import`, without those that are kept from
+/// people.
 fn commands(of: &clap::Command, name: &str) -> Vec<String> {
     let shown = of.get_subcommands().filter(|command| !command.is_hide_set());
     let named = shown.map(|command| (command, format!("{name} {}", command.get_name())));
@@ -90,7 +91,8 @@ fn is_command(cli: &clap::Command, words: &str) -> bool {
     true
 }
 
-/// Returns the calls of the program in a document's blocks of code and between its backticks, without its name.
+/// Returns the calls of the program in a document's blocks of code and between its backticks,
+/// without its name.
 fn calls(document: &str) -> Vec<&str> {
     let blocks = document.split("```").skip(1).step_by(2);
     let parts = blocks.flat_map(str::lines).flat_map(|line| line.split('|'));

@@ -1,13 +1,11 @@
-//! The ways in which a group may share partitions out, each with workers that come and go under load, and
-//! a drain that doesn't end in time.
+//! The ways in which a group may share partitions out, each with workers that come and go under
+//! load, and a drain that doesn't end in time.
 
 use std::time::Duration;
 
-use capvec::shutdown::Shutdown;
-
 use crate::support::load::Load;
 use crate::support::numbered::{check_each_once, index_of, numbered};
-use crate::support::{Cluster, Worker, eventually, metric, stuck, tiny_package};
+use crate::support::{Cluster, Worker, eventually, metric, stuck};
 
 /// Partitions of the input.
 const PARTITIONS: i32 = 4;
@@ -15,7 +13,7 @@ const PARTITIONS: i32 = 4;
 /// Holds the vectors that a reader of committed records sees against what was sent.
 #[track_caller]
 fn check_vectors(cluster: &Cluster, topic: &str, sent: usize) {
-    check_each_once(&cluster.committed_records(&format!("{topic}.out")), &[], sent);
+    check_each_once(&cluster.records(&format!("{topic}.out")), &[], sent);
 }
 
 fn partitions(worker: &Worker) -> i32 {
@@ -25,12 +23,6 @@ fn partitions(worker: &Worker) -> i32 {
 #[track_caller]
 fn await_partitions(what: &str, worker: &Worker, wanted: impl Fn(i32) -> bool) {
     eventually(what, || wanted(partitions(worker)).then_some(()));
-}
-
-#[track_caller]
-fn await_settled(cluster: &Cluster, topic: &str, sent: usize) {
-    let group = cluster.observe_group(&format!("{topic}.group"), topic);
-    eventually("all is committed", || (group.settled() == sent).then_some(()));
 }
 
 /// One worker, then two, then the second alone, then two again, while captions keep coming.
@@ -45,7 +37,7 @@ fn come_and_go(topic: &str, options: &[&str]) {
         if options.contains(&"delivery.mode=exactly-once") {
             all.push(&id);
         }
-        Worker::start(&cluster, topic, tiny_package(), &all).ready()
+        Worker::start(&cluster, topic, &all).ready()
     };
     let load = Load::numbered(&cluster, topic, numbered);
     let first = start("first");
@@ -61,7 +53,7 @@ fn come_and_go(topic: &str, options: &[&str]) {
         third.metric("capvec_captions_embedded_total").filter(|number| *number > 0.0)
     });
     let sent = load.stop();
-    await_settled(&cluster, topic, sent);
+    cluster.await_settled(topic, sent);
     second.stop();
     third.stop();
     check_vectors(&cluster, topic, sent);
@@ -82,9 +74,8 @@ fn a_worker_that_the_brokers_give_no_partition_is_ready_too() {
     let cluster = Cluster::shared();
     cluster.create_topics("spare", PARTITIONS);
     let options = ["kafka.librdkafka.group.protocol=consumer"];
-    let workers: Vec<Worker> = (0..=PARTITIONS)
-        .map(|_| Worker::start(&cluster, "spare", tiny_package(), &options))
-        .collect();
+    let workers: Vec<Worker> =
+        (0..=PARTITIONS).map(|_| Worker::start(&cluster, "spare", &options)).collect();
     let workers: Vec<Worker> = workers.into_iter().map(Worker::ready).collect();
     eventually("one has none, and the others one each", || {
         let mut shares: Vec<i32> = workers.iter().map(partitions).collect();
@@ -107,7 +98,7 @@ fn a_static_member_that_comes_back_moves_no_partition() {
     let start = |name: &str| {
         let id = format!("kafka.librdkafka.group.instance.id={name}");
         let options = ["batch.captions_max=16", id.as_str()];
-        Worker::start(&cluster, "static", tiny_package(), &options).ready()
+        Worker::start(&cluster, "static", &options).ready()
     };
     let load = Load::numbered(&cluster, "static", numbered);
     let (first, second) = (start("first"), start("second"));
@@ -125,7 +116,7 @@ fn a_static_member_that_comes_back_moves_no_partition() {
     });
     assert_eq!((assigned(), revoked()), before, "nobody noticed");
     let sent = load.stop();
-    await_settled(&cluster, "static", sent);
+    cluster.await_settled("static", sent);
     first.stop();
     second.stop();
     check_vectors(&cluster, "static", sent);
@@ -140,8 +131,7 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     config.delivery.drain_timeout = Duration::from_millis(500);
     // So that the batch that is stuck has captions of all partitions.
     config.batch.wait_max = Duration::from_secs(2);
-    let shutdown = Shutdown::default();
-    let (stuck, gate) = stuck::start(&config, &shutdown);
+    let (stuck, gate) = stuck::start(&config);
     let admin = stuck.admin().to_string();
     let of_stuck = |series| metric(&admin, series).unwrap_or(0.0);
     eventually("it has all partitions", || {
@@ -151,7 +141,7 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
     cluster.send("missed", &(0..CAPTIONS).map(numbered).collect::<Vec<_>>());
     eventually("all are in the network", || (gate.inside() == CAPTIONS).then_some(()));
 
-    let next = Worker::start(&cluster, "missed", tiny_package(), &[]).ready();
+    let next = Worker::start(&cluster, "missed", &[]).ready();
     await_partitions("the next owner has some", &next, |n| n > 0 && n < PARTITIONS);
     assert_eq!(of_stuck("capvec_drains_missed_total"), 1.0);
     eventually("it has embedded what was left", || {
@@ -160,14 +150,14 @@ fn a_drain_that_takes_too_long_is_counted_and_the_next_owner_does_the_work() {
         (embedded > 0.0 && waiting == 0.0).then_some(())
     });
     gate.open();
-    await_settled(&cluster, "missed", CAPTIONS);
-    shutdown.drain();
-    stuck.wait().unwrap();
+    cluster.await_settled("missed", CAPTIONS);
+    stuck.stop();
     next.stop();
     check_vectors(&cluster, "missed", CAPTIONS);
 }
 
-/// librdkafka joins anew where the topic has more partitions, whether what was asked back is given up or not.
+/// librdkafka joins anew where the topic has more partitions, whether what was asked back is given
+/// up or not.
 #[test]
 fn a_drain_that_new_partitions_overtake_loses_nothing() {
     const CAPTIONS: usize = 200;
@@ -184,8 +174,7 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
         for (name, value) in properties {
             config.kafka.librdkafka.0.insert(name.into(), value.into());
         }
-        let shutdown = Shutdown::default();
-        let (stuck, gate) = stuck::start(&config, &shutdown);
+        let (stuck, gate) = stuck::start(&config);
         let admin = stuck.admin().to_string();
         let of_stuck = |series| metric(&admin, series);
         eventually("it has all partitions", || {
@@ -197,7 +186,7 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
 
         let options = properties.map(|(name, value)| format!("kafka.librdkafka.{name}={value}"));
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let next = Worker::start(&cluster, topic, tiny_package(), &options);
+        let next = Worker::start(&cluster, topic, &options);
         eventually("partitions are asked back", || {
             of_stuck("capvec_rebalances_total{event=\"revoked\"}").filter(|n| *n > 0.0)
         });
@@ -219,13 +208,12 @@ fn a_drain_that_new_partitions_overtake_loses_nothing() {
         });
         if strategy == "range" {
             assert!(!is_over && of_stuck("capvec_assigned_partitions") > Some(0.0));
-            await_settled(&cluster, topic, CAPTIONS);
-            shutdown.drain();
-            stuck.wait().unwrap();
+            cluster.await_settled(topic, CAPTIONS);
+            stuck.stop();
         } else {
-            let error = stuck.wait().unwrap_err();
+            let error = stuck.ended().unwrap_err();
             assert!(format!("{error:#}").contains("has to join anew"), "{error:#}");
-            await_settled(&cluster, topic, CAPTIONS);
+            cluster.await_settled(topic, CAPTIONS);
         }
         next.stop();
     }

@@ -1,5 +1,5 @@
-//! Every query of the dashboard and of the rules, asked of a real Prometheus that scrapes workers under
-//! load on a real Kafka: what it gave stands in docs/queries.md.
+//! Every query of the dashboard and of the rules, asked of a real Prometheus that scrapes workers
+//! under load on a real Kafka: what it gave stands in docs/queries.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::dashboard::{dashboard, panels, title};
 use crate::promises::{documented_metrics, read};
 use crate::support::load::{Bursts, Load};
 use crate::support::prometheus::{Prometheus, program};
-use crate::support::{Cluster, Worker, eventually, eventually_ok, skipped, tiny_package};
+use crate::support::{Cluster, Worker, eventually, eventually_ok, skipped};
 
 /// One worker delivers at least once, and pauses early.
 const AT_LEAST_ONCE: [&str; 6] = [
@@ -50,8 +50,8 @@ enum Answer {
 
 const LATE: &str = "it is 0 unless the machine is so busy that captions take 10 s";
 
-/// Queries that give nothing, or 0, on healthy workers under load, and why. Alerts aren't here: theirs
-/// give 0 where all is well, unless they are.
+/// Queries that give nothing, or 0, on healthy workers under load, and why. Alerts aren't here:
+/// theirs give 0 where all is well, unless they are.
 const UNUSUAL: [(&str, Answer, &str); 23] = [
     ("panel Blocked / A", Answer::Any, "chance has it whether a stage waits for the sink"),
     ("panel Batches that were split / A", Answer::Zero, "no pass fails"),
@@ -122,7 +122,7 @@ fn every_query_gives_data_and_every_metric_is_documented() {
     let cluster = Cluster::shared();
     cluster.create_topics("observed", 3);
     cluster.create_topics("transacted", 2);
-    let start = |topic, options: &[&str]| Worker::start(&cluster, topic, tiny_package(), options);
+    let start = |topic, options: &[&str]| Worker::start(&cluster, topic, options);
     let first = start("observed", &AT_LEAST_ONCE);
     let workers = [first.ready(), start("transacted", &EXACTLY_ONCE).ready()];
     let prometheus = Prometheus::start(&program, &workers.each_ref().map(Worker::admin));
@@ -266,8 +266,8 @@ fn rule_queries(prometheus: &Prometheus) -> Vec<Query> {
         .collect()
 }
 
-/// An alert's comparisons only filter, so that nothing would be left where all is well. Returns what gives
-/// 1 where the alert's expression gives something, and 0 where it gives nothing.
+/// An alert's comparisons only filter, so that nothing would be left where all is well. Returns
+/// what gives 1 where the alert's expression gives something, and 0 where it gives nothing.
 fn as_number(alert: &str) -> String {
     let mut text = alert.to_owned();
     for comparison in [" > ", " == "] {
@@ -307,7 +307,8 @@ fn short(value: f64) -> String {
     }
 }
 
-/// The document lists the queries that there are. Its figures are of the run that it was copied from.
+/// The document lists the queries that there are. Its figures are of the run that it was copied
+/// from.
 fn the_document_is_of_these(table: &BTreeMap<String, [String; 3]>) {
     let mut text = String::from("| query of | it | gave |\n| --- | --- | --- |\n");
     for (place, [query, gave, why]) in table {

@@ -2,11 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-
 use crate::support::kafka::Kafka;
-use crate::support::{Cluster, Worker, captions, eventually, tiny_package};
+use crate::support::{Cluster, Worker, captions, eventually};
 
 const BEFORE: usize = 5;
 const AFTER: usize = 20;
@@ -15,13 +12,7 @@ const AFTER: usize = 20;
 const FINDS_OUT: Duration = Duration::from_secs(300);
 
 fn recreate(cluster: &Cluster, topic: &str) {
-    let admin: AdminClient<DefaultClientContext> = cluster.client().create().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let deleted = runtime.block_on(admin.delete_topics(&[topic], &AdminOptions::new())).unwrap();
-    deleted.into_iter().for_each(|result| drop(result.unwrap()));
-    eventually("the topic is gone", || {
-        (!cluster.topics(topic).contains(&topic.into())).then_some(())
-    });
+    cluster.delete_topic(topic);
     cluster.create_topic(topic, 1);
 }
 
@@ -38,7 +29,7 @@ fn check(cluster: &Cluster, topic: &str) {
 fn of_a_topic_that_was_made_anew_all_is_embedded() {
     let cluster = Cluster::shared();
     cluster.create_topics("anew", 1);
-    let worker = Worker::start(&cluster, "anew", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "anew", &[]).ready();
     cluster.send("anew", &captions(BEFORE));
     cluster.await_records("anew.out", BEFORE);
     recreate(&cluster, "anew");
@@ -56,7 +47,7 @@ fn a_worker_that_hears_nothing_of_a_topic_that_was_made_anew_ends_and_says_so() 
     let mut kafka = Kafka::start();
     let cluster = Cluster { bootstrap: kafka.bootstrap().into() };
     cluster.create_topics("epochs", 1);
-    let mut worker = Worker::start(&cluster, "epochs", tiny_package(), &[]).ready();
+    let mut worker = Worker::start(&cluster, "epochs", &[]).ready();
     cluster.send("epochs", &captions(BEFORE));
     cluster.await_records("epochs.out", BEFORE);
     kafka.restart();
@@ -77,7 +68,7 @@ fn a_worker_that_hears_nothing_of_a_topic_that_was_made_anew_ends_and_says_so() 
         "{log}"
     );
 
-    let worker = Worker::start(&cluster, "epochs", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "epochs", &[]).ready();
     check(&cluster, "epochs");
     worker.stop();
 }

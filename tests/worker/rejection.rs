@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Cluster, Outgoing, Record, Worker, captions, eventually, tiny_package};
+use crate::support::{Cluster, Outgoing, Record, Worker, captions, eventually};
 
 /// A message of each bad kind, with the reason that it must be rejected for.
 fn bad_values() -> Vec<(Vec<u8>, &'static str)> {
@@ -54,7 +54,7 @@ fn each_bad_message_becomes_a_dead_letter_and_the_good_ones_come_through() {
     messages.push(Outgoing::caption("good-last", "the last"));
     cluster.send("bad", &messages);
 
-    let worker = Worker::start(&cluster, "bad", tiny_package(), &[]).ready();
+    let worker = Worker::start(&cluster, "bad", &[]).ready();
     let dead = cluster.await_records("bad.dead", bad.len());
     let good = cluster.await_records("bad.out", bad.len() + 1);
     eventually("every message is settled", || {
@@ -74,7 +74,7 @@ fn each_bad_message_becomes_a_dead_letter_and_the_good_ones_come_through() {
         let index: usize = key.strip_prefix("bad-").unwrap().parse().unwrap();
         let (value, reason) = &bad[index];
         assert!(letter.value.as_ref() == Some(value), "{key}: byte for byte");
-        assert_eq!(letter.header("__connect.errors.exception.class.name"), *reason, "{key}");
+        assert_eq!(letter.reason(), *reason, "{key}");
         assert_eq!(letter.header("__connect.errors.topic"), "bad");
         assert_eq!(letter.header("__connect.errors.partition"), "0");
         assert_eq!(letter.header("__connect.errors.offset"), (2 * index + 1).to_string());
@@ -98,12 +98,12 @@ fn without_a_dead_letter_topic_the_worker_stops_at_a_bad_message() {
         cluster.send(topic, &[good.clone(), good.clone(), bad, good]);
         let mode_option = format!("delivery.mode={mode}");
         let options = ["reject.topic=", "delivery.commit_interval=20s", &mode_option];
-        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
+        let mut worker = Worker::start(&cluster, topic, &options);
         assert_eq!(worker.wait().code(), Some(1), "{mode}");
         let log = worker.log();
         let place = format!("{topic}/0/2");
         assert!(log.contains(&place) && log.contains("reject.topic"), "{mode}: {log}");
-        assert_eq!(cluster.committed_records(&format!("{topic}.out")).len(), 2, "{mode}");
+        assert_eq!(cluster.records(&format!("{topic}.out")).len(), 2, "{mode}");
         let committed = cluster.committed(&format!("{topic}.group"), topic)[&0];
         assert_eq!(committed, 2, "{mode}: what is before the bad message is done, and no more");
     }
@@ -116,7 +116,7 @@ fn bad_messages_are_skipped_where_it_is_told_to() {
     let bad = Outgoing { value: Some(b"bad".to_vec()), ..Outgoing::default() };
     cluster.send("skips", &[bad.clone(), Outgoing::caption("k", "good"), bad]);
     let options = ["reject.topic=", "reject.on_reject=skip"];
-    let worker = Worker::start(&cluster, "skips", tiny_package(), &options).ready();
+    let worker = Worker::start(&cluster, "skips", &options).ready();
     cluster.await_records("skips.out", 1);
     eventually("both are counted", || {
         worker
@@ -127,71 +127,57 @@ fn bad_messages_are_skipped_where_it_is_told_to() {
     assert_eq!(cluster.committed("skips.group", "skips")[&0], 3);
 }
 
+/// Gives a worker ten captions and two hundred messages that it must reject, of which the breaker
+/// stops it at the fiftieth. Returns its log.
+#[track_caller]
+fn stopped_by_the_breaker(topic: &str, spoil: fn(&mut Outgoing), options: &[&str]) -> String {
+    let cluster = Cluster::shared();
+    // One partition, so in this order.
+    cluster.create_topics(topic, 1);
+    let mut messages = captions(210);
+    messages[10..].iter_mut().for_each(spoil);
+    cluster.send(topic, &messages);
+    let mut worker =
+        Worker::start(&cluster, topic, &[&["reject.breaker_run=50"], options].concat());
+    assert_eq!(worker.wait().code(), Some(1), "{topic}");
+    let log = worker.log();
+    assert!(log.contains("50 messages in a row were rejected"), "{topic}: {log}");
+    let dead = cluster.records(&format!("{topic}.dead"));
+    assert_eq!(dead.len(), 49, "{topic}: the fiftieth and what is after it stay");
+    assert_eq!(cluster.records(&format!("{topic}.out")).len(), 10, "{topic}");
+    let committed = cluster.committed(&format!("{topic}.group"), topic);
+    assert_eq!(committed[&0], 59, "{topic}: their offsets too");
+    log
+}
+
 #[test]
 fn the_breaker_stops_a_worker_that_rejects_everything_and_keeps_its_dead_letters() {
-    let cluster = Cluster::shared();
     for (topic, mode) in [("broken", "at-least-once"), ("broken-exactly", "exactly-once")] {
-        cluster.create_topics(topic, 1);
-        let bad = Outgoing { value: Some(b"no caption".to_vec()), ..Outgoing::default() };
-        let mut messages: Vec<_> = (0..10)
-            .map(|index| Outgoing::caption(&format!("good-{index}"), &format!("good {index}")))
-            .collect();
-        messages
-            .extend((0..200).map(|_| Outgoing { value: bad.value.clone(), ..Outgoing::default() }));
-        cluster.send(topic, &messages);
-        let mode_option = format!("delivery.mode={mode}");
-        let options = [mode_option.as_str(), "reject.breaker_run=50"];
-        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
-        assert_eq!(worker.wait().code(), Some(1), "{mode}");
-        let log = worker.log();
-        assert!(log.contains("50 messages in a row were rejected"), "{log}");
+        let no_caption = |message: &mut Outgoing| message.value = Some(b"no caption".to_vec());
+        let log = stopped_by_the_breaker(topic, no_caption, &[&format!("delivery.mode={mode}")]);
         assert!(log.contains("a message was rejected"), "{log}");
         assert!(log.contains(", the last at ") && log.contains("capvec dlq list"), "{log}");
-
-        let dead = cluster.committed_records(&format!("{topic}.dead"));
-        assert_eq!(dead.len(), 49, "{mode}: the fiftieth and what is after it stay");
-        assert_eq!(cluster.committed_records(&format!("{topic}.out")).len(), 10, "{mode}");
-        let committed = cluster.committed(&format!("{topic}.group"), topic);
-        assert_eq!(committed[&0], 59, "{mode}: their offsets too");
     }
 }
 
 /// Captions that turn out to be no records only where they are written.
 #[test]
 fn the_breaker_counts_what_cannot_be_written_as_it_counts_what_is_no_caption() {
-    let cluster = Cluster::shared();
     for (topic, mode) in [("keyless", "at-least-once"), ("keyless-exactly", "exactly-once")] {
-        cluster.create_topics(topic, 1);
-        let mut messages = captions(210);
-        messages[10..].iter_mut().for_each(|message| message.key = None);
-        // One partition, so in this order.
-        cluster.send(topic, &messages);
-        let mode_option = format!("delivery.mode={mode}");
         let options = [
             "output.format=json",
-            "reject.breaker_run=50",
             "delivery.commit_interval=20s",
-            &mode_option,
+            &format!("delivery.mode={mode}"),
         ];
-        let mut worker = Worker::start(&cluster, topic, tiny_package(), &options);
-        assert_eq!(worker.wait().code(), Some(1), "{mode}");
-        let log = worker.log();
-        assert!(log.contains("50 messages in a row were rejected"), "{mode}: {log}");
-        let dead = cluster.committed_records(&format!("{topic}.dead"));
-        assert_eq!(dead.len(), 49, "{mode}: the fiftieth and what is after it stay");
-        assert_eq!(cluster.committed_records(&format!("{topic}.out")).len(), 10, "{mode}");
-        let committed = cluster.committed(&format!("{topic}.group"), topic);
-        assert_eq!(committed[&0], 59, "{mode}: their offsets too");
+        stopped_by_the_breaker(topic, |message| message.key = None, &options);
     }
 }
 
-/// Has a worker settle all messages of a topic of one partition.
-fn work_off(cluster: &Cluster, topic: &str, mode: &str, messages: &[Outgoing]) {
+/// Has a worker settle all messages of a topic.
+fn work_off(cluster: &Cluster, topic: &str, options: &[&str], messages: &[Outgoing]) {
     cluster.send(topic, messages);
-    let option = format!("delivery.mode={mode}");
-    let worker = Worker::start(cluster, topic, tiny_package(), &[&option]).ready();
-    let group = cluster.observe_group(&format!("{topic}.group"), topic);
-    eventually("all are settled", || (group.settled() == messages.len()).then_some(()));
+    let worker = Worker::start(cluster, topic, options).ready();
+    cluster.await_settled(topic, messages.len());
     worker.stop();
 }
 
@@ -207,22 +193,23 @@ fn a_record_without_a_key_for_a_compacted_topic_does_not_stop_the_others() {
         let mut messages = captions(200);
         messages[50].key = None;
         messages[120] = Outgoing::default();
-        work_off(&cluster, &topic, mode, &messages);
-        let dead = cluster.committed_records(&format!("{topic}.dead"));
+        work_off(&cluster, &topic, &[&format!("delivery.mode={mode}")], &messages);
+        let dead = cluster.records(&format!("{topic}.dead"));
         let reason =
             |letter: &Record| letter.header("__connect.errors.exception.message").to_owned();
         assert_eq!(dead.len(), 2, "{mode}: {:?}", dead.first().map(reason));
         for letter in dead {
-            assert_eq!(letter.header("__connect.errors.exception.class.name"), "record_refused");
+            assert_eq!(letter.reason(), "record_refused");
             assert_eq!(letter.key, None);
         }
-        let vectors = cluster.committed_records(&format!("{topic}.out"));
+        let vectors = cluster.records(&format!("{topic}.out"));
         let keys: std::collections::BTreeSet<_> = vectors.iter().map(|v| &v.key).collect();
         assert_eq!((keys.len(), vectors.len()), (198, 198), "{mode}");
     }
 }
 
-/// Brokers refuse the whole batch that a record with such a timestamp is in, in the dead-letter topic too.
+/// Brokers refuse the whole batch that a record with such a timestamp is in, in the dead-letter
+/// topic too.
 #[test]
 fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
     for mode in ["at-least-once", "exactly-once"] {
@@ -245,8 +232,8 @@ fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
         }
         messages[120].value = None;
         messages[121].value = Some(b"no caption".to_vec());
-        work_off(&cluster, &topic, mode, &messages);
-        let mut dead = cluster.committed_records(&format!("{topic}.dead"));
+        work_off(&cluster, &topic, &[&format!("delivery.mode={mode}")], &messages);
+        let mut dead = cluster.records(&format!("{topic}.dead"));
         dead.sort_by_key(|letter| letter.key.clone());
         let letters: Vec<_> = dead
             .iter()
@@ -255,7 +242,7 @@ fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
                 // The time of the letter, since the topic doesn't take the message's.
                 let time = Duration::from_millis(letter.timestamp_ms.unwrap() as u64);
                 assert!(time >= now && time < now + Duration::from_secs(3600), "{mode}: {time:?}");
-                (key, letter.header("__connect.errors.exception.class.name").to_owned())
+                (key, letter.reason().to_owned())
             })
             .collect();
         let expected =
@@ -264,7 +251,7 @@ fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
         let sentence = dead[2].header("__connect.errors.exception.message");
         assert!(sentence.contains("message.timestamp.after.max.ms of 3600000"), "{sentence}");
         assert!(sentence.contains(&now.as_micros().to_string()), "{sentence}");
-        let vectors = cluster.committed_records(&format!("{topic}.out"));
+        let vectors = cluster.records(&format!("{topic}.out"));
         assert_eq!(vectors.len(), 197, "{mode}");
     }
 }
@@ -288,14 +275,10 @@ fn dead_letters_that_are_refused_for_their_times_together_get_the_time_of_now() 
             message.value = Some(b"no caption".to_vec());
             message.timestamp_ms = Some(ahead.as_millis() as i64);
         }
-        cluster.send(&topic, &messages);
         // So that they are in one batch.
         let options = [&format!("delivery.mode={mode}"), "kafka.librdkafka.linger.ms=300"];
-        let worker = Worker::start(&cluster, &topic, tiny_package(), &options).ready();
-        let group = cluster.observe_group(&format!("{topic}.group"), &topic);
-        eventually("all are settled", || (group.settled() == messages.len()).then_some(()));
-        worker.stop();
-        let dead = cluster.committed_records(&format!("{topic}.dead"));
+        work_off(&cluster, &topic, &options, &messages);
+        let dead = cluster.records(&format!("{topic}.dead"));
         let keys: Vec<_> = dead.iter().map(|letter| letter.key.clone()).collect();
         let expected: Vec<_> = messages[5..10].iter().map(|sent| sent.key.clone()).collect();
         assert_eq!(keys, expected, "{mode}");
@@ -303,7 +286,7 @@ fn dead_letters_that_are_refused_for_their_times_together_get_the_time_of_now() 
             let time = Duration::from_millis(letter.timestamp_ms.unwrap() as u64);
             assert!(time >= now && time < ahead, "{mode}: {time:?}");
         }
-        let vectors = cluster.committed_records(&format!("{topic}.out"));
+        let vectors = cluster.records(&format!("{topic}.out"));
         assert_eq!(vectors.len(), messages.len() - dead.len(), "{mode}");
     }
 }
@@ -326,10 +309,10 @@ fn vectors_that_the_topic_takes_one_by_one_are_no_dead_letters() {
         cluster.create_topic_with(&format!("{topic}.out"), 1, &limits);
         cluster.create_topic(&format!("{topic}.dead"), 1);
         cluster.send(topic, &captions(number));
-        let worker = Worker::start(&cluster, topic, tiny_package(), &options).ready();
+        let worker = Worker::start(&cluster, topic, &options).ready();
         let vectors = cluster.await_records(&format!("{topic}.out"), number);
         worker.stop();
         assert_eq!(vectors.len(), number, "{topic}");
-        assert_eq!(cluster.committed_records(&format!("{topic}.dead")), [], "{topic}");
+        assert_eq!(cluster.records(&format!("{topic}.dead")), [], "{topic}");
     }
 }

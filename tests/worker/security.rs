@@ -1,5 +1,5 @@
-//! TLS and SASL against a real broker that requires them: each kind of login works, and where one is
-//! refused the worker says which options to look at, and no secret.
+//! TLS and SASL against a real broker that requires them: each kind of login works, and where one
+//! is refused the worker says which options to look at, and no secret.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::support::kafka::{FOR_TESTS, Kafka, Plan, free_ports};
-use crate::support::{CAPVEC, Cluster, Outgoing, Worker, eventually, tiny_package};
+use crate::support::{CAPVEC, Cluster, Outgoing, Worker, capvec, eventually, sets, tiny_package};
 
 const PLAIN_SECRET: &str = "plain-hunter2";
 const SCRAM_SECRET: &str = "scram-hunter2";
@@ -79,7 +79,7 @@ impl Fortress {
     /// Starts a worker from a topic that exists.
     fn worker(&self, topic: &str, options: &[String]) -> Worker {
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        Worker::start(&self.cluster, topic, tiny_package(), &options)
+        Worker::start(&self.cluster, topic, &options)
     }
 
     /// Lets a worker move captions, and returns its log.
@@ -99,18 +99,8 @@ impl Fortress {
         let mut worker = self.worker(topic, &options);
         assert_eq!(worker.wait().code(), Some(1));
         let log = worker.log();
-        let mut args = vec!["check".to_owned()];
-        let topics = [
-            format!("kafka.group={topic}.group"),
-            format!("input.topic={topic}"),
-            format!("output.topic={topic}.out"),
-            format!("model.package={}", tiny_package().display()),
-            "embed.embedder=hash".into(),
-        ];
-        topics.iter().chain(&options).for_each(|set| args.extend(["--set".into(), set.clone()]));
-        let check = Command::new(CAPVEC).args(&args).output().unwrap();
-        assert_eq!(check.status.code(), Some(1));
-        let said = String::from_utf8([check.stdout, check.stderr].concat()).unwrap();
+        let (code, said) = check(topic, &options);
+        assert_eq!(code, Some(1));
         let brokers = said.lines().find(|line| line.starts_with("FAILED  brokers")).expect(&said);
         let error = log.lines().find(|line| line.contains("ERROR capvec::cli")).expect(&log);
         for secret in ["hunter2", "wrong-secret", "eyJ"] {
@@ -118,6 +108,20 @@ impl Fortress {
         }
         format!("{error}\n{brokers}")
     }
+}
+
+/// Runs `capvec check` for the topics of `topic`; returns its exit code and all that it says.
+fn check(topic: &str, options: &[String]) -> (Option<i32>, String) {
+    let own = [
+        format!("kafka.group={topic}.group"),
+        format!("input.topic={topic}"),
+        format!("output.topic={topic}.out"),
+        format!("model.package={}", tiny_package().display()),
+        "embed.embedder=hash".into(),
+    ];
+    let all: Vec<&str> = own.iter().chain(options).map(String::as_str).collect();
+    let check = capvec(&[&["check"][..], &sets(&all)].concat());
+    (check.status.code(), String::from_utf8([check.stdout, check.stderr].concat()).unwrap())
 }
 
 fn openssl(folder: &Path, args: &[&str]) {
@@ -201,7 +205,8 @@ listener.name.sasl.oauthbearer.connections.max.reauth.ms=3600000
     )
 }
 
-/// Returns a JWT without a signature that lives for so long, which Kafka's own validator for tests takes.
+/// Returns a JWT without a signature that lives for so long, which Kafka's own validator for tests
+/// takes.
 fn token(life: Duration) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let claims = serde_json::json!({
@@ -249,7 +254,7 @@ fn a_password_in_a_variable_logs_in_by_scram() {
         let mut program = Command::new(CAPVEC);
         program.arg("run").env("CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD", SCRAM_SECRET);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        Worker::launch(program, &fortress.cluster, topic, tiny_package(), &options)
+        Worker::launch(program, &fortress.cluster, topic, &options)
     });
     assert!(!log.contains(SCRAM_SECRET));
 
@@ -279,7 +284,7 @@ fn a_bearer_token_is_read_again_before_it_expires() {
     let another = token(LIFE);
     let until = SystemTime::now() + LIFE;
     fortress.file("token", &token(Duration::from_secs(3600)));
-    let seen = || fortress.cluster.committed_records("bearer.out").len();
+    let seen = || fortress.cluster.records("bearer.out").len();
     fortress.cluster.send(topic, &[Outgoing::caption("k", "with a first token")]);
     eventually("a vector", || (seen() == 1).then_some(()));
     eventually("the first tokens have expired", || (SystemTime::now() > until).then_some(()));
@@ -289,18 +294,8 @@ fn a_bearer_token_is_read_again_before_it_expires() {
     assert!(!log.contains("eyJ"), "no token is in the log");
 
     fortress.cluster.send(topic, &[Outgoing::caption("k", "for the check")]);
-    let mut args = vec!["check".to_owned()];
-    let topics = [
-        "kafka.group=bearer.group".to_owned(),
-        "input.topic=bearer".into(),
-        "output.topic=bearer.out".into(),
-        format!("model.package={}", tiny_package().display()),
-        "embed.embedder=hash".into(),
-    ];
-    topics.iter().chain(&options).for_each(|set| args.extend(["--set".into(), set.clone()]));
-    let check = Command::new(CAPVEC).args(&args).output().unwrap();
-    let said = String::from_utf8(check.stdout).unwrap();
-    assert!(check.status.success() && said.contains("a message was read"), "{said}");
+    let (code, said) = check(topic, &options);
+    assert!(code == Some(0) && said.contains("a message was read"), "{said}");
 
     // It has expired with the first ones.
     let file = fortress.file("token-expired", &another);

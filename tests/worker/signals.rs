@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::support::{Worker, captions, eventually, mock, tiny_package};
+use crate::support::{Worker, captions, eventually, mock};
 
 /// Signals within this time are one stop, as `src/shutdown.rs` has it.
 const ONE_STOP: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ fn another_signal_after_a_second_ends_a_worker_that_cannot_drain() {
         // More than it asks for: no vector is ever acknowledged.
         let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 10_000];
         mock.request_errors(RDKafkaApiKey::Produce, &refusals);
-        let mut worker = Worker::start(&cluster, "in", tiny_package(), &OPTIONS).ready();
+        let mut worker = Worker::start(&cluster, "in", &OPTIONS).ready();
         eventually("all are embedded", || {
             let embedded = worker.metric("capvec_captions_embedded_total")?;
             (embedded == CAPTIONS as f64).then_some(())

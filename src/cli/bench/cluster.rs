@@ -180,20 +180,20 @@ impl Drop for Cluster {
 }
 
 /// Looks at how much is in the topic of vectors.
-pub struct Ends {
+pub struct OutputEnds {
     consumer: BaseConsumer,
     topic: String,
 }
 
-impl Ends {
+impl OutputEnds {
     /// Makes the client.
     ///
     /// # Errors
     ///
     /// When librdkafka refuses the configuration.
-    pub fn new(config: &Config) -> anyhow::Result<Ends> {
+    pub fn new(config: &Config) -> anyhow::Result<OutputEnds> {
         let consumer = admin_properties(config).create()?;
-        Ok(Ends { consumer, topic: config.output.topic.clone() })
+        Ok(OutputEnds { consumer, topic: config.output.topic.clone() })
     }
 
     /// Returns the number of records that the topic has had.

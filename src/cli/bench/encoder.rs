@@ -201,10 +201,10 @@ fn mixes(args: &EncoderArgs, package: &Package) -> anyhow::Result<Vec<Mix>> {
     let plain = if args.captions.is_given() {
         args.captions.read(&package.tokenizer()?)?.into_iter().map(|caption| caption.ids).collect()
     } else {
-        captions::made_up(max_tokens, vocabulary, 1)?
+        captions::made_up(max_tokens, vocabulary)?
     };
-    let long = captions::with_long(&plain, max_tokens, vocabulary, 2)?;
-    let random = captions::any_length(max_tokens, vocabulary, 3)?;
+    let long = captions::with_long(&plain, max_tokens, vocabulary)?;
+    let random = captions::any_length(max_tokens, vocabulary)?;
     let mixes = [("captions", plain), ("long", long), ("random", random)];
     Ok(mixes.map(|(name, captions)| Mix { name, captions }).into())
 }
@@ -290,7 +290,7 @@ impl Comparison {
     fn new(embedder: &mut OnnxEmbedder, captions: &[Vec<u32>]) -> anyhow::Result<Comparison> {
         let limits = Limits {
             tokens_max: TOKENS_UNMEASURED,
-            captions_max: config::Batch::default().captions_max.get(),
+            captions_max: config::BatchOptions::default().captions_max.get(),
             wait_max: Duration::ZERO,
         };
         let policy = Policy::Packed(limits);

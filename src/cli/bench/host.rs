@@ -9,9 +9,9 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::captions::{Caption, CaptionArgs};
+use super::captions::{CaptionArgs, TokenizedCaption};
 use super::chart::{Chart, Scale, Series};
-use super::cluster::{Cluster, ClusterArgs, Ends};
+use super::cluster::{Cluster, ClusterArgs, OutputEnds};
 use super::feed::Feed;
 use super::process::Process;
 use super::relay::values;
@@ -101,7 +101,7 @@ struct Sample {
 struct Bench<'a> {
     args: &'a HostArgs,
     package: Package,
-    captions: Vec<Caption>,
+    captions: Vec<TokenizedCaption>,
     shutdown: Shutdown,
 }
 
@@ -209,7 +209,7 @@ impl Bench<'_> {
             arguments.push("--set".into());
             arguments.push(format!("{path}={value}"));
         }
-        let ends = Ends::new(&config)?;
+        let ends = OutputEnds::new(&config)?;
         let mut process = Process::start(&arguments, folder.path())?;
 
         // Neither the start nor the tail: the last transaction of exactly-once delivery waits for

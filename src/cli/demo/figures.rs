@@ -43,7 +43,7 @@ pub struct Snapshot {
 
 /// What happened between two moments.
 #[derive(Clone, Debug)]
-pub struct Figures {
+pub struct DemoFigures {
     /// The time between them.
     pub seconds: f64,
     /// Vectors read a second.
@@ -90,12 +90,12 @@ impl Snapshot {
     }
 
     /// Returns what happened since `earlier`.
-    pub fn since(&self, earlier: &Snapshot) -> Figures {
+    pub fn since(&self, earlier: &Snapshot) -> DemoFigures {
         let seconds = (self.at - earlier.at).as_secs_f64();
         let latencies = self.latencies.since(&earlier.latencies);
         let batches = self.batches - earlier.batches;
         let cut = CutReason::ALL.iter().zip(self.cut.iter().zip(earlier.cut));
-        Figures {
+        DemoFigures {
             seconds,
             vectors_per_second: ratio((self.vectors - earlier.vectors) as f64, seconds),
             p50_ms: latencies.quantile(0.5),

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use console::{StyledObject, Term, style};
 use indicatif::HumanCount;
 
-use super::figures::{Figures, Snapshot, show_ms};
+use super::figures::{DemoFigures, Snapshot, show_ms};
 use super::reader::{PassingDeadLetter, PassingVector, Tally};
 use crate::cli::reading::Reading;
 use crate::cli::terminal::{Panel, bar, sparkline};
 use crate::cli::{logging, tell};
-use crate::config::Log;
+use crate::config::LogOptions;
 
 /// Between two drawings.
 const DRAW_INTERVAL: Duration = Duration::from_millis(250);
@@ -93,7 +93,7 @@ impl View {
         // A log line within the panel would tear it; what matters comes back as an error. The
         // embedded broker has no data to lose, and says so often.
         let filter = if panel.is_some() { "error,librdkafka=off" } else { "info,librdkafka=error" };
-        logging::start(&Log { filter: filter.into(), ..Log::default() });
+        logging::start(&LogOptions { filter: filter.into(), ..LogOptions::default() });
         let screen = match panel {
             Some(panel) => {
                 Screen::Terminal(Canvas { panel, drawn: None, passed: None, passages: 0 })
@@ -181,7 +181,7 @@ impl Canvas {
 fn panel(
     facts: &Facts,
     now: &Snapshot,
-    figures: &Figures,
+    figures: &DemoFigures,
     per_second: &[f64],
     phase: Phase,
     width: usize,
@@ -293,7 +293,7 @@ fn describe(vector: &PassingVector) -> Vec<String> {
     vec![format!("{} {caption}", bold(format!("{lang:<7}"))), dim(figures).to_string()]
 }
 
-fn log(now: &Snapshot, figures: &Figures) {
+fn log(now: &Snapshot, figures: &DemoFigures) {
     let whole = |number: f64| number.round() as u64;
     tracing::info!(
         produced = now.produced,

@@ -18,17 +18,17 @@ pub enum Format {
 }
 
 /// Writes vectors.
-pub struct Vectors<W> {
+pub struct VectorWriter<W> {
     /// Where they go.
     pub out: W,
     format: Format,
     bytes: Vec<u8>,
 }
 
-impl<W: Write> Vectors<W> {
+impl<W: Write> VectorWriter<W> {
     /// Returns a writer that hasn't written anything, not even a header.
     pub fn new(out: W, format: Format) -> Self {
-        Vectors { out, format, bytes: Vec::new() }
+        VectorWriter { out, format, bytes: Vec::new() }
     }
 
     /// Writes vectors of `dim` numbers each.

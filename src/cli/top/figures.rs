@@ -12,7 +12,7 @@ use crate::metrics::Stage;
 /// is null, too, where it is longer than the histogram can tell; then the field `..._over_seconds`
 /// beside it has what it is over, which is null else.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Figures {
+pub(super) struct WorkerFigures {
     /// Seconds between the looks.
     pub(super) seconds: f64,
     /// The worker's version.
@@ -85,7 +85,7 @@ pub(super) struct StageFigures {
 
 /// Within which time a share of captions was through.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Quantile {
+enum Quantile {
     /// Within this.
     Within(f64),
     /// It is in the last bucket, which has a beginning and no end.
@@ -103,9 +103,9 @@ impl Quantile {
     }
 }
 
-impl Figures {
+impl WorkerFigures {
     /// Reckons what happened between two looks.
-    pub(super) fn between(then: &Look, now: &Look) -> Figures {
+    pub(super) fn between(then: &Look, now: &Look) -> WorkerFigures {
         let seconds = (now.at - then.at).as_secs_f64();
         let more = |name: &str, labels: &[(&str, &str)]| {
             (now.sum(name, labels) - then.sum(name, labels)).max(0.0)
@@ -143,7 +143,7 @@ impl Figures {
         let batches = more("capvec_batches_total", &[]);
         let (p50, p50_over) = quantile_of(0.5, end_to_end, &[]);
         let (p99, p99_over) = quantile_of(0.99, end_to_end, &[]);
-        Figures {
+        WorkerFigures {
             seconds,
             version: text("capvec_build_info", "version").unwrap_or_default(),
             model: text("capvec_model_info", "model"),
@@ -183,7 +183,7 @@ impl Figures {
     }
 }
 
-impl Figures {
+impl WorkerFigures {
     /// Returns whether no broker answers the consumer, so that nothing is known of what waits.
     /// Before the model is loaded there is no consumer, and nothing is known anyway.
     pub(super) fn is_cut_off(&self) -> bool {
@@ -256,7 +256,7 @@ mod tests {
         let at = Instant::now();
         let figures = |text: &str| {
             let text = format!("capvec_build_info{{version=\"1\"}} 1\n{text}");
-            Figures::between(
+            WorkerFigures::between(
                 &Look::parse(&text, at),
                 &Look::parse(&text, at + Duration::from_secs(1)),
             )
@@ -294,7 +294,7 @@ mod tests {
             )
         };
         let look = |count, seconds| Look::parse(&text(count), at + Duration::from_secs(seconds));
-        let figures = Figures::between(&look(0, 0), &look(9, 1));
+        let figures = WorkerFigures::between(&look(0, 0), &look(9, 1));
         let wait = &serde_json::to_value(&figures).unwrap()["stages"][1];
         assert_eq!(wait["stage"], "wait");
         assert!(wait["p99_seconds"].is_null(), "{wait}");
@@ -326,7 +326,7 @@ mod tests {
         let first = Look::parse(&text(100, 1000, 10, 1.0), then);
         let later = then + Duration::from_secs(4);
         let second = Look::parse(&text(300, 3560, 20, 5.0), later);
-        let figures = Figures::between(&first, &second);
+        let figures = WorkerFigures::between(&first, &second);
         assert_eq!(figures.captions_per_second, 50.0);
         assert_eq!(figures.batch_tokens, Some(256.0));
         assert_eq!(figures.batch_fill, Some(0.5));

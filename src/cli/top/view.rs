@@ -3,7 +3,7 @@
 use console::style;
 use indicatif::HumanCount;
 
-use super::figures::Figures;
+use super::figures::WorkerFigures;
 use super::scrape::{LookError, Target};
 use crate::cli::terminal::{bar, sparkline};
 
@@ -16,7 +16,7 @@ const SHARE_MIN: f64 = 0.005;
 /// Returns the panel's lines; the caller cuts them to the width.
 pub(super) fn panel(
     target: &Target,
-    figures: &Figures,
+    figures: &WorkerFigures,
     captions_per_second: &[f64],
     width: usize,
 ) -> Vec<String> {
@@ -106,7 +106,7 @@ pub(super) fn trouble(error: &LookError) -> String {
 }
 
 /// Returns what is to be known before everything else.
-fn cut_off(figures: &Figures) -> Option<&'static str> {
+fn cut_off(figures: &WorkerFigures) -> Option<&'static str> {
     if figures.is_cut_off() {
         return Some("no broker answers: nothing comes in, and how much waits isn't known");
     }
@@ -114,7 +114,7 @@ fn cut_off(figures: &Figures) -> Option<&'static str> {
 }
 
 /// A worker that is cut off loses its partitions, and has no lag to tell of.
-fn lag(figures: &Figures) -> String {
+fn lag(figures: &WorkerFigures) -> String {
     if figures.is_cut_off() {
         return style("not known").bold().to_string();
     }
@@ -128,7 +128,7 @@ fn lag(figures: &Figures) -> String {
     )
 }
 
-fn rejected(figures: &Figures) -> String {
+fn rejected(figures: &WorkerFigures) -> String {
     if figures.rejected.is_empty() {
         return "none".into();
     }
@@ -178,7 +178,7 @@ mod tests {
     fn panel_of(lines: &str) -> String {
         let at = Instant::now();
         let text = format!("capvec_build_info{{version=\"1\"}} 1\n{lines}");
-        let figures = Figures::between(
+        let figures = WorkerFigures::between(
             &Look::parse("", at),
             &Look::parse(&text, at + Duration::from_secs(1)),
         );
@@ -218,7 +218,7 @@ mod tests {
     fn a_worker_that_has_just_started_has_a_panel() {
         let at = Instant::now();
         let text = crate::metrics::Metrics::new().render();
-        let figures = Figures::between(
+        let figures = WorkerFigures::between(
             &Look::parse(&text, at),
             &Look::parse(&text, at + Duration::from_secs(1)),
         );

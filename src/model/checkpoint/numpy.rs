@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use super::elements;
 use super::number::{ByteOrder, Dtype, Float};
-use super::pickle::{Id, Node, Pickle};
+use super::pickle::{Node, NodeId, Pickle};
 
 /// The most dimensions that numpy allows. The limit also keeps a small `.npz` file from giving a
 /// long shape to each of many arrays.
@@ -95,7 +95,7 @@ pub(super) fn parse_dtype(name: &str) -> Option<(Dtype, Option<ByteOrder>)> {
 /// Understands the node of an array, or says what is wrong with it.
 pub(super) fn array<'a>(
     pickle: &Pickle<'a, Known>,
-    id: Id,
+    id: NodeId,
 ) -> Result<PickledArray<'a>, &'static str> {
     let (call, args) = pickle.call(id).ok_or("it is no numpy array")?;
     let (shape, dtype, column_major, bytes) = match (call.function, args) {
@@ -134,7 +134,7 @@ pub(super) fn array<'a>(
 }
 
 /// A dtype is `numpy.dtype("f4", False, True)`, and its state begins with a version and the order.
-fn read_dtype(pickle: &Pickle<'_, Known>, id: Id) -> Option<(Dtype, ByteOrder)> {
+fn read_dtype(pickle: &Pickle<'_, Known>, id: NodeId) -> Option<(Dtype, ByteOrder)> {
     let (call, args) = pickle.call(id)?;
     let (Known::Dtype, &[name, ..]) = (call.function, args) else {
         return None;
@@ -154,7 +154,7 @@ fn read_dtype(pickle: &Pickle<'_, Known>, id: Id) -> Option<(Dtype, ByteOrder)> 
     }
 }
 
-fn read_bytes<'a>(pickle: &Pickle<'a, Known>, id: Id) -> Option<PickledBytes<'a>> {
+fn read_bytes<'a>(pickle: &Pickle<'a, Known>, id: NodeId) -> Option<PickledBytes<'a>> {
     if let Node::Bytes(bytes) = pickle.node(id) {
         return Some(PickledBytes::Plain(bytes));
     }

@@ -32,7 +32,7 @@ const OPCODES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Pickle<'a, G> {
     nodes: Arena<'a, G>,
-    root: Id,
+    root: NodeId,
 }
 
 /// All nodes, each with the byte at which its opcode stands.
@@ -40,7 +40,7 @@ type Arena<'a, G> = Vec<(usize, Node<'a, G>)>;
 
 /// A node's place in the arena of its pickle.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Id(u32);
+pub(super) struct NodeId(u32);
 
 /// An object, or the recipe for one.
 #[derive(Debug)]
@@ -52,14 +52,14 @@ pub(super) enum Node<'a, G> {
     Float,
     Text(&'a str),
     Bytes(&'a [u8]),
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
+    Tuple(Vec<NodeId>),
+    List(Vec<NodeId>),
+    Dict(Vec<(NodeId, NodeId)>),
     /// A function or class of the caller's list.
     Global(G),
     Call(Call<G>),
     /// An object that the pickle leaves to its surroundings, by a description.
-    Persistent(Id),
+    Persistent(NodeId),
 }
 
 /// A call that isn't made.
@@ -67,11 +67,11 @@ pub(super) enum Node<'a, G> {
 pub(super) struct Call<G> {
     pub function: G,
     /// A tuple.
-    args: Id,
+    args: NodeId,
     /// What is handed to the new object's `__setstate__`.
-    pub state: Option<Id>,
+    pub state: Option<NodeId>,
     /// What is put into the new object by key.
-    pub items: Vec<(Id, Id)>,
+    pub items: Vec<(NodeId, NodeId)>,
 }
 
 /// Why a pickle can't be read.
@@ -103,34 +103,34 @@ impl<'a, G: Copy> Pickle<'a, G> {
         Ok(Pickle { nodes, root })
     }
 
-    pub fn root(&self) -> Id {
+    pub fn root(&self) -> NodeId {
         self.root
     }
 
-    pub fn node(&self, id: Id) -> &Node<'a, G> {
+    pub fn node(&self, id: NodeId) -> &Node<'a, G> {
         &self.nodes.get(id.0 as usize).expect("an id is only made for a node of its arena").1
     }
 
     /// Returns where the opcode stands that made a node.
-    pub fn offset(&self, id: Id) -> usize {
+    pub fn offset(&self, id: NodeId) -> usize {
         self.nodes.get(id.0 as usize).map_or(0, |node| node.0)
     }
 
-    pub fn size(&self, id: Id) -> Option<usize> {
+    pub fn size(&self, id: NodeId) -> Option<usize> {
         match self.node(id) {
             Node::Int(n) => usize::try_from(*n).ok(),
             _ => None,
         }
     }
 
-    pub fn text(&self, id: Id) -> Option<&'a str> {
+    pub fn text(&self, id: NodeId) -> Option<&'a str> {
         match self.node(id) {
             Node::Text(text) => Some(text),
             _ => None,
         }
     }
 
-    pub fn tuple(&self, id: Id) -> Option<&[Id]> {
+    pub fn tuple(&self, id: NodeId) -> Option<&[NodeId]> {
         match self.node(id) {
             Node::Tuple(items) => Some(items),
             _ => None,
@@ -138,7 +138,7 @@ impl<'a, G: Copy> Pickle<'a, G> {
     }
 
     /// Returns a call and its arguments.
-    pub fn call(&self, id: Id) -> Option<(&Call<G>, &[Id])> {
+    pub fn call(&self, id: NodeId) -> Option<(&Call<G>, &[NodeId])> {
         match self.node(id) {
             Node::Call(call) => Some((call, self.tuple(call.args)?)),
             _ => None,
@@ -146,7 +146,7 @@ impl<'a, G: Copy> Pickle<'a, G> {
     }
 
     /// Returns the sizes in a tuple of at most so many.
-    pub fn sizes(&self, id: Id, most: usize) -> Option<Vec<usize>> {
+    pub fn sizes(&self, id: NodeId, most: usize) -> Option<Vec<usize>> {
         let items = self.tuple(id).filter(|items| items.len() <= most)?;
         items.iter().map(|&item| self.size(item)).collect()
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::archive::{Archive, Entry};
 use super::input::{Input, Quoted};
 use super::number::{ByteOrder, Dtype, Float};
-use super::pickle::{Id, Node, Pickle};
+use super::pickle::{Node, NodeId, Pickle};
 use super::{Data, RANK_MAX, ReadError, TensorInfo, elements};
 
 /// The largest `data.pkl`. That of a model with 200 tensors has about 20 KB.
@@ -164,7 +164,7 @@ impl Reader<'_> {
     }
 
     /// Returns the node of a tensor's call; a parameter is a tensor in a wrapper.
-    fn tensor_call(&self, id: Id) -> Option<Id> {
+    fn tensor_call(&self, id: NodeId) -> Option<NodeId> {
         let (call, args) = self.pickle.call(id)?;
         match (call.function, args) {
             (Known::Tensor, _) => Some(id),
@@ -176,7 +176,7 @@ impl Reader<'_> {
         }
     }
 
-    fn tensor(&self, name: &str, id: Id) -> Result<TensorInfo, ReadError> {
+    fn tensor(&self, name: &str, id: NodeId) -> Result<TensorInfo, ReadError> {
         let malformed = |what: &str| self.damaged(id, &format!("tensor {}: {what}", Quoted(name)));
         let Some((_, &[storage, skip, shape, strides, ..])) = self.pickle.call(id) else {
             return Err(malformed("arguments are missing"));
@@ -227,7 +227,7 @@ impl Reader<'_> {
     }
 
     /// Takes a storage's description apart: its type, its key and how many numbers it has.
-    fn storage(&self, id: Id) -> Option<(Dtype, &str, usize)> {
+    fn storage(&self, id: NodeId) -> Option<(Dtype, &str, usize)> {
         let Node::Persistent(description) = self.pickle.node(id) else {
             return None;
         };
@@ -244,15 +244,15 @@ impl Reader<'_> {
         Some((*dtype, self.pickle.text(key)?, self.pickle.size(numbers)?))
     }
 
-    fn place(&self, id: Id) -> String {
+    fn place(&self, id: NodeId) -> String {
         format!("entry {}, byte {}", Quoted(&self.pickle_name), self.pickle.offset(id))
     }
 
-    fn damaged(&self, id: Id, reason: &str) -> ReadError {
+    fn damaged(&self, id: NodeId, reason: &str) -> ReadError {
         self.input.damaged(self.place(id), reason)
     }
 
-    fn refused(&self, id: Id, reason: &str, advice: &str) -> ReadError {
+    fn refused(&self, id: NodeId, reason: &str, advice: &str) -> ReadError {
         self.input.refused(self.place(id), format!("{reason}; {advice}"))
     }
 }

@@ -72,9 +72,10 @@ impl Builder {
         output
     }
 
-    /// The same numbers in another type.
-    pub fn cast(&mut self, name: &str, input: &str, to: DataType) -> String {
-        self.node_with("Cast", name, &[input], vec![int_attribute("to", to as i64)])
+    /// The same numbers as 32-bit floats.
+    pub fn cast_to_float(&mut self, name: &str, input: &str) -> String {
+        let attributes = vec![int_attribute("to", DataType::Float as i64)];
+        self.node_with("Cast", name, &[input], attributes)
     }
 
     /// `[tokens, in]` to `[tokens, out]`.
@@ -163,7 +164,7 @@ impl Builder {
         // A token of zeros must not divide by zero.
         let least = self.float_scalar("scalar.least", f32::MIN_POSITIVE);
         let one = self.float_scalar("scalar.float.1", 1.0);
-        let zero_point = self.uint8_scalar("scalar.zero", ZERO_POINT);
+        let zero_point = self.zero_point();
         let zero_points = self.zero_points();
 
         let sizes = self.node("Abs", &part("sizes"), &[input]);
@@ -187,7 +188,7 @@ impl Builder {
         let name = "zero_points";
         if !self.nodes.iter().any(|node| node.name == name) {
             let shape = self.node("Shape", "zero_points.shape", &["token_ids"]);
-            let zero_point = self.uint8_scalar("scalar.zero", ZERO_POINT);
+            let zero_point = self.zero_point();
             self.node("Expand", name, &[&zero_point, &shape]);
         }
         name.into()
@@ -234,8 +235,8 @@ impl Builder {
         self.constant(name, &[], DataType::Float, value.to_le_bytes().to_vec())
     }
 
-    fn uint8_scalar(&mut self, name: &str, value: u8) -> String {
-        self.constant(name, &[], DataType::Uint8, vec![value])
+    fn zero_point(&mut self) -> String {
+        self.constant("scalar.zero", &[], DataType::Uint8, vec![ZERO_POINT])
     }
 
     fn constant(

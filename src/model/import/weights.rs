@@ -71,7 +71,7 @@ pub fn check_weights(
 }
 
 /// Which side of the copy failed.
-pub enum Fault {
+pub enum CopyFault {
     /// The checkpoint can't be read.
     Read(ReadError),
     /// The package can't be written.
@@ -85,31 +85,31 @@ pub fn fill(
     prefix: &str,
     head: &Head,
     sink: &mut dyn FnMut(&[f32]) -> io::Result<()>,
-) -> Result<(), Fault> {
+) -> Result<(), CopyFault> {
     let full = |name: &str| stored_name(checkpoint, prefix, name);
     match &weight.source {
         WeightSource::Stacked(names) => {
             for name in names {
-                checkpoint.stream(&full(name), sink).map_err(Fault::Read)?;
+                checkpoint.stream(&full(name), sink).map_err(CopyFault::Read)?;
             }
             Ok(())
         }
         WeightSource::Positions { positions, token_types: None } => {
-            checkpoint.stream(&full(positions), sink).map_err(Fault::Read)
+            checkpoint.stream(&full(positions), sink).map_err(CopyFault::Read)
         }
         WeightSource::Positions { positions, token_types: Some(token_types) } => {
-            let types = checkpoint.read(&full(token_types)).map_err(Fault::Read)?;
-            let mut numbers = checkpoint.read(&full(positions)).map_err(Fault::Read)?;
+            let types = checkpoint.read(&full(token_types)).map_err(CopyFault::Read)?;
+            let mut numbers = checkpoint.read(&full(positions)).map_err(CopyFault::Read)?;
             let hidden = weight.shape[1];
             for row in numbers.chunks_exact_mut(hidden) {
                 for (number, of_type) in row.iter_mut().zip(&types[..hidden]) {
                     *number += of_type;
                 }
             }
-            sink(&numbers).map_err(Fault::Write)
+            sink(&numbers).map_err(CopyFault::Write)
         }
-        WeightSource::HeadWeight => sink(&head.weight).map_err(Fault::Write),
-        WeightSource::HeadBias => sink(&head.bias).map_err(Fault::Write),
+        WeightSource::HeadWeight => sink(&head.weight).map_err(CopyFault::Write),
+        WeightSource::HeadBias => sink(&head.bias).map_err(CopyFault::Write),
     }
 }
 

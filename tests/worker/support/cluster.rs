@@ -52,6 +52,12 @@ impl Record {
         std::str::from_utf8(value.as_deref().expect("the header has a value")).unwrap()
     }
 
+    /// Returns the reason that a dead letter gives.
+    #[track_caller]
+    pub fn reason(&self) -> &str {
+        self.header("__connect.errors.exception.class.name")
+    }
+
     /// Returns the vector of a record in the native format.
     #[track_caller]
     pub fn vector(&self) -> Vec<f32> {
@@ -119,6 +125,11 @@ impl Cluster {
         config
     }
 
+    /// Returns a client that makes and deletes.
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().unwrap()
+    }
+
     /// Makes a topic and waits until it can be used.
     pub fn create_topic(&self, topic: &str, partitions: i32) {
         self.create_topic_with(topic, partitions, &[]);
@@ -126,7 +137,7 @@ impl Cluster {
 
     /// Makes a topic with options of its own, and waits until it can be used.
     pub fn create_topic_with(&self, topic: &str, partitions: i32, options: &[(&str, &str)]) {
-        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let admin = self.admin();
         let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         let new = options.iter().fold(new, |new, (key, value)| new.set(key, value));
         done(admin.create_topics([&new], &AdminOptions::new()));
@@ -140,9 +151,16 @@ impl Cluster {
 
     /// Gives a topic more partitions.
     pub fn add_partitions(&self, topic: &str, partitions: usize) {
-        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         let more = NewPartitions::new(topic, partitions);
-        done(admin.create_partitions([&more], &AdminOptions::new()));
+        done(self.admin().create_partitions([&more], &AdminOptions::new()));
+    }
+
+    /// Deletes a topic and waits until it is gone.
+    pub fn delete_topic(&self, topic: &str) {
+        done(self.admin().delete_topics(&[topic], &AdminOptions::new()));
+        eventually("the topic is gone", || {
+            (!self.topics(topic).contains(&topic.into())).then_some(())
+        });
     }
 
     /// Makes the topics `name`, `name.out` and `name.dead`.
@@ -197,9 +215,14 @@ impl Cluster {
         Observer::new(self.client().set("group.id", group), topic)
     }
 
-    /// Returns the number of messages in a topic, by its partitions' ends.
+    /// Returns the ends of a topic's partitions.
     pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
         self.observe(topic).ends()
+    }
+
+    /// Returns the number of records in a topic, by its partitions' ends.
+    pub fn count(&self, topic: &str) -> usize {
+        self.observe(topic).records()
     }
 
     /// Returns the topics whose names begin so.
@@ -210,33 +233,8 @@ impl Cluster {
         names.filter(|name| name.starts_with(prefix)).collect()
     }
 
-    /// Returns everything in a topic, in the order of each partition.
-    pub fn records(&self, topic: &str) -> Vec<Record> {
-        let ends = self.ends(topic);
-        let consumer: BaseConsumer = self
-            .client()
-            .set("group.id", "reader")
-            .set("enable.auto.commit", "false")
-            .create()
-            .unwrap();
-        let mut from = TopicPartitionList::new();
-        for &partition in ends.keys() {
-            from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-        }
-        consumer.assign(&from).unwrap();
-        let mut left: i64 = ends.values().sum();
-        let mut records = Vec::new();
-        while left > 0 {
-            let message = eventually("the next record", || consumer.poll(PATIENCE)).unwrap();
-            records.push(Record::of(&message));
-            left -= 1;
-        }
-        records.sort_by_key(|r| (r.partition, r.offset));
-        records
-    }
-
     /// Returns what a reader of committed records sees in a topic, in the order of each partition.
-    pub fn committed_records(&self, topic: &str) -> Vec<Record> {
+    pub fn records(&self, topic: &str) -> Vec<Record> {
         let consumer: BaseConsumer = self
             .client()
             .set("group.id", "reader")
@@ -277,6 +275,15 @@ impl Cluster {
             (observer.records() >= number).then_some(())
         });
         self.records(topic)
+    }
+
+    /// Waits until the offsets of a worker's group cover this number of messages, and no other.
+    #[track_caller]
+    pub fn await_settled(&self, topic: &str, number: usize) {
+        let group = self.observe_group(&format!("{topic}.group"), topic);
+        eventually(&format!("{number} messages of {topic} are settled"), || {
+            (group.settled() == number).then_some(())
+        });
     }
 
     /// Returns the offsets that a group has committed, by partition; -1 where there is none.

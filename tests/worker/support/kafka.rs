@@ -10,8 +10,8 @@
 //!
 //! # Invariants
 //!
-//! - No JVM outlives the test process, however that ends: see [`Guard`]. Rust drops no statics, and a process killed
-//!   from outside drops nothing at all.
+//! - No JVM outlives the test process, however that ends: see [`Guard`]. Rust drops no statics, and
+//!   a process killed from outside drops nothing at all.
 //! - Ports and data stay the same for the life of a [`Kafka`], through [`Kafka::restart`] and
 //!   [`Kafka::kill`].
 //!

@@ -28,8 +28,8 @@ pub use mocking::mock;
 pub use package::{
     beside, cosine, package_of, relative_error, tiny_package, tokenizer_of, unpacked,
 };
-pub use program::{CAPVEC, capvec, capvec_fails, capvec_ok, text};
-pub use running::{Running, value_of};
+pub use program::{CAPVEC, capvec, capvec_fails, capvec_ok, sets, text};
+pub use running::{Running, value_of, why_not};
 pub use worker::{Worker, http_get, metric};
 
 /// How long a test waits for what must come: long, for a slow machine; a test that passes never

@@ -11,6 +11,11 @@ pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// Options, each `section.key=value`, as arguments.
+pub fn sets<'a>(options: &[&'a str]) -> Vec<&'a str> {
+    options.iter().flat_map(|option| ["--set", option]).collect()
+}
+
 /// Runs the program and returns its output.
 #[track_caller]
 pub fn capvec(args: &[&str]) -> Output {

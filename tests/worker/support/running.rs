@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use capvec::config::Config;
+use capvec::embed::Embedder;
+use capvec::embed::hash::HashEmbedder;
+use capvec::embed::load::Embedders;
 use capvec::metrics::Metrics;
 use capvec::pipeline::{self, Worker};
 use capvec::shutdown::Shutdown;
 
 use super::eventually;
+use super::worker::value_in;
 
 /// How long a worker may take to end whose test has failed: it may stand still, which is why.
 const LEFT_MAX: Duration = Duration::from_secs(10);
@@ -26,12 +30,23 @@ impl Running {
     pub fn start(config: &Config) -> Running {
         let shutdown = Shutdown::default();
         let worker = pipeline::start(config, &shutdown).unwrap();
-        Running::of(worker, shutdown)
+        Running { worker: Some(worker), shutdown }
     }
 
-    /// Takes a worker that was started with this word.
-    pub fn of(worker: Worker, shutdown: Shutdown) -> Running {
-        Running { worker: Some(worker), shutdown }
+    /// Starts a worker with an embedder that the test makes around the hash embedder, and with
+    /// batches of at most so many tokens.
+    #[track_caller]
+    pub fn start_with<E: Embedder + 'static>(
+        config: &Config,
+        embedder: impl FnOnce(HashEmbedder) -> E,
+        tokens_max: usize,
+    ) -> Running {
+        let shutdown = Shutdown::default();
+        let worker = pipeline::start_with(config, &shutdown, |_, package| {
+            let hash = HashEmbedder::new(package.manifest.network.dim);
+            Ok(Embedders::without_runtime(Box::new(embedder(hash)), tokens_max))
+        });
+        Running { worker: Some(worker.unwrap()), shutdown }
     }
 
     /// Returns where its admin endpoints are.
@@ -107,10 +122,17 @@ impl Drop for Running {
     }
 }
 
+/// Returns why a worker didn't start.
+#[track_caller]
+pub fn why_not(started: anyhow::Result<Worker>) -> String {
+    match started {
+        Ok(_) => panic!("it started"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
 /// Returns the value of a metric's series, written as in the text format.
 #[track_caller]
 pub fn value_of(metrics: &Metrics, series: &str) -> f64 {
-    let text = metrics.render();
-    let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|r| r.starts_with(' ')));
-    line.unwrap_or_else(|| panic!("no {series}")).rsplit_once(' ').unwrap().1.parse().unwrap()
+    value_in(&metrics.render(), series).unwrap_or_else(|| panic!("no {series}"))
 }

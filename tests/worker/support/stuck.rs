@@ -7,10 +7,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use capvec::batch::packing::TokenBatch;
 use capvec::config::Config;
 use capvec::embed::hash::HashEmbedder;
-use capvec::embed::load::Embedders;
 use capvec::embed::{EmbedError, Embedder};
-use capvec::pipeline;
-use capvec::shutdown::Shutdown;
+
+use super::Running;
 
 /// Holds an embedder up while it is closed.
 #[derive(Default)]
@@ -62,14 +61,10 @@ impl Embedder for Stuck {
     }
 }
 
-/// Starts a worker in this process whose embedder it is; the gate is open.
-pub fn start(config: &Config, shutdown: &Shutdown) -> (pipeline::Worker, Arc<Gate>) {
+/// Starts a worker in this process whose embedder it is; the gate is open. All fit into one batch.
+#[track_caller]
+pub fn start(config: &Config) -> (Running, Arc<Gate>) {
     let gate = Arc::<Gate>::default();
-    let worker = pipeline::start_with(config, shutdown, |_, package| {
-        let inner = HashEmbedder::new(package.manifest.network.dim);
-        let stuck = Stuck { inner, gate: Arc::clone(&gate) };
-        // All fit into one batch.
-        Ok(Embedders::without_runtime(Box::new(stuck), 8192))
-    });
-    (worker.unwrap(), gate)
+    let stuck = |inner| Stuck { inner, gate: Arc::clone(&gate) };
+    (Running::start_with(config, stuck, 8192), gate)
 }

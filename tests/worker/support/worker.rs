@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::{CAPVEC, Cluster, eventually};
+use super::{CAPVEC, Cluster, eventually, tiny_package};
 
 /// A worker process.
 pub struct Worker {
@@ -19,12 +19,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts `capvec run` from `topic` to `topic.out`, rejections to `topic.dead`, with the hash
-    /// embedder; `options` come over that, as `section.key=value`.
-    pub fn start(cluster: &Cluster, topic: &str, package: &Path, options: &[&str]) -> Worker {
+    /// Starts `capvec run` from `topic` to `topic.out`, rejections to `topic.dead`, with the tiny
+    /// package and the hash embedder; `options` come over that, as `section.key=value`.
+    pub fn start(cluster: &Cluster, topic: &str, options: &[&str]) -> Worker {
         let mut program = Command::new(CAPVEC);
         program.arg("run");
-        Worker::launch(program, cluster, topic, package, options)
+        Worker::launch(program, cluster, topic, options)
     }
 
     /// As [`Worker::start`], with a program that takes the options of `capvec run`.
@@ -35,7 +35,6 @@ impl Worker {
         mut command: Command,
         cluster: &Cluster,
         topic: &str,
-        package: &Path,
         options: &[&str],
     ) -> Worker {
         let folder = tempfile::tempdir().unwrap();
@@ -63,7 +62,7 @@ impl Worker {
             filter = "debug"
             "#,
             bootstrap = cluster.bootstrap,
-            package = package.display(),
+            package = tiny_package().display(),
         );
         std::fs::write(&config, text).unwrap();
         let log = folder.path().join("log");
@@ -190,10 +189,13 @@ impl Drop for Worker {
 /// Returns the value of a metric's series at an admin address.
 pub fn metric(admin: &str, series: &str) -> Option<f64> {
     let (_, text) = http_get(admin, "/metrics")?;
-    let line = text
-        .lines()
-        .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
-    line.rsplit_once(' ')?.1.parse().ok()
+    value_in(&text, series)
+}
+
+/// Returns the value of a series in the text format.
+pub fn value_in(metrics: &str, series: &str) -> Option<f64> {
+    let of_series = |line: &&str| line.strip_prefix(series).is_some_and(|r| r.starts_with(' '));
+    metrics.lines().find(of_series)?.rsplit_once(' ')?.1.parse().ok()
 }
 
 /// One HTTP GET.

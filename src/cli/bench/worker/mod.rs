@@ -5,7 +5,7 @@
 //! captions are due by a schedule that is fixed beforehand, and a caption's latency counts from
 //! when it was due.
 
-mod measured;
+mod measurements;
 mod passes;
 mod reader;
 mod report;
@@ -18,7 +18,7 @@ use anyhow::ensure;
 use clap::{Args, ValueEnum};
 
 use super::arrivals::{self, Span, schedule};
-use super::captions::{Caption, CaptionArgs, with_long_texts};
+use super::captions::{CaptionArgs, TokenizedCaption, with_long_texts};
 use super::cluster::{Cluster, ClusterArgs};
 use super::offline::{self, Policy, Work};
 use super::report::ReportArgs;
@@ -29,7 +29,7 @@ use crate::embed::Embedder;
 use crate::embed::load::{OnDevice, load};
 use crate::model::package::Package;
 use crate::shutdown::Shutdown;
-use measured::{LoadRuns, Measured};
+use measurements::{LoadRuns, Measurements};
 use passes::Passes;
 use report::WorkerReport;
 use rig::{Embedding, Rig};
@@ -100,9 +100,9 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     let tokenizer = package.tokenizer()?;
     let captions = args.captions.read(&tokenizer)?;
     let count = captions.len().max(CAPTIONS_MIN);
-    let captions: Vec<Caption> = captions.into_iter().cycle().take(count).collect();
+    let captions: Vec<TokenizedCaption> = captions.into_iter().cycle().take(count).collect();
     let long = match args.wants(&[Scenario::Long]) {
-        true => with_long_texts(&captions, &tokenizer, max_tokens, 1)?,
+        true => with_long_texts(&captions, &tokenizer, max_tokens)?,
         false => Vec::new(),
     };
 
@@ -167,8 +167,8 @@ struct Bench<'a> {
     rig: Rig,
     embedders: Vec<OnDevice>,
     limits: Limits,
-    captions: Vec<Caption>,
-    long: Vec<Caption>,
+    captions: Vec<TokenizedCaption>,
+    long: Vec<TokenizedCaption>,
     ids: Vec<Vec<u32>>,
 }
 
@@ -178,8 +178,8 @@ impl<'a> Bench<'a> {
         mut config: Config,
         rig: Rig,
         package: &Package,
-        captions: Vec<Caption>,
-        long: Vec<Caption>,
+        captions: Vec<TokenizedCaption>,
+        long: Vec<TokenizedCaption>,
     ) -> anyhow::Result<Bench<'a>> {
         // As the worker has it, which may have been measured at its start.
         let Embedding { sessions, threads, tokens_max } = rig.embedding();
@@ -195,7 +195,7 @@ impl<'a> Bench<'a> {
         Ok(bench)
     }
 
-    fn measure(&mut self) -> anyhow::Result<Measured> {
+    fn measure(&mut self) -> anyhow::Result<Measurements> {
         let args = self.args;
         let repeats = args.report.repeats();
         let needs_rate = [Scenario::Closed, Scenario::Open, Scenario::Bursts, Scenario::Step];
@@ -205,7 +205,7 @@ impl<'a> Bench<'a> {
             + args.loads(0.0).len()
             + 2 * usize::from(long);
         let mut steps = Steps::new(of_repeat as u64 * u64::from(repeats));
-        let mut measured = Measured::default();
+        let mut measured = Measurements::default();
         let first = self.embedders[0].embedder.as_mut();
         measured.passes = Passes::measure(first, &self.ids)?;
 
@@ -244,7 +244,7 @@ impl<'a> Bench<'a> {
         Ok(measured)
     }
 
-    fn report(&self, measured: Measured, package: &Package) -> WorkerReport {
+    fn report(&self, measured: Measurements, package: &Package) -> WorkerReport {
         let (args, embedding) = (self.args, self.rig.embedding());
         WorkerReport {
             bench: "worker",

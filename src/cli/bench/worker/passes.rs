@@ -23,10 +23,10 @@ const MIDDLE: f64 = 0.5;
 
 /// The passes of the lengths that were measured, the shortest first.
 #[derive(Default)]
-pub struct Passes(Vec<Pass>);
+pub struct Passes(Vec<PassTimes>);
 
 /// Of one length.
-struct Pass {
+struct PassTimes {
     tokens: usize,
     is_middle: bool,
     /// One right after another.
@@ -51,7 +51,7 @@ impl Passes {
     ) -> Result<Passes, EmbedError> {
         let mut by_length: Vec<&Vec<u32>> = captions.iter().collect();
         by_length.sort_by_key(|ids| ids.len());
-        let mut passes: Vec<Pass> = Vec::new();
+        let mut passes: Vec<PassTimes> = Vec::new();
         for quantile in QUANTILES {
             let ids = by_length[((by_length.len() - 1) as f64 * quantile) as usize];
             let is_middle = quantile == MIDDLE;
@@ -75,7 +75,7 @@ impl Passes {
             };
             let hot_ms = times(RUNS, Duration::ZERO)?;
             let rested_ms = times(RESTED_RUNS, REST)?;
-            passes.push(Pass { tokens: ids.len(), is_middle, hot_ms, rested_ms });
+            passes.push(PassTimes { tokens: ids.len(), is_middle, hot_ms, rested_ms });
         }
         Ok(Passes(passes))
     }
@@ -114,7 +114,7 @@ mod tests {
 
     fn passes(of: &[(usize, f64)]) -> Passes {
         let spread = |median| Spread { median, min: median, max: median };
-        let pass = |&(tokens, ms): &(usize, f64)| Pass {
+        let pass = |&(tokens, ms): &(usize, f64)| PassTimes {
             tokens,
             is_middle: false,
             hot_ms: spread(ms),

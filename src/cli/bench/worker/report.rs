@@ -23,8 +23,8 @@ pub struct WorkerReport {
     pub seconds: f64,
     /// One forward pass of a caption of the median length, with nothing beside it.
     pub alone: Alone,
-    pub closed: Option<Closed>,
-    pub loads: Vec<Load>,
+    pub closed: Option<ClosedLoop>,
+    pub loads: Vec<OpenLoad>,
     pub long: Option<Long>,
 }
 
@@ -48,7 +48,7 @@ pub struct Throughput {
 
 /// The closed loop, and the network without Kafka beside it.
 #[derive(Debug, Serialize)]
-pub struct Closed {
+pub struct ClosedLoop {
     pub worker: Throughput,
     /// The share of the time for which a device had a pass under way.
     pub duty_cycle: Spread,
@@ -69,7 +69,7 @@ pub struct Offline {
 
 /// An open load.
 #[derive(Debug, Serialize)]
-pub struct Load {
+pub struct OpenLoad {
     pub name: String,
     /// Of the closed loop's rate, on average.
     pub load: f64,
@@ -120,7 +120,7 @@ impl WorkerReport {
                 self.alone.rested_milliseconds.median
             ),
         ];
-        parts.extend(self.closed.as_ref().map(Closed::text));
+        parts.extend(self.closed.as_ref().map(ClosedLoop::text));
         if !self.loads.is_empty() {
             parts.push(self.loads_text());
         }
@@ -155,7 +155,7 @@ impl WorkerReport {
 
     /// Returns the latencies by load; without those, the throughput by run.
     pub fn chart(&self) -> Chart {
-        let steady: Vec<&Load> =
+        let steady: Vec<&OpenLoad> =
             self.loads.iter().filter(|load| load.name.starts_with("steady")).collect();
         if let (true, Some(closed)) = (steady.is_empty(), &self.closed) {
             return closed.chart(&self.model);
@@ -178,7 +178,7 @@ impl WorkerReport {
     }
 }
 
-impl Closed {
+impl ClosedLoop {
     fn text(&self) -> String {
         let mut table = Table::new(&["closed loop", "captions/s", "tokens/s", "worker over it"]);
         row(&mut table, "worker", &self.worker, String::new());

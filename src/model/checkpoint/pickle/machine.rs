@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::super::input::Quoted;
-use super::{Arena, Call, Id, Node, OPCODES_MAX, PickleError, PickleFault};
+use super::{Arena, Call, Node, NodeId, OPCODES_MAX, PickleError, PickleFault};
 
 /// The longest name of a module or function. The longest on any list has about 30 bytes.
 const GLOBAL_BYTES_MAX: usize = 256;
@@ -18,10 +18,10 @@ pub(super) struct Machine<'a, 'k, G> {
     /// The byte with the current opcode.
     opcode_at: usize,
     nodes: Arena<'a, G>,
-    stack: Vec<Id>,
+    stack: Vec<NodeId>,
     /// Heights of the stack.
     marks: Vec<usize>,
-    memo: HashMap<u32, Id>,
+    memo: HashMap<u32, NodeId>,
     known: &'k dyn Fn(&str, &str) -> Option<G>,
 }
 
@@ -42,7 +42,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
     }
 
     /// Runs to the end of the pickle, and returns all nodes and the one that is its object.
-    pub fn run(mut self) -> Step<(Arena<'a, G>, Id)> {
+    pub fn run(mut self) -> Step<(Arena<'a, G>, NodeId)> {
         if self.data.first() != Some(&0x80) {
             return Err(self.refused("it is no pickle of protocol 2 to 5"));
         }
@@ -57,7 +57,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
         Err(self.refused("more objects than any weights file has"))
     }
 
-    fn stop(mut self) -> Step<(Arena<'a, G>, Id)> {
+    fn stop(mut self) -> Step<(Arena<'a, G>, NodeId)> {
         let root = self.pop()?;
         if !self.stack.is_empty() || !self.marks.is_empty() {
             return Err(self.damaged("the end comes while objects are unfinished"));
@@ -279,26 +279,26 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
 
     fn push(&mut self, node: Node<'a, G>) -> Step<()> {
         // Never more than `OPCODES_MAX`: each opcode pushes at most one node.
-        let id = Id(self.nodes.len() as u32);
+        let id = NodeId(self.nodes.len() as u32);
         self.nodes.push((self.opcode_at, node));
         self.stack.push(id);
         Ok(())
     }
 
-    fn top(&self) -> Step<Id> {
+    fn top(&self) -> Step<NodeId> {
         match self.stack.last() {
             Some(&id) if self.stack.len() > self.marks.last().copied().unwrap_or(0) => Ok(id),
             _ => Err(self.damaged("an object is missing on the stack")),
         }
     }
 
-    fn pop(&mut self) -> Step<Id> {
+    fn pop(&mut self) -> Step<NodeId> {
         let id = self.top()?;
         self.stack.pop();
         Ok(id)
     }
 
-    fn pop_to_mark(&mut self) -> Step<Vec<Id>> {
+    fn pop_to_mark(&mut self) -> Step<Vec<NodeId>> {
         let Some(height) = self.marks.pop() else {
             return Err(self.damaged("a mark is missing on the stack"));
         };
@@ -307,7 +307,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
         Ok(items)
     }
 
-    fn get(&self, id: Id) -> Option<&Node<'a, G>> {
+    fn get(&self, id: NodeId) -> Option<&Node<'a, G>> {
         self.nodes.get(id.0 as usize).map(|node| &node.1)
     }
 
@@ -334,7 +334,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
 
     // --- objects ---
 
-    fn append(&mut self, mut items: Vec<Id>) -> Step<()> {
+    fn append(&mut self, mut items: Vec<NodeId>) -> Step<()> {
         let Some(Node::List(list)) = self.top_mut()? else {
             return Err(self.damaged("something is appended to what is no list"));
         };
@@ -342,7 +342,7 @@ impl<'a, 'k, G: Copy> Machine<'a, 'k, G> {
         Ok(())
     }
 
-    fn set_items(&mut self, items: &[Id]) -> Step<()> {
+    fn set_items(&mut self, items: &[NodeId]) -> Step<()> {
         let (pairs, []) = items.as_chunks::<2>() else {
             return Err(self.damaged("a key without a value"));
         };

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use super::STEP_LOADS;
 use super::passes::Passes;
-use super::report::{Closed, Load, Long, Offline, Throughput};
+use super::report::{ClosedLoop, Long, Offline, OpenLoad, Throughput};
 use super::rig::{Latency, Rate};
-use crate::cli::bench::captions::Caption;
+use crate::cli::bench::captions::TokenizedCaption;
 use crate::cli::bench::offline::Work;
 use crate::cli::bench::stats::Latencies;
 use crate::cli::spread::Spread;
 
 /// All measurements, in the order of the repeats.
 #[derive(Default)]
-pub struct Measured {
+pub struct Measurements {
     /// Captions that went through the network alone.
     pub passes: Passes,
     /// The worker's closed loop.
@@ -42,7 +42,7 @@ pub struct LoadRuns {
     pub runs: Vec<Vec<Latency>>,
 }
 
-impl Measured {
+impl Measurements {
     /// Returns the worker's captions a second in the closed loop, or 0 where it wasn't measured.
     pub fn rate(&self) -> f64 {
         match self.worker.is_empty() {
@@ -52,7 +52,7 @@ impl Measured {
     }
 
     /// Sums up the closed loop, where it was measured.
-    pub fn closed(&self) -> Option<Closed> {
+    pub fn closed(&self) -> Option<ClosedLoop> {
         let ratio = |offline: &[Work]| {
             let pairs = self.worker.iter().zip(offline);
             Spread::of(pairs.map(|(w, o)| w.captions_per_second / o.captions_per_second()))
@@ -65,7 +65,7 @@ impl Measured {
             worker_over_padded: ratio(&self.padded),
         });
         let cores: Option<Vec<f64>> = self.worker.iter().map(|rate| rate.cpu_cores).collect();
-        (!self.worker.is_empty()).then(|| Closed {
+        (!self.worker.is_empty()).then(|| ClosedLoop {
             worker: of_rates(&self.worker),
             duty_cycle: Spread::of(self.worker.iter().map(|rate| rate.duty_cycle)),
             cpu_cores: cores.map(Spread::of),
@@ -74,7 +74,7 @@ impl Measured {
     }
 
     /// Sums up the open loads, each of this length.
-    pub fn loads(&self, length: Duration) -> Vec<Load> {
+    pub fn loads(&self, length: Duration) -> Vec<OpenLoad> {
         let rate = self.rate();
         let mut loads = Vec::new();
         for LoadRuns { name, load, is_step, runs } in &self.loads {
@@ -93,7 +93,7 @@ impl Measured {
         loads
     }
 
-    fn of_latencies(&self, name: String, load: f64, rate: f64, runs: &[Vec<Latency>]) -> Load {
+    fn of_latencies(&self, name: String, load: f64, rate: f64, runs: &[Vec<Latency>]) -> OpenLoad {
         let received = |run: &Vec<Latency>| Latencies::of(run.iter().map(|l| l.received_ms));
         let between =
             |run: &Vec<Latency>| Latencies::of(run.iter().filter_map(|l| l.broker_to_broker_ms));
@@ -107,7 +107,7 @@ impl Measured {
         let medians = |of: &dyn Fn(&Vec<Latency>) -> Latencies| {
             Latencies::median_of(&runs.iter().map(of).collect::<Vec<_>>())
         };
-        Load {
+        OpenLoad {
             name,
             load,
             captions_per_second: load * rate,
@@ -119,7 +119,7 @@ impl Measured {
     }
 
     /// Sums up the mix with long captions, where it was measured.
-    pub fn long(&self, plain: &[Caption], long: &[Caption]) -> Option<Long> {
+    pub fn long(&self, plain: &[TokenizedCaption], long: &[TokenizedCaption]) -> Option<Long> {
         let ratio = |of: fn(&Rate) -> f64| {
             Spread::of(self.long.iter().zip(&self.plain).map(|(long, plain)| of(long) / of(plain)))
         };
@@ -134,7 +134,7 @@ impl Measured {
     }
 }
 
-fn mean_tokens(captions: &[Caption]) -> f64 {
+fn mean_tokens(captions: &[TokenizedCaption]) -> f64 {
     let tokens: usize = captions.iter().map(|caption| caption.ids.len()).sum();
     tokens as f64 / captions.len().max(1) as f64
 }
@@ -180,7 +180,7 @@ mod tests {
         }
     }
 
-    fn measured() -> Measured {
+    fn measured() -> Measurements {
         let run = |ms: f64| vec![latency(100, ms), latency(900, 10.0 * ms)];
         let load = |name: &str, is_step| LoadRuns {
             name: name.into(),
@@ -188,11 +188,11 @@ mod tests {
             is_step,
             runs: vec![run(1.0), run(2.0), run(9.0)],
         };
-        Measured {
+        Measurements {
             passes: Passes::measure(&mut HashEmbedder::new(4), &[vec![7; 9]]).unwrap(),
             worker: vec![rate(90.0), rate(100.0), rate(120.0)],
             loads: vec![load("steady 50 %", false), load("step", true)],
-            ..Measured::default()
+            ..Measurements::default()
         }
     }
 
