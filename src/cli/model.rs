@@ -56,7 +56,7 @@ pub struct ImportArgs {
     head: PathBuf,
     #[command(flatten)]
     out: OutArgs,
-    /// A name for people; the folder's by default.
+    /// A name for people; by default that of the checkpoint's folder.
     #[arg(long)]
     name: Option<String>,
     /// Longest caption in tokens, [CLS] and [SEP] included [default: 128].

@@ -91,8 +91,8 @@ pub enum SinkError {
     },
     /// Rejections aren't single bad messages any more.
     #[error(
-        "{tripped}, the last at {last}; `capvec dlq list` shows the dead letters: correct the cause, and \
-         start again; what came after keeps its offset"
+        "{tripped}, the last at {last}; it and what came after keep their offsets: correct the cause, and \
+         start again (`capvec dlq list` shows those before, where reject.topic is set)"
     )]
     Breaker {
         /// What there were too many of.

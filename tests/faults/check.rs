@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::feed::{Fate, Place, Sent, Truth};
+use crate::feed::{Fate, Place, Sent, Truth, is_placed, unplaced};
 
 /// A record of an output topic, as far as the checker looks at it.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Seen {
     pub proven: bool,
 }
 
-/// What the checker found. All but the first three and the last are 0 for a perfect delivery.
+/// What the checker found. All but the first three and the last two are 0 for a perfect delivery.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdict {
     /// Messages that were acknowledged to the producer.
@@ -28,7 +28,7 @@ pub struct Verdict {
     /// Records in the dead-letter topic.
     pub letters: usize,
     /// Messages of which nothing came out.
-    pub lost: usize,
+    pub lost: Vec<Place>,
     /// Records beyond the first of a message.
     pub repeated: usize,
     /// Records with another content, another key or in the other topic than their message's must
@@ -44,27 +44,36 @@ pub struct Verdict {
     /// Messages that the sender's client wrote once more than it was told of; each is a message
     /// like any other.
     pub written_twice: usize,
+    /// Messages that were acknowledged to the sender without a place, and lie nowhere.
+    pub nowhere: usize,
 }
 
-/// Adds the input's records beyond those that were acknowledged, by place and value, that are one
-/// of those again, and returns how many there are.
+/// Makes what was acknowledged what lies in the input, by the input's records beyond the places
+/// that were told. Returns how many messages lie there twice, and how many nowhere.
 ///
 /// librdkafka's idempotent producer can write a message twice when the brokers answer in an unlucky
 /// order (confluentinc/librdkafka issue 4953): a sequence number that is out of order in one
 /// partition makes it go on under a new epoch in all, and what a broker that died had taken without
-/// a word is taken again. A worker can't know that and has to deliver both. No two messages have
-/// the same value here.
-pub fn add_written_twice(truth: &mut Truth, beyond: &[(Place, Vec<u8>)]) -> usize {
-    let again: Vec<(Place, Sent)> = beyond
-        .iter()
-        .filter_map(|(place, value)| {
-            let of = truth.values().find(|sent| sent.value == *value)?;
-            Some((*place, of.clone()))
-        })
-        .collect();
-    let number = again.len();
-    truth.extend(again);
-    number
+/// a word is taken again. A worker can't know that and has to deliver both. And where a broker's
+/// answer was lost, it takes a message for acknowledged by the answer to a later one, without a
+/// place: see `src/kafka/acknowledged.rs`. No two messages have the same value here.
+pub fn as_it_lies(truth: &mut Truth, beyond: &[(Place, Vec<u8>)]) -> (usize, usize) {
+    let mut written_twice = 0;
+    for (place, value) in beyond {
+        let Some((told, sent)) = truth.iter().find(|(_, sent)| sent.value == *value) else {
+            continue;
+        };
+        let (told, sent) = (*told, sent.clone());
+        if is_placed(&told) {
+            written_twice += 1;
+        } else {
+            truth.remove(&told);
+        }
+        truth.insert(*place, sent);
+    }
+    let acknowledged = truth.len();
+    truth.retain(|place, _| is_placed(place));
+    (written_twice, acknowledged - truth.len())
 }
 
 /// Compares what must have come out with what did.
@@ -89,7 +98,7 @@ pub fn judge(truth: &Truth, vectors: &[Seen], letters: &[Seen]) -> Verdict {
             }
         }
     }
-    verdict.lost = truth.keys().filter(|place| !came.contains_key(place)).count();
+    verdict.lost = truth.keys().filter(|place| !came.contains_key(place)).copied().collect();
     verdict.repeated = came.values().map(|times| times - 1).sum();
     verdict.disordered = disordered(truth, vectors);
     verdict
@@ -130,7 +139,7 @@ impl Verdict {
     /// Returns what breaks a promise, where at most so many records may be repeated.
     pub fn broken(&self, repeated_max: usize) -> Vec<String> {
         let limits = [
-            (self.lost, 0, "lost"),
+            (self.lost.len(), 0, "lost"),
             (self.repeated, repeated_max, "repeated"),
             (self.wrong, 0, "wrong"),
             (self.disordered, 0, "out of order"),
@@ -148,7 +157,7 @@ impl fmt::Display for Verdict {
         if self.letters > 0 {
             write!(f, ", {} dead letters", self.letters)?;
         }
-        write!(f, "; {} lost, {} repeated", self.lost, self.repeated)?;
+        write!(f, "; {} lost, {} repeated", self.lost.len(), self.repeated)?;
         let others = [
             (self.wrong as i64, "wrong"),
             (self.disordered as i64, "out of order"),
@@ -164,6 +173,9 @@ impl fmt::Display for Verdict {
                 "; {} of the sent were written twice by the sender's client",
                 self.written_twice
             )?;
+        }
+        if self.nowhere > 0 {
+            write!(f, "; {} were acknowledged to the sender and lie nowhere", self.nowhere)?;
         }
         Ok(())
     }
@@ -188,9 +200,9 @@ pub fn finds_each_fault() {
     assert_eq!(judge(&truth, &good, &letters), perfect);
 
     let lost = judge(&truth, &[&good[..2], &good[3..]].concat(), &letters);
-    assert_eq!(lost, Verdict { vectors: 5, lost: 1, ..perfect.clone() });
+    assert_eq!(lost, Verdict { vectors: 5, lost: vec![(0, 2)], ..perfect.clone() });
     let no_letter = judge(&truth, &good, &[]);
-    assert_eq!(no_letter, Verdict { letters: 0, lost: 1, ..perfect.clone() });
+    assert_eq!(no_letter, Verdict { letters: 0, lost: vec![(0, 6)], ..perfect.clone() });
     // 2 and 3 come again before 4: a rewind, in order.
     let places = [0, 1, 2, 3, 2, 3, 4, 5];
     let again: Vec<_> = places.iter().zip(0..).map(|(&n, at)| seen(n, at)).collect();
@@ -206,17 +218,24 @@ pub fn finds_each_fault() {
     let mut other_text = good.clone();
     other_text[3].proven = false;
     let wrong = judge(&truth, &other_text, &letters);
-    assert_eq!((wrong.wrong, wrong.lost), (1, 1));
+    assert_eq!((wrong.wrong, wrong.lost), (1, vec![(0, 3)]));
     let mut other_key = good.clone();
     other_key[3].key = key(0);
     assert_eq!(judge(&truth, &other_key, &letters).wrong, 1);
     let vector_of_poison = judge(&truth, &[seen(6, 0)], &[]);
-    assert_eq!((vector_of_poison.wrong, vector_of_poison.lost), (1, 7));
+    assert_eq!((vector_of_poison.wrong, vector_of_poison.lost.len()), (1, 7));
 
     // The sender's client wrote 4 again, behind all others.
     let vectors = [&good[..], &[Seen { source: (0, 7), ..seen(4, 6) }]].concat();
     assert_eq!(judge(&truth, &vectors, &letters).wrong, 1);
     let beyond = [((0, 7), truth[&(0, 4)].value.clone()), ((0, 8), b"of nobody".to_vec())];
-    assert_eq!(add_written_twice(&mut truth, &beyond), 1);
+    assert_eq!(as_it_lies(&mut truth, &beyond), (1, 0));
     assert_eq!(judge(&truth, &vectors, &letters), Verdict { sent: 8, vectors: 7, ..perfect });
+
+    // It was told no place of two; one lies there, and is missed where nothing comes of it.
+    let [there, not_there] = [6, 7].map(|n| Sent::caption(n % 2, format!("caption {n}")));
+    let beyond = [((0, 8), there.value.clone())];
+    truth.extend([(unplaced(0, 1), there), (unplaced(0, 2), not_there)]);
+    assert_eq!(as_it_lies(&mut truth, &beyond), (0, 1));
+    assert_eq!(judge(&truth, &vectors, &letters).lost, [(0, 8)]);
 }

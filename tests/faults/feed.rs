@@ -70,8 +70,19 @@ impl Sent {
     }
 }
 
-/// Everything acknowledged, by where it lies.
+/// Everything acknowledged, by where it lies. What was acknowledged without a place has one before
+/// all others.
 pub type Truth = BTreeMap<Place, Sent>;
+
+/// Returns a place for the message of a partition that is the `number`th one without, from 1 on.
+pub fn unplaced(partition: i32, number: i64) -> Place {
+    (partition, -number)
+}
+
+/// Returns whether it was told where the message lies.
+pub fn is_placed(place: &Place) -> bool {
+    place.1 >= 0
+}
 
 /// Which message has a number.
 pub type Mix = Box<dyn FnMut(u64) -> Sent + Send>;
@@ -103,7 +114,12 @@ impl ProducerContext for Acknowledged {
         match result {
             Ok(message) => {
                 let place = (message.partition(), message.offset());
-                let before = self.0.truth.lock().unwrap().insert(place, *sent);
+                let mut truth = self.0.truth.lock().unwrap();
+                let place = match is_placed(&place) {
+                    true => place,
+                    false => unplaced(place.0, truth.len() as i64 + 1),
+                };
+                let before = truth.insert(place, *sent);
                 assert_eq!(before, None, "two messages in one place");
             }
             Err((error, _)) => *self.0.refused.lock().unwrap() = Some(error.to_string()),

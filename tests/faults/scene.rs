@@ -9,9 +9,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::check::{Verdict, add_written_twice, judge};
+use crate::check::{Verdict, as_it_lies, judge};
 use crate::cluster::Cluster;
-use crate::feed::{Feed, Mix, Truth};
+use crate::feed::{Feed, Mix, Truth, is_placed};
 use crate::prover::Prover;
 use crate::support::{self, CAPVEC, Worker};
 use crate::watch::Watch;
@@ -248,8 +248,9 @@ impl<'a> Scene<'a> {
     /// As [`Scene::finish`], of what was sent from these offsets on.
     pub fn finish_after(mut self, workers: Vec<Worker>, from: &BTreeMap<i32, i64>) -> End {
         let mut truth = self.stop_feed();
-        truth
-            .retain(|(partition, offset), _| from.get(partition).is_none_or(|from| offset >= from));
+        truth.retain(|place, _| {
+            !is_placed(place) || from.get(&place.0).is_none_or(|from| place.1 >= *from)
+        });
         self.until_settled();
         let logs = workers.into_iter().map(Worker::stop).collect();
         let verdict = self.compare(&truth);
@@ -278,7 +279,11 @@ impl<'a> Scene<'a> {
             }
         });
         let mut truth = truth.clone();
-        let written_twice = add_written_twice(&mut truth, &beyond);
+        let unplaced = truth.keys().filter(|place| !is_placed(place)).count();
+        if unplaced > 0 {
+            println!("  unplaced  {unplaced} of the captions, by what the sender was told");
+        }
+        let (written_twice, nowhere) = as_it_lies(&mut truth, &beyond);
         let truth = &truth;
         let prover = Prover::new();
         let mut vectors = Vec::new();
@@ -294,11 +299,16 @@ impl<'a> Scene<'a> {
                 if truth.contains_key(&seen.source) { "another content" } else { "no message" };
             println!("  wrong     {:?} at {:?} has {what}", seen.source, seen.place);
         }
+        let judged = judge(truth, &vectors, &letters);
+        for place in judged.lost.iter().take(10) {
+            println!("  lost      {place:?}");
+        }
         Verdict {
             uncommitted: self.uncommitted().expect("the brokers answer"),
             open_transactions: self.open_transactions(),
             written_twice,
-            ..judge(truth, &vectors, &letters)
+            nowhere,
+            ..judged
         }
     }
 

@@ -1,7 +1,8 @@
 //! Finds the newest letters of a dead-letter topic from its end, however many lie before them.
 //!
 //! In a partition later offsets are newer. Between partitions the letters' timestamps decide, which
-//! are mostly those of the messages that they were.
+//! are mostly those of the messages that they were, and where these are equal, the offsets of the
+//! messages.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -9,10 +10,12 @@ use std::ops::Range;
 use super::letters::{Cause, Letter, Spans};
 use super::selection::Selected;
 
-/// Where a letter lies.
+/// Where a letter lies, and how new it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Found {
     timestamp_ms: Option<i64>,
+    /// The offset of the message that it was.
+    source: Option<i64>,
     offset: i64,
 }
 
@@ -35,10 +38,10 @@ impl Selected {
         while !spans.is_empty() {
             self.letters.go_to(spans.clone())?;
             let mut earlier = ByPartition::new();
-            while let Some((letter, _)) = self.next()? {
+            while let Some((letter, cause)) = self.next()? {
                 let letters = earlier.entry(letter.partition).or_default();
                 let (timestamp_ms, offset) = (letter.message.timestamp_ms, letter.offset);
-                letters.push_back(Found { timestamp_ms, offset });
+                letters.push_back(Found { timestamp_ms, source: cause.offset, offset });
                 if letters.len() > number {
                     letters.pop_front();
                 }
@@ -90,9 +93,9 @@ fn newest_of(mut found: ByPartition, number: usize) -> Vec<(i32, i64)> {
     let mut newest = Vec::new();
     while newest.len() < number {
         let last = |(&partition, letters): (&i32, &VecDeque<Found>)| {
-            letters.back().map(|letter| (letter.timestamp_ms, partition))
+            letters.back().map(|letter| (letter.timestamp_ms, letter.source, partition))
         };
-        let Some((_, partition)) = found.iter().filter_map(last).max() else { break };
+        let Some((.., partition)) = found.iter().filter_map(last).max() else { break };
         let letter = found.get_mut(&partition).and_then(VecDeque::pop_back);
         newest.extend(letter.map(|letter| (partition, letter.offset)));
     }
@@ -106,7 +109,10 @@ mod tests {
 
     fn found(partitions: &[(i32, &[(i64, i64)])]) -> ByPartition {
         let letters = |letters: &[(i64, i64)]| {
-            let found = |&(time, offset)| Found { timestamp_ms: Some(time), offset };
+            let found = |&(time, offset)| {
+                let source = Some(100 + offset);
+                Found { timestamp_ms: Some(time), source, offset }
+            };
             letters.iter().map(found).collect()
         };
         partitions.iter().map(|&(partition, found)| (partition, letters(found))).collect()
@@ -118,6 +124,14 @@ mod tests {
         assert_eq!(newest_of(all(), 3), [(0, 1), (0, 2), (1, 9)]);
         assert_eq!(newest_of(all(), 9), [(0, 0), (1, 7), (0, 1), (0, 2), (1, 9)]);
         assert_eq!(newest_of(ByPartition::new(), 3), []);
+    }
+
+    #[test]
+    fn of_letters_of_one_time_the_later_messages_are_newer() {
+        let mut all = found(&[(0, &[(10, 7), (10, 9)]), (1, &[(10, 8)]), (2, &[(10, 6)])]);
+        assert_eq!(newest_of(all.clone(), 3), [(0, 7), (1, 8), (0, 9)]);
+        all.values_mut().flatten().for_each(|letter| letter.source = None);
+        assert_eq!(newest_of(all, 1), [(2, 6)], "it isn't known");
     }
 
     #[test]

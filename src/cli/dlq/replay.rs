@@ -131,7 +131,9 @@ fn report(
         .flatten()
         .map(|(partition, offset)| format!(" --from {partition}:{offset}"))
         .collect();
-    say(format_args!("they stay in {}; to go on behind them:{}", selected.topic, next.concat()))
+    let same = if selected.is_by_reason() { " for the same --reason" } else { "" };
+    let (topic, next) = (&selected.topic, next.concat());
+    say(format_args!("they stay in {topic}; to go on behind them{same}:{next}"))
 }
 
 /// Where the letters go.

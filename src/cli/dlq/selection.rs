@@ -129,6 +129,11 @@ impl Selected {
         Ok(None)
     }
 
+    /// Returns whether letters of other reasons are left out.
+    pub(super) fn is_by_reason(&self) -> bool {
+        !self.reasons.is_empty()
+    }
+
     /// Returns how many letters were selected, and what was left out, in words.
     pub(super) fn in_words(&self) -> String {
         let number: u64 = self.by_reason.values().sum();

@@ -43,9 +43,9 @@ pub const CARELESS: Row = Row {
         scene.pass(Duration::from_secs(2));
         worker.kill();
         let verdict = scene.compare(&truth);
-        let others = Verdict { lost: 0, repeated: 0, ..verdict.clone() };
+        let others = Verdict { lost: Vec::new(), repeated: 0, ..verdict.clone() };
         let mut broken = Vec::new();
-        if verdict.lost == 0 {
+        if verdict.lost.is_empty() {
             broken.push("the checker found nothing lost, though something must be".into());
         }
         broken.extend(others.broken(0));
