@@ -41,6 +41,14 @@ pub struct Job {
     pub batch: TokenBatch,
 }
 
+impl Job {
+    /// Packs captions, in their order.
+    pub fn pack(captions: Vec<Tracked<PreparedCaption>>) -> Job {
+        let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
+        Job { captions, batch }
+    }
+}
+
 /// A free embedder asks for a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -249,17 +257,17 @@ impl Batcher {
         captions: usize,
         reason: CutReason,
     ) -> (Job, Option<usize>) {
-        let captions: Vec<_> = pending.drain(..captions).collect();
-        let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
+        let job = Job::pack(pending.drain(..captions).collect());
+        let Job { captions, batch } = &job;
         let size = self.budget.cut(batch.tokens(), reason == CutReason::Full);
         let now = Instant::now();
-        for caption in &captions {
+        for caption in captions {
             self.wait_seconds.observe((now - caption.payload.ready).as_secs_f64());
         }
         self.metrics.cut.with_label_values(&[reason.as_label()]).inc();
         self.metrics.captions.observe(batch.captions() as f64);
         self.metrics.tokens.observe(batch.tokens() as f64);
-        (Job { captions, batch }, size)
+        (job, size)
     }
 }
 

@@ -87,18 +87,14 @@ impl EmbedTask {
             if self.requests.send(request).is_err() {
                 return Ok(());
             }
-            let Ok(Job { captions, batch }) = self.jobs.recv() else { return Ok(()) };
-            last = self.embed(captions, &batch)?;
+            let Ok(job) = self.jobs.recv() else { return Ok(()) };
+            last = self.embed(job)?;
         }
     }
 
     /// Returns what came of the batch.
-    fn embed(
-        &mut self,
-        captions: Vec<Tracked<PreparedCaption>>,
-        batch: &TokenBatch,
-    ) -> Result<Last, EmbedTaskError> {
-        let (result, seconds) = self.pass(batch);
+    fn embed(&mut self, Job { captions, batch }: Job) -> Result<Last, EmbedTaskError> {
+        let (result, seconds) = self.pass(&batch);
         let tokens = batch.tokens();
         match result {
             Ok(vectors) => {
@@ -204,7 +200,7 @@ impl EmbedTask {
     /// Embeds a caption that has failed alone once more, now that the network is known to work;
     /// what fails again is rejected.
     fn try_again(&mut self, alone: Vec<Tracked<PreparedCaption>>) -> Result<(), EmbedTaskError> {
-        let batch = TokenBatch::pack(alone.iter().map(|c| c.payload.tokens.ids.as_slice()));
+        let Job { captions: alone, batch } = Job::pack(alone);
         let (result, seconds) = self.pass(&batch);
         let (failed, rejection) = match result {
             Ok(vectors) => {
@@ -238,8 +234,7 @@ impl EmbedTask {
         if part.is_empty() {
             return Ok(None);
         }
-        let batch = TokenBatch::pack(part.iter().map(|c| c.payload.tokens.ids.as_slice()));
-        Ok(self.embed(part, &batch)?.out_of_memory)
+        Ok(self.embed(Job::pack(part))?.out_of_memory)
     }
 
     fn reject(
@@ -409,8 +404,7 @@ mod tests {
             seconds: metrics.stage(crate::metrics::Stage::Embed),
             latency_objective: Some(Duration::from_secs(3600)),
         };
-        let batch = TokenBatch::pack(captions.iter().map(|c| c.payload.tokens.ids.as_slice()));
-        let result = task.embed(captions, &batch);
+        let result = task.embed(Job::pack(captions));
         drop(task);
         let (mut embedded, mut rejected, mut abandoned) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(item) = finished.recv() {

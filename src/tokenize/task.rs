@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use prometheus::Histogram;
 
-use super::{Tokenizer, Words};
+use super::{TokenizedCaption, Tokenizer, TokenizerError, Words};
 use crate::config::OnEmpty;
 use crate::handover::{Finished, PreparedCaption};
 use crate::metrics::TokenizeMetrics;
@@ -86,15 +86,27 @@ impl TokenizeTask {
 
     fn prepare(&mut self, value: &[u8]) -> Result<PreparedCaption, Rejection> {
         let caption = self.decoder.decode(value)?;
-        let tokens = self
-            .tokenizer
-            .tokenize_with(&mut self.words, &caption.text)
-            .map_err(|e| Rejection::new(RejectReason::NotTokenized, e.to_string()))?;
-        if tokens.is_empty() && self.on_empty == OnEmpty::Reject {
-            let detail = "the caption has no text for the network";
-            return Err(Rejection::new(RejectReason::CaptionEmpty, detail));
-        }
+        let tokenized = self.tokenizer.tokenize_with(&mut self.words, &caption.text);
+        let tokens = accept(tokenized, self.on_empty)?;
         let text = if self.keep_text { caption.text.into_owned() } else { String::new() };
         Ok(PreparedCaption { tokens, text, id: caption.id, ready: Instant::now() })
     }
+}
+
+/// Returns the tokens of a caption that goes to the network.
+///
+/// # Errors
+///
+/// With the rejection of one that has no tokens, or no text.
+pub fn accept(
+    tokenized: Result<TokenizedCaption, TokenizerError>,
+    on_empty: OnEmpty,
+) -> Result<TokenizedCaption, Rejection> {
+    let tokens =
+        tokenized.map_err(|e| Rejection::new(RejectReason::NotTokenized, e.to_string()))?;
+    if tokens.is_empty() && on_empty == OnEmpty::Reject {
+        let detail = "the caption has no text for the network";
+        return Err(Rejection::new(RejectReason::CaptionEmpty, detail));
+    }
+    Ok(tokens)
 }

@@ -241,12 +241,12 @@ fn check_finds_a_wrong_pointer_by_one_message() {
     cluster.create_topics("pointed", 1);
     let message = Outgoing { value: Some(r#"{"text":"a fox"}"#.into()), ..Outgoing::default() };
     cluster.send("pointed", &[message]);
-    let sets = ["input.topic=pointed", "output.topic=pointed.out"];
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let options = ["input.topic=pointed", "output.topic=pointed.out"];
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("FAILED  captions: the message that was read"), "{said}");
     assert!(said.contains("nothing stands at /caption, but text at /text;"), "{said}");
-    let right = [&sets[..], &["input.pointer=/text"]].concat();
+    let right = [&options[..], &["input.pointer=/text"]].concat();
     let (code, said) = check(&cluster.bootstrap, &right);
     assert_eq!(code, Some(0), "{said}");
 }
@@ -267,13 +267,13 @@ fn check_looks_at_the_last_messages_where_the_group_has_read_all() {
     offsets.add_partition_offset("caught-up", 0, Offset::Offset(30)).unwrap();
     consumer.commit(&offsets, CommitMode::Sync).unwrap();
 
-    let sets = ["input.topic=caught-up", "output.topic=caught-up.out"];
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let options = ["input.topic=caught-up", "output.topic=caught-up.out"];
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(0), "{said}");
     let last = "nothing is left for the group \"check\", so the last 10 messages were read";
     assert!(said.contains(last), "{said}");
     assert!(said.contains("ok      captions: all 10 messages that were read have one"), "{said}");
-    let wrong = [&sets[..], &["input.pointer=/nope"]].concat();
+    let wrong = [&options[..], &["input.pointer=/nope"]].concat();
     let (code, said) = check(&cluster.bootstrap, &wrong);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("caption_missing 10; caught-up/0/20: nothing stands at /nope"), "{said}");
@@ -282,7 +282,7 @@ fn check_looks_at_the_last_messages_where_the_group_has_read_all() {
 
     let blank = Outgoing { partition: Some(1), ..Outgoing::caption("k", " ") };
     cluster.send("caught-up", &[caption(0), caption(1), caption(2), blank]);
-    let (code, said) = check(&cluster.bootstrap, &sets);
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(0), "{said}");
     let share = "WARNING captions: 1 of the 4 messages that were read (25 %) would be rejected: \
                  caption_empty 1; caught-up/1/0: ";

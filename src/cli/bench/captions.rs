@@ -44,7 +44,7 @@ pub struct CaptionArgs {
 
 /// A caption with its token ids.
 #[derive(Clone, Debug)]
-pub struct TokenizedCaption {
+pub struct BenchCaption {
     /// The text.
     pub text: String,
     /// What the network reads.
@@ -62,7 +62,7 @@ impl CaptionArgs {
     /// # Errors
     ///
     /// When the file can't be read or has no caption.
-    pub fn read(&self, tokenizer: &Tokenizer) -> anyhow::Result<Vec<TokenizedCaption>> {
+    pub fn read(&self, tokenizer: &Tokenizer) -> anyhow::Result<Vec<BenchCaption>> {
         let texts: Vec<String> = match &self.captions {
             Some(file) => Captions::open(file, Some(self.pointer.clone()))?
                 .take(CAPTIONS_MAX)
@@ -73,7 +73,7 @@ impl CaptionArgs {
         for text in texts {
             let tokens = tokenizer.tokenize(&text)?;
             if !tokens.is_empty() {
-                captions.push(TokenizedCaption { text, ids: tokens.ids });
+                captions.push(BenchCaption { text, ids: tokens.ids });
             }
         }
         let file = self.captions.as_deref().unwrap_or(Path::new(BUILT_IN));
@@ -98,10 +98,10 @@ fn built_in() -> anyhow::Result<Vec<String>> {
 ///
 /// When the tokenizer fails.
 pub fn with_long_texts(
-    captions: &[TokenizedCaption],
+    captions: &[BenchCaption],
     tokenizer: &Tokenizer,
     max_tokens: usize,
-) -> anyhow::Result<Vec<TokenizedCaption>> {
+) -> anyhow::Result<Vec<BenchCaption>> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let length = long_length(max_tokens)?;
     let mut long = captions.to_vec();
@@ -116,7 +116,7 @@ pub fn with_long_texts(
             }
             text.push(' ');
         }
-        long[index] = TokenizedCaption { text, ids };
+        long[index] = BenchCaption { text, ids };
     }
     Ok(long)
 }

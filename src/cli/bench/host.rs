@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::captions::{CaptionArgs, TokenizedCaption};
+use super::captions::{BenchCaption, CaptionArgs};
 use super::chart::{Chart, Scale, Series};
 use super::cluster::{Cluster, ClusterArgs, OutputEnds};
 use super::feed::Feed;
@@ -101,7 +101,7 @@ struct Sample {
 struct Bench<'a> {
     args: &'a HostArgs,
     package: Package,
-    captions: Vec<TokenizedCaption>,
+    captions: Vec<BenchCaption>,
     shutdown: Shutdown,
 }
 

@@ -19,6 +19,7 @@ use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
 use crate::kafka::topics::look_up_polling;
 use crate::shutdown::Shutdown;
+use crate::tokenize::task::accept;
 use crate::tokenize::{TokenizedCaption, Tokenizer};
 use crate::tracked::{RejectReason, Rejection};
 use crate::wire::caption::{CaptionDecoder, key_as_id};
@@ -233,14 +234,7 @@ impl Judge<'_> {
             key_as_id(key)?;
         }
         let Some(tokenizer) = self.tokenizer else { return Ok(None) };
-        let tokens = tokenizer
-            .tokenize(&caption.text)
-            .map_err(|e| Rejection::new(RejectReason::NotTokenized, e.to_string()))?;
-        if tokens.is_empty() && self.on_empty == OnEmpty::Reject {
-            let detail = "the caption has no text for the network";
-            return Err(Rejection::new(RejectReason::CaptionEmpty, detail));
-        }
-        Ok(Some(tokens))
+        accept(tokenizer.tokenize(&caption.text), self.on_empty).map(Some)
     }
 }
 

@@ -6,7 +6,7 @@ use super::STEP_LOADS;
 use super::passes::Passes;
 use super::report::{ClosedLoop, Long, Offline, OpenLoad, Throughput};
 use super::rig::{Latency, Rate};
-use crate::cli::bench::captions::TokenizedCaption;
+use crate::cli::bench::captions::BenchCaption;
 use crate::cli::bench::offline::Work;
 use crate::cli::bench::stats::Latencies;
 use crate::cli::spread::Spread;
@@ -119,7 +119,7 @@ impl Measurements {
     }
 
     /// Sums up the mix with long captions, where it was measured.
-    pub fn long(&self, plain: &[TokenizedCaption], long: &[TokenizedCaption]) -> Option<Long> {
+    pub fn long(&self, plain: &[BenchCaption], long: &[BenchCaption]) -> Option<Long> {
         let ratio = |of: fn(&Rate) -> f64| {
             Spread::of(self.long.iter().zip(&self.plain).map(|(long, plain)| of(long) / of(plain)))
         };
@@ -134,7 +134,7 @@ impl Measurements {
     }
 }
 
-fn mean_tokens(captions: &[TokenizedCaption]) -> f64 {
+fn mean_tokens(captions: &[BenchCaption]) -> f64 {
     let tokens: usize = captions.iter().map(|caption| caption.ids.len()).sum();
     tokens as f64 / captions.len().max(1) as f64
 }

@@ -18,7 +18,7 @@ use anyhow::ensure;
 use clap::{Args, ValueEnum};
 
 use super::arrivals::{self, Span, schedule};
-use super::captions::{CaptionArgs, TokenizedCaption, with_long_texts};
+use super::captions::{BenchCaption, CaptionArgs, with_long_texts};
 use super::cluster::{Cluster, ClusterArgs};
 use super::offline::{self, Policy, Work};
 use super::report::ReportArgs;
@@ -100,7 +100,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     let tokenizer = package.tokenizer()?;
     let captions = args.captions.read(&tokenizer)?;
     let count = captions.len().max(CAPTIONS_MIN);
-    let captions: Vec<TokenizedCaption> = captions.into_iter().cycle().take(count).collect();
+    let captions: Vec<BenchCaption> = captions.into_iter().cycle().take(count).collect();
     let long = match args.wants(&[Scenario::Long]) {
         true => with_long_texts(&captions, &tokenizer, max_tokens)?,
         false => Vec::new(),
@@ -167,8 +167,8 @@ struct Bench<'a> {
     rig: Rig,
     embedders: Vec<OnDevice>,
     limits: Limits,
-    captions: Vec<TokenizedCaption>,
-    long: Vec<TokenizedCaption>,
+    captions: Vec<BenchCaption>,
+    long: Vec<BenchCaption>,
     ids: Vec<Vec<u32>>,
 }
 
@@ -178,8 +178,8 @@ impl<'a> Bench<'a> {
         mut config: Config,
         rig: Rig,
         package: &Package,
-        captions: Vec<TokenizedCaption>,
-        long: Vec<TokenizedCaption>,
+        captions: Vec<BenchCaption>,
+        long: Vec<BenchCaption>,
     ) -> anyhow::Result<Bench<'a>> {
         // As the worker has it, which may have been measured at its start.
         let Embedding { sessions, threads, tokens_max } = rig.embedding();

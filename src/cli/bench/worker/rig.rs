@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use super::reader::{self, Counts, Receipt, Tally};
-use crate::cli::bench::captions::TokenizedCaption;
+use crate::cli::bench::captions::BenchCaption;
 use crate::cli::bench::cluster::{Cluster, PARTITIONS};
 use crate::cli::bench::feed::Feed;
 use crate::cli::bench::process::own_cpu_seconds;
@@ -185,11 +185,7 @@ impl Rig {
     /// # Errors
     ///
     /// When the worker fails, or nothing comes out.
-    pub fn closed(
-        &mut self,
-        captions: &[TokenizedCaption],
-        window: Duration,
-    ) -> anyhow::Result<Rate> {
+    pub fn closed(&mut self, captions: &[BenchCaption], window: Duration) -> anyhow::Result<Rate> {
         // Once all that was ahead at first is through, the queues are as full as they stay.
         let steady = self.feed.sent() + self.ahead;
         self.work_until(captions, |_, counts| counts.captions >= steady)?;
@@ -212,7 +208,7 @@ impl Rig {
 
     /// Returns when the next vectors begin to come, and how much had come before them. Vectors come
     /// a batch at a time: between two such moments lie whole batches.
-    fn next_batch(&mut self, captions: &[TokenizedCaption]) -> anyhow::Result<(Counts, Instant)> {
+    fn next_batch(&mut self, captions: &[BenchCaption]) -> anyhow::Result<(Counts, Instant)> {
         let before = self.reader.tally().counts;
         let at = self.work_until(captions, |_, counts| counts != before)?;
         Ok((before, at))
@@ -221,7 +217,7 @@ impl Rig {
     /// Keeps captions waiting until `is_done`, and returns when that was.
     fn work_until(
         &mut self,
-        captions: &[TokenizedCaption],
+        captions: &[BenchCaption],
         is_done: impl Fn(Instant, Counts) -> bool,
     ) -> anyhow::Result<Instant> {
         let (mut seen, mut moved) = (self.reader.tally().counts, Instant::now());
@@ -272,7 +268,7 @@ impl Rig {
     /// When the worker fails, or a caption doesn't come out.
     pub fn open(
         &mut self,
-        captions: &[TokenizedCaption],
+        captions: &[BenchCaption],
         schedule: &[Duration],
     ) -> anyhow::Result<Vec<Latency>> {
         self.await_all()?;
