@@ -13,6 +13,7 @@
 //!
 //! The precision changes no step, but of which nodes a step is made: `builder` knows that.
 
+mod attention;
 mod builder;
 
 use super::manifest::Precision;
@@ -21,6 +22,7 @@ use super::onnx::{
     DataLocation, DataType, Dimension, GraphProto, IR_VERSION, ModelProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, raw_tensor, value,
 };
+use attention::Attention;
 use builder::{Builder, CONTRIBUTED};
 
 /// The operator set that the graph is written in: the first with `Attention`.
@@ -101,10 +103,10 @@ pub fn emit(
     let mut graph = Builder::new(precision);
     graph.initializers.extend(weights.iter().map(|w| external(w, data_file)));
 
-    let mask = attention_mask(&mut graph);
+    let attention = Attention::new(&mut graph, network);
     let mut hidden = embeddings(&mut graph, network);
     for layer in 0..network.layers {
-        hidden = transformer_layer(&mut graph, network, layer, &hidden, &mask);
+        hidden = transformer_layer(&mut graph, network, layer, &hidden, &attention);
     }
     pool_and_project(&mut graph, network, &hidden);
 
@@ -112,7 +114,10 @@ pub fn emit(
         ir_version: IR_VERSION,
         producer_name: "capvec".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
-        opset_import: operator_sets(precision),
+        opset_import: vec![
+            OperatorSetIdProto { domain: String::new(), version: OPSET },
+            OperatorSetIdProto { domain: CONTRIBUTED.into(), version: 1 },
+        ],
         graph: Some(GraphProto {
             node: graph.nodes,
             name: format!("{}-encoder", network.family.as_str()),
@@ -130,27 +135,6 @@ pub fn emit(
     }
 }
 
-fn operator_sets(precision: Precision) -> Vec<OperatorSetIdProto> {
-    let onnx = OperatorSetIdProto { domain: String::new(), version: OPSET };
-    match precision {
-        Precision::Fp32 => vec![onnx],
-        Precision::Fp16 | Precision::Int8 => {
-            vec![onnx, OperatorSetIdProto { domain: CONTRIBUTED.into(), version: 1 }]
-        }
-    }
-}
-
-/// `[rows, 1, width, width]`, true where two slots hold tokens of one caption. Free slots see each
-/// other: a slot that saw nothing would make the softmax divide by zero.
-fn attention_mask(graph: &mut Builder) -> String {
-    let last = graph.int64("axis.2", &[2]);
-    let middle = graph.int64("axis.1", &[1]);
-    let queries = graph.node("Unsqueeze", "mask.queries", &["slot_captions", &last]);
-    let keys = graph.node("Unsqueeze", "mask.keys", &["slot_captions", &middle]);
-    let same = graph.node("Equal", "mask.same", &[&queries, &keys]);
-    graph.node("Unsqueeze", "mask", &[&same, &middle])
-}
-
 fn embeddings(graph: &mut Builder, network: &Network) -> String {
     let words = graph.node("Gather", "embeddings.word", &["embeddings.words", "token_ids"]);
     let places =
@@ -163,17 +147,12 @@ fn transformer_layer(
     network: &Network,
     layer: usize,
     input: &str,
-    mask: &str,
+    attention: &Attention,
 ) -> String {
     let name = |part: &str| format!("layers.{layer}.{part}");
 
     let qkv = graph.linear(&name("qkv"), input);
-    let rows = graph.node("Gather", &name("rows"), &[&qkv, "slot_tokens"]);
-    let [query, key, value] = graph.split3(&name("split"), &rows);
-    let attended = graph.attention(&name("attention"), [&query, &key, &value, mask], network.heads);
-    let flat = graph.flat(network);
-    let slots = graph.node("Reshape", &name("slots"), &[&attended, &flat]);
-    let tokens = graph.node("Gather", &name("tokens"), &[&slots, "token_slots"]);
+    let tokens = attention.layer(graph, layer, &qkv);
     let epsilon = network.layer_norm_epsilon;
     let middle = graph.linear_beside(&name("out"), &tokens, input, &name("norm1"), epsilon);
     let inner = graph.linear_gelu(&name("up"), &middle, &name("gelu"));
@@ -199,7 +178,7 @@ fn pool_and_project(graph: &mut Builder, network: &Network, hidden: &str) {
     let member = graph.node("Equal", "pool.member", &[&places, &slots]);
     let ones = graph.cast_to_float("pool.ones", &member);
     let sums = graph.node("MatMul", "pool.sums", &[&ones, &rows]);
-    let flat = graph.flat(network);
+    let flat = graph.int64("shape.tokens", &[-1, network.hidden as i64]);
     let sums = graph.node("Reshape", "pool.flat", &[&sums, &flat]);
     let sums = graph.node("Gather", "pool.captions", &[&sums, "caption_places"]);
     let lengths = graph.node("Unsqueeze", "pool.lengths", &["caption_lengths", &second]);

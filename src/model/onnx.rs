@@ -94,6 +94,9 @@ pub struct AttributeProto {
     /// Its value, where it is an integer.
     #[prost(int64, tag = "3")]
     pub i: i64,
+    /// Its value, where it is several integers.
+    #[prost(int64, repeated, tag = "8")]
+    pub ints: Vec<i64>,
     /// Which of the values counts.
     #[prost(enumeration = "AttributeType", tag = "20")]
     pub r#type: i32,
@@ -109,6 +112,8 @@ pub enum AttributeType {
     Float = 1,
     /// `i` counts.
     Int = 2,
+    /// `ints` counts.
+    Ints = 7,
 }
 
 /// A constant tensor: its numbers inline in `raw_data`, or in another file.
@@ -268,12 +273,21 @@ pub fn node(
 
 /// Returns a parameter that is an integer.
 pub fn int_attribute(name: &str, i: i64) -> AttributeProto {
-    AttributeProto { name: name.into(), f: 0.0, i, r#type: AttributeType::Int as i32 }
+    AttributeProto { i, ..attribute(name, AttributeType::Int) }
 }
 
 /// Returns a parameter that is a float.
 pub fn float_attribute(name: &str, f: f32) -> AttributeProto {
-    AttributeProto { name: name.into(), f, i: 0, r#type: AttributeType::Float as i32 }
+    AttributeProto { f, ..attribute(name, AttributeType::Float) }
+}
+
+/// Returns a parameter that is several integers.
+pub fn ints_attribute(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto { ints: ints.into(), ..attribute(name, AttributeType::Ints) }
+}
+
+fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto { name: name.into(), r#type: kind as i32, ..AttributeProto::default() }
 }
 
 /// Returns a constant of these numbers, little-endian and row-major.

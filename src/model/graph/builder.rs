@@ -15,7 +15,6 @@
 
 use super::scales_of;
 use crate::model::manifest::Precision;
-use crate::model::network::Network;
 use crate::model::onnx::{
     AttributeProto, DataType, NodeProto, TensorProto, float_attribute, int_attribute, node,
     raw_tensor,
@@ -48,7 +47,8 @@ impl Builder {
         self.node_with(op_type, name, inputs, Vec::new())
     }
 
-    fn node_with(
+    /// As [`Self::node`], with attributes.
+    pub fn node_with(
         &mut self,
         op_type: &str,
         name: &str,
@@ -60,7 +60,7 @@ impl Builder {
     }
 
     /// A node of ONNX Runtime's own operators.
-    fn contributed(
+    pub fn contributed(
         &mut self,
         op_type: &str,
         name: &str,
@@ -167,9 +167,13 @@ impl Builder {
         let zero_point = self.zero_point();
         let zero_points = self.zero_points();
 
-        let sizes = self.node("Abs", &part("sizes"), &[input]);
-        let keep = vec![int_attribute("keepdims", 0)];
-        let largest = self.node_with("ReduceMax", &part("largest"), &[&sizes, &last], keep);
+        // Two reductions are faster than one of absolute values, which have to be written first.
+        let [highest, lowest] = ["ReduceMax", "ReduceMin"].map(|reduce| {
+            let drop = vec![int_attribute("keepdims", 0)];
+            self.node_with(reduce, &part(reduce), &[input, &last], drop)
+        });
+        let below = self.node("Neg", &part("below"), &[&lowest]);
+        let largest = self.node("Max", &part("largest"), &[&highest, &below]);
         let scale = self.node("Mul", &part("scale"), &[&largest, &range]);
         let scale = self.node("Max", &part("scales"), &[&scale, &least]);
         let rows = vec![int_attribute("axis", 0)];
@@ -200,38 +204,20 @@ impl Builder {
         self.node_with("LayerNormalization", name, &[input, &scale, &bias], attributes)
     }
 
-    /// A row's queries, keys and values, which lie side by side.
-    pub fn split3(&mut self, name: &str, input: &str) -> [String; 3] {
-        let outputs = ["query", "key", "value"].map(|part| format!("{name}.{part}"));
-        let attributes = vec![int_attribute("axis", -1), int_attribute("num_outputs", 3)];
-        let split = node("Split", name, &[input], attributes);
-        self.nodes.push(NodeProto { output: outputs.to_vec(), ..split });
-        outputs
-    }
-
-    /// Attention of queries, keys and values under a mask.
-    pub fn attention(&mut self, name: &str, inputs: [&str; 4], heads: usize) -> String {
-        let heads = heads as i64;
-        let mut attributes =
-            vec![int_attribute("q_num_heads", heads), int_attribute("kv_num_heads", heads)];
-        if self.precision == Precision::Fp16 {
-            attributes.push(int_attribute("softmax_precision", DataType::Float as i64));
-        }
-        self.node_with("Attention", name, &inputs, attributes)
-    }
-
     /// Adds a small constant vector once, and returns its name.
     pub fn int64(&mut self, name: &str, values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.constant(name, &[values.len()], DataType::Int64, bytes)
     }
 
-    /// The shape `[slots, hidden]`.
-    pub fn flat(&mut self, network: &Network) -> String {
-        self.int64("shape.flat", &[-1, network.hidden as i64])
+    /// As [`Self::int64`], of the shape `[numbers, 1]`.
+    pub fn int64_column(&mut self, name: &str, values: &[i64]) -> String {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, &[values.len(), 1], DataType::Int64, bytes)
     }
 
-    fn float_scalar(&mut self, name: &str, value: f32) -> String {
+    /// Adds a constant number once, and returns its name.
+    pub fn float_scalar(&mut self, name: &str, value: f32) -> String {
         self.constant(name, &[], DataType::Float, value.to_le_bytes().to_vec())
     }
 
