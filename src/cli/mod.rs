@@ -23,6 +23,8 @@ pub mod top;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -31,6 +33,9 @@ use crate::config::{Config, ConfigError, load};
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's:
 /// 2.
 const EXIT_USAGE: u8 = 64;
+
+/// How long the brokers may take to answer where somebody waits for what a command says of them.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Turns a Kafka topic of captions into a Kafka topic of vectors.
 #[derive(Debug, Parser)]
@@ -92,6 +97,16 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => Err("SECTION.KEY=VALUE is due".into()),
     }
+}
+
+/// Returns how long the brokers may take to answer such a command for a topic.
+fn patience(config: &Config) -> Duration {
+    PATIENCE.min(config.kafka.startup_timeout)
+}
+
+/// Reads a number of what there must be some of.
+fn above_zero<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "a whole number above 0 is due".into())
 }
 
 /// Parses the arguments, runs the command, and says what went wrong.

@@ -12,8 +12,9 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 
-use super::{PATIENCE, Status, patience};
-use crate::config::{Config, OnEmpty};
+use super::Status;
+use crate::cli::{PATIENCE, patience};
+use crate::config::{Config, OnEmpty, OnReject};
 use crate::kafka::asker::Asker;
 use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
@@ -285,9 +286,9 @@ impl Looked {
         }
     }
 
-    /// Returns what would become of the messages: a fault where all would be rejected; `None` where
-    /// there is none to tell of.
-    pub(super) fn verdict(&self) -> Option<(Status, String)> {
+    /// Returns what would become of the messages: a fault where all would be rejected, or so many
+    /// that the worker would stop; `None` where there is none to tell of.
+    pub(super) fn verdict(&self, config: &Config) -> Option<(Status, String)> {
         if self.messages == 0 {
             return None;
         }
@@ -315,12 +316,16 @@ impl Looked {
             .collect();
         let (by_reason, first) = (by_reason.join(", "), &most.first);
         Some(if rejected < number {
-            let percent = 100.0 * rejected as f64 / number as f64;
+            let share = rejected as f64 / number as f64;
+            let percent = 100.0 * share;
             let said = format!(
                 "{rejected} of the {number} messages that were read ({percent:.0} %) would be rejected: \
                  {by_reason}; {first}"
             );
-            (Status::Warning, said)
+            match stops_worker(config, share) {
+                Some(why) => (Status::Failed, format!("{said}; {why}")),
+                None => (Status::Warning, said),
+            }
         } else {
             let all = match number {
                 1 => "the message that was read would be rejected".into(),
@@ -334,6 +339,22 @@ impl Looked {
             (Status::Failed, format!("{all}: {by_reason}; {first}{to_do}"))
         })
     }
+}
+
+/// Returns why a worker wouldn't go on, were this share of all messages rejected.
+fn stops_worker(config: &Config, share: f64) -> Option<String> {
+    let reject = &config.reject;
+    if config.dead_letter_topic().is_none() && reject.on_reject == OnReject::Stop {
+        return Some("the worker would stop at the first, as there is no reject.topic".into());
+    }
+    let allowed = reject.breaker_share;
+    (share > allowed).then(|| {
+        format!(
+            "the worker would stop at more than {:.0} % of {} (reject.breaker_share)",
+            100.0 * allowed,
+            reject.breaker_window
+        )
+    })
 }
 
 /// Returns where text stands in a message in which no caption was found. Names alone are told: what
@@ -394,6 +415,13 @@ mod tests {
         Judge::new(&Config::default(), None)
     }
 
+    /// The defaults, with a topic for dead letters.
+    fn with_dead_letters() -> Config {
+        let mut config = Config::default();
+        config.reject.topic = "dead".into();
+        config
+    }
+
     fn looked(values: &[&str]) -> Looked {
         let mut looked = Looked::default();
         for (offset, value) in values.iter().enumerate() {
@@ -406,7 +434,7 @@ mod tests {
     #[test]
     fn no_caption_at_the_pointer_is_a_fault_that_says_where_text_is() {
         let other = r#"{"text": "a secret", "meta": {"lang": "sv", "n": 1}}"#;
-        let (status, said) = looked(&[other]).verdict().unwrap();
+        let (status, said) = looked(&[other]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert_eq!(
             said,
@@ -414,17 +442,18 @@ mod tests {
              stands at /caption, but text at /text, /meta/lang; set input.pointer to where the \
              captions stand"
         );
-        let (status, said) = looked(&["no json", other, other]).verdict().unwrap();
+        let (status, said) =
+            looked(&["no json", other, other]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         let all = "all 3 messages that were read would be rejected: caption_missing 2, not_json 1; \
                    captions/0/1: ";
         assert!(said.starts_with(all), "{said}");
-        let (_, said) = looked(&[r#"{"caption": 3}"#]).verdict().unwrap();
+        let (_, said) = looked(&[r#"{"caption": 3}"#]).verdict(&with_dead_letters()).unwrap();
         assert!(
             said.contains("a number stands at /caption") && said.contains("text nowhere"),
             "{said}"
         );
-        let (status, said) = looked(&["no json"]).verdict().unwrap();
+        let (status, said) = looked(&["no json"]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert!(said.contains("not_json 1") && !said.contains("input.pointer"), "{said}");
     }
@@ -432,14 +461,40 @@ mod tests {
     #[test]
     fn some_captions_are_a_warning_with_the_share_of_the_others() {
         let good = r#"{"caption": "a fox"}"#;
-        let (status, said) = looked(&[good, "{}", good, "{}", "no json", good]).verdict().unwrap();
+        let (status, said) = looked(&[good, "{}", good, "{}", "no json", good])
+            .verdict(&with_dead_letters())
+            .unwrap();
         assert_eq!(status, Status::Warning);
         let share = "3 of the 6 messages that were read (50 %) would be rejected: caption_missing 2, \
                      not_json 1; captions/0/1: nothing stands at /caption";
         assert!(said.starts_with(share) && !said.contains("set input.pointer"), "{said}");
-        let (status, said) = looked(&[good, good]).verdict().unwrap();
+        let (status, said) = looked(&[good, good]).verdict(&with_dead_letters()).unwrap();
         assert_eq!((status, &*said), (Status::Ok, "all 2 messages that were read have one"));
-        assert_eq!(looked(&[]).verdict(), None);
+        assert_eq!(looked(&[]).verdict(&with_dead_letters()), None);
+    }
+
+    #[test]
+    fn so_many_rejections_that_the_worker_stops_are_a_fault() {
+        let mut values = [r#"{"caption": "a fox"}"#; 25];
+        values[0] = "no json";
+        let few = looked(&values);
+        values[1..24].fill("no json");
+        let many = looked(&values);
+        let mut config = with_dead_letters();
+        assert_eq!(few.verdict(&config).unwrap().0, Status::Warning);
+        let (status, said) = many.verdict(&config).unwrap();
+        assert_eq!(status, Status::Failed);
+        let end = "; the worker would stop at more than 50 % of 10000 (reject.breaker_share)";
+        assert!(said.starts_with("24 of the 25 ") && said.ends_with(end), "{said}");
+        config.reject.breaker_share = 1.0;
+        assert_eq!(many.verdict(&config).unwrap().0, Status::Warning, "any part is allowed");
+
+        config.reject.topic.clear();
+        let (status, said) = few.verdict(&config).unwrap();
+        assert_eq!(status, Status::Failed);
+        assert!(said.ends_with("would stop at the first, as there is no reject.topic"), "{said}");
+        config.reject.on_reject = OnReject::Skip;
+        assert_eq!(few.verdict(&config).unwrap().0, Status::Warning);
     }
 
     #[test]
