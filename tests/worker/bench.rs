@@ -49,6 +49,16 @@ fn the_encoder_is_measured_against_matrix_products_and_padding() {
 }
 
 #[test]
+fn what_a_benchmark_has_to_set_nobody_else_sets() {
+    for option in ["kafka.brokers", "kafka.group", "input.topic", "output.topic"] {
+        let set = format!("{option}=other");
+        let (code, error) = capvec_fails(&["bench", "host", "--set", &set]);
+        assert_eq!(code, 1, "{error}");
+        assert!(error.contains(&format!("--set {option}: a benchmark sets it itself")), "{error}");
+    }
+}
+
+#[test]
 fn the_host_is_measured_against_a_bare_client() {
     // Nothing is paused, so that it takes as long as the work does.
     let all_at_once = "delivery.in_flight_captions_max=20000";

@@ -42,6 +42,9 @@ const TRIES: usize = 3;
 /// CPU time is counted in hundredths of a second; fewer captions would be a matter of luck.
 const MESSAGES_MIN: u64 = 100;
 
+/// More than anybody waits for.
+const MESSAGES_MAX: u64 = 1_000_000_000;
+
 /// Arguments of `capvec bench host`.
 #[derive(Debug, Args)]
 pub struct HostArgs {
@@ -57,7 +60,7 @@ pub struct HostArgs {
         long,
         value_name = "N",
         default_value_t = 100_000,
-        value_parser = clap::value_parser!(u64).range(MESSAGES_MIN..)
+        value_parser = clap::value_parser!(u64).range(MESSAGES_MIN..=MESSAGES_MAX)
     )]
     messages: u64,
     /// The format of the vectors.
