@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use humantime_serde::re::humantime::{FormattedDuration, format_duration};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -169,8 +170,10 @@ impl Config {
             faults.add(
                 "delivery.drain_timeout",
                 format!(
-                    "is {drain:?}, not shorter than the group's session timeout of {session:?}: the \
-                     partition would be another's before the drain ends"
+                    "is {}, not shorter than the group's session timeout of {}: the partition would be \
+                     another's before the drain ends",
+                    as_written(drain),
+                    as_written(session)
                 ),
             );
         }
@@ -192,9 +195,10 @@ impl Config {
                     faults.add(
                         "delivery.transaction_timeout",
                         format!(
-                            "is {timeout:?}, less than twice the {interval:?} of \
-                             delivery.commit_interval: the brokers could abort a transaction before \
-                             it is committed"
+                            "is {}, less than twice the {} of delivery.commit_interval: the brokers \
+                             could abort a transaction before it is committed",
+                            as_written(timeout),
+                            as_written(interval)
                         ),
                     );
                 }
@@ -222,8 +226,10 @@ impl Config {
             faults.add(
                 "admin.stall_timeout",
                 format!(
-                    "is {stall:?}, not longer than the {outage:?} of kafka.delivery_timeout: in an \
-                     outage of the brokers that the worker would sit out, /livez would fail first"
+                    "is {}, not longer than the {} of kafka.delivery_timeout: in an outage of the \
+                     brokers that the worker would sit out, /livez would fail first",
+                    as_written(stall),
+                    as_written(outage)
                 ),
             );
         }
@@ -242,8 +248,10 @@ impl Config {
             faults.add(
                 path,
                 format!(
-                    "is {waits:?}, not shorter than the {stall:?} of admin.stall_timeout: captions \
-                     that wait would make /livez fail"
+                    "is {}, not shorter than the {} of admin.stall_timeout: captions that wait would \
+                     make /livez fail",
+                    as_written(waits),
+                    as_written(stall)
                 ),
             );
         }
@@ -294,7 +302,8 @@ impl Faults<'_> {
 
     fn duration(&mut self, path: &str, duration: Duration, least: Duration) {
         if !(least..=DURATION_MAX).contains(&duration) {
-            self.add(path, format!("is {duration:?}; it may be {least:?} to {DURATION_MAX:?}"));
+            let [duration, least, most] = [duration, least, DURATION_MAX].map(as_written);
+            self.add(path, format!("is {duration}; it may be {least} to {most}"));
         }
     }
 
@@ -303,6 +312,11 @@ impl Faults<'_> {
             self.add(path, format!("is {number}; it may be {most} at most"));
         }
     }
+}
+
+/// Returns a duration as the configuration has it, such as `15m`.
+fn as_written(duration: Duration) -> FormattedDuration {
+    format_duration(duration)
 }
 
 /// Returns what is wrong with the room for records on their way. librdkafka calls an empty queue
@@ -496,7 +510,10 @@ mod tests {
     fn a_worker_is_not_restarted_in_an_outage_that_it_would_sit_out() {
         let mut config = Config::default();
         config.admin.stall_timeout = config.kafka.delivery_timeout;
-        assert!(paths(&config).contains(&"admin.stall_timeout".into()));
+        let faults = config.faults(&[]);
+        let fault = faults.iter().find(|fault| fault.path == "admin.stall_timeout").unwrap();
+        let said = "is 10m, not longer than the 10m of kafka.delivery_timeout: ";
+        assert!(fault.message.starts_with(said), "{fault}");
     }
 
     #[test]
