@@ -2,6 +2,7 @@
 //!
 //! It joins no group, commits nothing, and takes nothing from a worker that runs.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::config::{Config, OnEmpty, OnReject};
 use crate::kafka::asker::Asker;
 use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
-use crate::kafka::topics::look_up_polling;
+use crate::kafka::topics::Inquiry;
 use crate::shutdown::Shutdown;
 use crate::tokenize::task::accept;
 use crate::tokenize::{TokenizedCaption, Tokenizer};
@@ -27,6 +28,12 @@ use crate::wire::caption::{CaptionDecoder, key_as_id};
 
 /// Most messages with a value that are looked at.
 const LOOKED_AT_MAX: usize = 100;
+
+/// How long a request for the group's offsets may take; what is left of the whole is tried again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two of these requests.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many offsets before the end of each partition it begins where nothing is left for the group.
 const LAST_OFFSETS: i64 = 10;
@@ -75,11 +82,16 @@ pub(super) fn read(
     properties.set("enable.partition.eof", "true");
     let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
     let topic = &config.input.topic;
-    let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
-    let patience = patience(config);
-    let partitions =
-        look_up_polling(&consumer, brokers, topic, "input.topic", patience, &shutdown)?;
-    let begins = begins_of_group(&consumer, config, partitions)?;
+    let refused = RefCell::new(None);
+    let inquiry = Inquiry {
+        client: consumer.client(),
+        serve: &|patience| note_refusal(&consumer, patience, &refused),
+        brokers: &config.kafka.brokers,
+        patience: patience(config),
+        shutdown: &Shutdown::default(),
+    };
+    let partitions = inquiry.partitions_of(topic, "input.topic")?;
+    let begins = begins_of_group(&consumer, config, partitions, &refused)?;
     let judge = Judge::new(config, tokenizer);
     let unreadable = || format!("{topic:?} can't be read");
     let mut looked = look_from(&consumer, &begins, &judge).with_context(unreadable)?;
@@ -106,27 +118,44 @@ pub(super) fn read(
     Ok((format!("{topic}, {partitions} partitions; {said}"), looked))
 }
 
+/// Polls a consumer that has no messages yet, and notes in `refused` if the group isn't for it: of
+/// that librdkafka tells once, and whoever asks for the group's offsets waits in vain.
+fn note_refusal(
+    consumer: &BaseConsumer<Asker>,
+    patience: Duration,
+    refused: &RefCell<Option<RDKafkaErrorCode>>,
+) {
+    if let Some(Err(error)) = consumer.poll(patience)
+        && is_final(&error)
+    {
+        *refused.borrow_mut() = error.rdkafka_error_code();
+    }
+}
+
 /// Returns from where a worker of the group would read; what the group has behind it no worker
 /// will.
 fn begins_of_group(
     consumer: &BaseConsumer<Asker>,
     config: &Config,
     partitions: usize,
+    refused: &RefCell<Option<RDKafkaErrorCode>>,
 ) -> anyhow::Result<TopicPartitionList> {
     let topic = &config.input.topic;
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions as i32 - 1);
+    let group = &config.kafka.group;
     let deadline = Instant::now() + PATIENCE;
     let committed = loop {
-        match consumer.committed_offsets(list.clone(), PATIENCE) {
+        note_refusal(consumer, PAUSE, refused);
+        if let Some(code) = *refused.borrow() {
+            bail!("the brokers refuse the group {group:?} (kafka.group): {code}");
+        }
+        match consumer.committed_offsets(list.clone(), REQUEST_TIMEOUT) {
             Ok(committed) => break committed,
             // Of a group that is asked for the first time, the coordinator is still being found.
-            Err(error) if Instant::now() < deadline && is_transient(&error) => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            Err(error) if Instant::now() < deadline && is_transient(&error) => {}
             Err(error) => {
-                let what = format!("the group {:?} can't be read", config.kafka.group);
-                return Err(error).context(what);
+                return Err(error).with_context(|| format!("the group {group:?} can't be read"));
             }
         }
     };
@@ -197,7 +226,8 @@ fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
-            RDKafkaErrorCode::NotCoordinator
+            RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::NotCoordinator
                 | RDKafkaErrorCode::CoordinatorNotAvailable
                 | RDKafkaErrorCode::CoordinatorLoadInProgress
         )
@@ -409,6 +439,8 @@ fn shown(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::embedded::EmbeddedBroker;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use serde_json::json;
 
     fn judge() -> Judge<'static> {
@@ -456,6 +488,23 @@ mod tests {
         let (status, said) = looked(&["no json"]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert!(said.contains("not_json 1") && !said.contains("input.pointer"), "{said}");
+    }
+
+    #[test]
+    fn a_group_that_is_refused_is_told_as_that() {
+        let broker = EmbeddedBroker::start(&[("captions", 1)]).unwrap();
+        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 1000];
+        broker.cluster().request_errors(RDKafkaApiKey::FindCoordinator, &refusals);
+        let mut config = Config::default();
+        config.kafka.brokers = broker.bootstrap();
+        config.kafka.group = "theirs".into();
+        config.input.topic = "captions".into();
+        let said = read(&config, None).unwrap_err().to_string();
+        assert!(
+            said.starts_with("the brokers refuse the group \"theirs\" (kafka.group): "),
+            "{said}"
+        );
+        assert!(said.contains("GroupAuthorizationFailed"), "{said}");
     }
 
     #[test]
