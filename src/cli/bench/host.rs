@@ -16,6 +16,7 @@ use super::feed::Feed;
 use super::process::Process;
 use super::relay::values;
 use super::report::{ReportArgs, Table};
+use crate::cli::Interrupted;
 use crate::cli::progress::{Progress, Unit};
 use crate::cli::spread::Spread;
 use crate::model::package::Package;
@@ -222,7 +223,7 @@ impl Bench<'_> {
         let (mut seen, mut moved) = (0, Instant::now());
         loop {
             // First: a Ctrl-C on the terminal ends the process too.
-            ensure!(self.shutdown.wanted() == Wanted::Run, "interrupted");
+            ensure!(self.shutdown.wanted() == Wanted::Run, Interrupted);
             process.check()?;
             let through = ends.records()?;
             let now = (Instant::now(), process.cpu_seconds()?, through);
