@@ -1,10 +1,11 @@
 //! The captions of a file, for the commands that take one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 
 use crate::wire::caption::{CaptionDecoder, CaptionFormat};
@@ -14,7 +15,7 @@ use crate::wire::pointer::Pointer;
 #[derive(Debug, Args)]
 pub struct InputArgs {
     /// The captions, one a line; `-` is standard input.
-    #[arg(value_name = "FILE", default_value = "-")]
+    #[arg(value_name = "CAPTIONS", default_value = "-")]
     file: PathBuf,
     /// Lines are JSON with the caption at this JSON Pointer, such as /caption.
     #[arg(long, value_name = "POINTER")]
@@ -30,6 +31,22 @@ impl InputArgs {
     pub fn open(&self) -> anyhow::Result<Captions> {
         Captions::open(&self.file, self.pointer.clone())
     }
+
+    /// Returns whether the captions are in the very file at `path`, by whatever name, so that a
+    /// result there would replace them.
+    pub fn are_in(&self, path: &Path) -> bool {
+        let file = if is_stdin(&self.file) { Path::new("/dev/stdin") } else { &self.file };
+        match (fs::metadata(file), fs::metadata(path)) {
+            (Ok(file), Ok(there)) => {
+                there.is_file() && (file.dev(), file.ino()) == (there.dev(), there.ino())
+            }
+            _ => false,
+        }
+    }
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file == Path::new("-")
 }
 
 /// The captions of a file, in order.
@@ -45,13 +62,15 @@ impl Captions {
     ///
     /// # Errors
     ///
-    /// When it can't be opened.
+    /// When it can't be opened, or is a folder.
     pub fn open(file: &Path, pointer: Option<Pointer>) -> anyhow::Result<Captions> {
-        let name = file.display().to_string();
-        let reader: Box<dyn BufRead + Send> = if file == Path::new("-") {
-            Box::new(BufReader::new(io::stdin()))
+        let (name, reader): (String, Box<dyn BufRead + Send>) = if is_stdin(file) {
+            ("standard input".into(), Box::new(BufReader::new(io::stdin())))
         } else {
-            Box::new(BufReader::new(File::open(file).with_context(|| name.clone())?))
+            let name = file.display().to_string();
+            ensure!(!file.is_dir(), "{name} is a folder; a file of captions is due");
+            let opened = File::open(file).with_context(|| name.clone())?;
+            (name, Box::new(BufReader::new(opened)))
         };
         let format = match pointer {
             Some(pointer) => CaptionFormat::Json { pointer },

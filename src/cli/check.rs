@@ -12,8 +12,8 @@ use rdkafka::producer::Producer;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ConfigArgs, EXIT_USAGE, say, tell};
-use crate::config::{Config, DeliveryMode, EmbedderKind};
+use super::{ConfigArgs, EXIT_USAGE, PATIENCE, patience, say, tell};
+use crate::config::{Config, ConfigError, DeliveryMode, EmbedderKind, Fault};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::asker::Asker;
@@ -22,14 +22,6 @@ use crate::kafka::writable::{self, Answer, broker_options, record_limit};
 use crate::model::package::Package;
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
-
-/// How long the brokers may take to answer a check.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Returns how long the brokers may take to answer for a topic.
-fn patience(config: &Config) -> Duration {
-    PATIENCE.min(config.kafka.startup_timeout)
-}
 
 /// Arguments of `capvec check`.
 #[derive(Debug, Args)]
@@ -40,7 +32,7 @@ pub struct CheckArgs {
     #[arg(long)]
     offline: bool,
     /// Prints a JSON object a check, for programs: check, status (ok, failed, warning or skipped)
-    /// and detail.
+    /// and detail; of a bad configuration also faults, each with its option and a message.
     #[arg(long)]
     json: bool,
 }
@@ -54,7 +46,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
             config
         }
         Err(error) => {
-            checks.tell(Status::Failed, "configuration", &error.to_string());
+            checks.tell_faults("configuration", &error);
             checks.end();
             return ExitCode::from(EXIT_USAGE);
         }
@@ -69,19 +61,17 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         let said = format!("{}, every file as its sha256", package.manifest.model_id);
         Ok((said, package))
     });
-    let mut tokenizer = None;
-    if let Some(package) = package {
-        tokenizer = checks.check("tokenizer", || {
-            let tokenizer = package.tokenizer()?;
-            let tokens = tokenizer.tokenize("Älgen är skogens konung!")?.ids.len();
-            Ok((format!("loads; a sentence is {tokens} tokens"), tokenizer))
+    let package = package.as_ref();
+    let tokenizer = checks.check_with("tokenizer", package, "no model package", |package| {
+        let tokenizer = package.tokenizer()?;
+        let tokens = tokenizer.tokenize("Älgen är skogens konung!")?.ids.len();
+        Ok((format!("loads; a sentence is {tokens} tokens"), tokenizer))
+    });
+    if config.embed.embedder == EmbedderKind::Onnx {
+        checks.check_with("embedder", package, "no model package", |package| {
+            let devices = devices(&config, package)?;
+            Ok((format!("loads and runs in ONNX Runtime, {devices}"), ()))
         });
-        if config.embed.embedder == EmbedderKind::Onnx {
-            checks.check("embedder", || {
-                let devices = devices(&config, &package)?;
-                Ok((format!("loads and runs in ONNX Runtime, {devices}"), ()))
-            });
-        }
     }
     kafka_checks(&config, tokenizer.as_ref(), &mut checks);
     checks.end()
@@ -131,7 +121,7 @@ fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Che
         return;
     };
     let looked = checks.check("input topic", || captions::read(config, tokenizer));
-    if let Some((status, said)) = looked.and_then(|looked| looked.verdict()) {
+    if let Some((status, said)) = looked.and_then(|looked| looked.verdict(config)) {
         checks.tell(status, "captions", &said);
     }
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
@@ -235,6 +225,9 @@ struct Told<'a> {
     check: &'a str,
     status: Status,
     detail: &'a str,
+    /// The same one by one, where options are wrong.
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    faults: &'a [Fault],
 }
 
 /// The checks so far.
@@ -264,11 +257,39 @@ impl Checks {
         }
     }
 
+    /// As [`Checks::check`], of something that has to be there for it; `why` it isn't otherwise.
+    fn check_with<T, U>(
+        &mut self,
+        what: &str,
+        needed: Option<&U>,
+        why: &str,
+        check: impl FnOnce(&U) -> anyhow::Result<(String, T)>,
+    ) -> Option<T> {
+        match needed {
+            Some(needed) => self.check(what, || check(needed)),
+            None => {
+                self.tell(Status::Skipped, what, why);
+                None
+            }
+        }
+    }
+
     /// Prints a check's line. That nobody reads changes nothing of the checks and of the exit code.
     fn tell(&mut self, status: Status, check: &str, detail: &str) {
+        self.say(Told { check, status, detail, faults: &[] });
+    }
+
+    /// Prints the line of a configuration that is none.
+    fn tell_faults(&mut self, check: &str, error: &ConfigError) {
+        let (detail, faults) = (&*error.to_string(), error.faults());
+        self.say(Told { check, status: Status::Failed, detail, faults });
+    }
+
+    fn say(&mut self, told: Told<'_>) {
+        let Told { check, status, detail, .. } = told;
         self.failed |= status == Status::Failed;
         let told = if self.json {
-            say(json!(Told { check, status, detail }))
+            say(json!(told))
         } else {
             let colon = if detail.is_empty() { "" } else { ": " };
             say(format_args!("{:<7} {check}{colon}{detail}", status.as_word()))

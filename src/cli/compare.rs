@@ -16,8 +16,8 @@ use serde::Serialize;
 use super::captions::Captions;
 use super::network::NetworkArgs;
 use super::progress::{Progress, Unit};
-use super::say;
 use super::spread::Spread;
+use super::{above_zero, say};
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
 use crate::embed::alone::{FiniteError, embed_finite};
@@ -48,16 +48,16 @@ pub struct CompareArgs {
     #[arg(long, value_name = "POINTER")]
     pointer: Option<Pointer>,
     /// Takes the first N lines of the file.
-    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(2000).expect("not 0"))]
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(2000).expect("not 0"), value_parser = above_zero::<NonZeroUsize>)]
     limit: NonZeroUsize,
     /// Looks for the nearest neighbours of at most N captions, among all.
-    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(1000).expect("not 0"))]
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(1000).expect("not 0"), value_parser = above_zero::<NonZeroUsize>)]
     queries: NonZeroUsize,
     /// Passes of each package by which the speed is measured, in turn; 0 measures none.
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeats: usize,
     /// Measures the speed on at most N of the captions.
-    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(200).expect("not 0"))]
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(200).expect("not 0"), value_parser = above_zero::<NonZeroUsize>)]
     speed_captions: NonZeroUsize,
     #[command(flatten)]
     network: NetworkArgs,

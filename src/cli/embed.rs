@@ -58,11 +58,15 @@ const NPY_NEEDS_A_FILE: &str =
 ///
 /// # Errors
 ///
-/// When the package, the input or the output can't be used, or a line holds no caption.
+/// When the package, the input or the output can't be used, the output is the input, or a line
+/// holds no caption.
 pub fn run(args: &EmbedArgs) -> anyhow::Result<()> {
     let to_stdout = args.out == Path::new("-");
     if to_stdout && args.format == Format::Npy {
         bail!(NPY_NEEDS_A_FILE);
+    }
+    if !to_stdout && args.input.are_in(&args.out) {
+        bail!("{} has the captions, which the vectors would replace", args.out.display());
     }
     let package = Package::open(&args.model)?;
     let manifest = &package.manifest;

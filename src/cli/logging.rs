@@ -19,7 +19,8 @@ pub fn start(log: &LogOptions) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(terminal && !as_json)
+        // On a terminal, unless NO_COLOR or the like says otherwise.
+        .with_ansi(console::colors_enabled_stderr() && !as_json)
         // It would be said on standard error, which is what failed, and panic there.
         .log_internal_errors(false);
     // An error means that a log has been started already.

@@ -23,14 +23,29 @@ pub mod top;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use thiserror::Error;
 
 use crate::config::{Config, ConfigError, load};
 
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's:
 /// 2.
 const EXIT_USAGE: u8 = 64;
+
+/// The exit code of a command that a signal ended before it was done: 128 and SIGINT's 2, as shells
+/// say it of those that SIGINT kills.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// A command was told to stop before it was done.
+#[derive(Debug, Error)]
+#[error("interrupted")]
+struct Interrupted;
+
+/// How long the brokers may take to answer where somebody waits for what a command says of them.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Turns a Kafka topic of captions into a Kafka topic of vectors.
 #[derive(Debug, Parser)]
@@ -94,6 +109,16 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Returns how long the brokers may take to answer such a command for a topic.
+fn patience(config: &Config) -> Duration {
+    PATIENCE.min(config.kafka.startup_timeout)
+}
+
+/// Reads a number of what there must be some of.
+fn above_zero<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "a whole number above 0 is due".into())
+}
+
 /// Parses the arguments, runs the command, and says what went wrong.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -115,7 +140,13 @@ pub fn main() -> ExitCode {
             if !tracing::event_enabled!(tracing::Level::ERROR) {
                 tell(format_args!("error: {error:#}"));
             }
-            ExitCode::from(if error.is::<ConfigError>() { EXIT_USAGE } else { 1 })
+            if error.is::<ConfigError>() {
+                ExitCode::from(EXIT_USAGE)
+            } else if error.is::<Interrupted>() {
+                ExitCode::from(EXIT_INTERRUPTED)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use indicatif::{DecimalBytes, HumanCount};
 
 use super::progress::{Progress, Unit};
 use super::{compare, say};
@@ -185,8 +186,8 @@ fn describe(manifest: &Manifest) -> String {
             network.feed_forward
         ),
         format!(
-            "parameters  {:.1} million, {}",
-            network.parameters() as f64 / 1e6,
+            "parameters  {}, {}",
+            number_in_words(network.parameters() as u64),
             manifest.precision.as_str()
         ),
         format!("vocabulary  {} tokens", network.vocabulary),
@@ -201,9 +202,17 @@ fn describe(manifest: &Manifest) -> String {
     for (title, files) in [("made from", &manifest.sources), ("files", &manifest.files)] {
         for (number, file) in files.iter().enumerate() {
             let title = if number == 0 { title } else { "" };
-            let size = file.bytes as f64 / 1e6;
-            lines.push(format!("{title:<11} {}  {size:.1} MB  {}", &file.sha256[..12], file.name));
+            let size = DecimalBytes(file.bytes).to_string();
+            lines.push(format!("{title:<11} {}  {size:>9}  {}", &file.sha256[..12], file.name));
         }
     }
     lines.join("\n")
+}
+
+/// Returns a number in millions, unless so little is left of it then.
+fn number_in_words(number: u64) -> String {
+    match number {
+        ..1_000_000 => HumanCount(number).to_string(),
+        _ => format!("{:.1} million", number as f64 / 1e6),
+    }
 }

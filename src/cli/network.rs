@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
+use super::above_zero;
 use crate::batch::policy::Limits;
 use crate::config;
 use crate::embed::calibration::TOKENS_UNMEASURED;
@@ -23,10 +24,10 @@ const TOKENS_DEFAULT: NonZeroUsize =
 #[derive(Debug, Args)]
 pub struct NetworkArgs {
     /// Most tokens of a batch.
-    #[arg(long, value_name = "N", default_value_t = TOKENS_DEFAULT)]
+    #[arg(long, value_name = "N", default_value_t = TOKENS_DEFAULT, value_parser = above_zero::<NonZeroUsize>)]
     batch_tokens: NonZeroUsize,
     /// Most captions of a batch.
-    #[arg(long, value_name = "N", default_value_t = config::BatchOptions::default().captions_max)]
+    #[arg(long, value_name = "N", default_value_t = config::BatchOptions::default().captions_max, value_parser = above_zero::<NonZeroUsize>)]
     batch_captions: NonZeroUsize,
     /// Compute threads; 0 takes as many as the process may use CPUs.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]

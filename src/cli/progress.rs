@@ -97,9 +97,14 @@ impl Progress {
     fn show(&self, number: u64) -> String {
         match self.unit {
             Unit::Bytes => format!("{:.1} MB", number as f64 / 1e6),
-            Unit::Captions | Unit::Stream => format!("{number} captions"),
-            Unit::Measurements => format!("{number} measurements"),
-            Unit::Records => format!("{number} records"),
+            Unit::Captions | Unit::Stream => counted(number, "caption"),
+            Unit::Measurements => counted(number, "measurement"),
+            Unit::Records => counted(number, "record"),
         }
     }
+}
+
+/// Returns a number of things of this name.
+fn counted(number: u64, name: &str) -> String {
+    format!("{number} {name}{}", if number == 1 { "" } else { "s" })
 }

@@ -1,7 +1,7 @@
 //! `capvec top`: a running worker in the terminal, from its `/metrics` alone.
 //!
-//! It looks again and again, and shows what happened in the last seconds. It asks and never tells:
-//! the worker's port only reads.
+//! It looks again and again, and shows what happened in the last seconds, or, where nothing did, how
+//! long captions took since the worker's start. It asks and never tells: the worker's port only reads.
 
 mod figures;
 mod scrape;
@@ -88,7 +88,10 @@ pub fn run(args: &TopArgs) -> anyhow::Result<()> {
         if looks.len() < 2 {
             continue;
         }
-        let figures = WorkerFigures::between(&looks[0], &looks[looks.len() - 1]);
+        let last = &looks[looks.len() - 1];
+        let figures = WorkerFigures::between(&looks[0], last);
+        // Programs go by what happened between the looks.
+        let figures = if args.json { figures } else { figures.or_since_start(last) };
         history.push_back(figures.captions_per_second);
         if history.len() > HISTORY {
             history.pop_front();

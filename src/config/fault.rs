@@ -5,26 +5,35 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::Serialize;
 use thiserror::Error;
 
 /// A fault of one option.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// The option, `section.key`.
+    #[serde(rename = "option")]
     pub path: String,
     /// What is wrong with it, and what to do.
     pub message: String,
+    /// The variable that sets it, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variable: Option<String>,
 }
 
 impl Fault {
     pub(super) fn new(path: impl Into<String>, message: impl Into<String>) -> Fault {
-        Fault { path: path.into(), message: message.into() }
+        Fault { path: path.into(), message: message.into(), variable: None }
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
+        write!(f, "{}: {}", self.path, self.message)?;
+        match &self.variable {
+            Some(variable) => write!(f, " (set by the variable {variable})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -49,6 +58,16 @@ pub enum ConfigError {
     /// Options are wrong.
     #[error("{}", lines(.0))]
     Faults(Vec<Fault>),
+}
+
+impl ConfigError {
+    /// Returns the faults, one by one, where options are wrong.
+    pub fn faults(&self) -> &[Fault] {
+        match self {
+            ConfigError::Faults(faults) => faults,
+            _ => &[],
+        }
+    }
 }
 
 fn lines(faults: &[Fault]) -> String {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::Config;
 use super::fault::{ConfigError, Fault};
 use super::merge::from_tree;
-use super::mistakes::{misspelt_variables, secrets_on_the_command_line};
+use super::mistakes::{misspelt_variables, name_variables, secrets_on_the_command_line};
 use super::properties::property_name;
 
 /// Reads and checks the configuration: the defaults, then the file, then `CAPVEC__SECTION__KEY`
@@ -39,6 +39,7 @@ pub(super) fn load_with(
     };
     faults.extend(misspelt_variables(environment.keys()));
     faults.extend(secrets_on_the_command_line(overrides));
+    let names: Vec<String> = environment.keys().cloned().collect();
     let mut given = Value::Object(Map::new());
     if let Some(path) = file {
         let source = File::from_str(&read(path)?, FileFormat::Toml);
@@ -60,7 +61,13 @@ pub(super) fn load_with(
     if file.is_none() && is_empty && faults.is_empty() {
         return Err(ConfigError::Nothing);
     }
-    from_tree(given, faults)
+    from_tree(given, faults).map_err(|error| match error {
+        ConfigError::Faults(mut faults) => {
+            name_variables(&mut faults, &names, overrides);
+            ConfigError::Faults(faults)
+        }
+        other => other,
+    })
 }
 
 /// Returns the variables, and a fault for each of capvec's whose value can't be read: it may be a
@@ -194,7 +201,8 @@ mod tests {
     fn a_property_is_one_option_however_a_layer_writes_it() {
         let text = without_kafka()
             + "\n[kafka.librdkafka]\n\"session.timeout.ms\" = 46000\n"
-            + "security.protocol = \"sasl_ssl\"\n\"sasl.mechanisms\" = \"PLAIN\"\n";
+            + "security.protocol = \"sasl_ssl\"\n\"sasl.mechanisms\" = \"PLAIN\"\n"
+            + "sasl.username = \"me\"\nsasl.password = \"hunter2\"\n";
         let load = |variables: &[(&str, &str)], flags: &[(&str, &str)]| {
             let variables = [&BROKERS[..], variables].concat();
             load_layers(&text, &variables, flags).unwrap().kafka.librdkafka.0
@@ -217,7 +225,7 @@ mod tests {
     fn properties_may_be_quoted_bare_or_variables() {
         let text = without_kafka()
             + "\n[kafka.librdkafka]\n\"linger.ms\" = 7\nsecurity.protocol = \"sasl_ssl\"\n"
-            + "sasl.mechanism = \"PLAIN\"\n"
+            + "sasl.mechanism = \"PLAIN\"\nsasl.username = \"me\"\n"
             + "\n[kafka]\nbrokers = \"b\"\ngroup = \"g\"\n";
         let secret = [("CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD", "hunter2")];
         let config = load_text(&text, &secret).unwrap();
@@ -249,7 +257,8 @@ mod tests {
         let variable = [("CAPVEC__KAFKA__LIBRDKAFKA", "sasl.password=hunter2")];
         assert_eq!(
             faults(load_text(MINIMAL, &variable)),
-            ["kafka.librdkafka: a table of properties is due"]
+            ["kafka.librdkafka: a table of properties is due (set by the variable \
+              CAPVEC__KAFKA__LIBRDKAFKA)"]
         );
         // The secret where the name of its file is due.
         for option in ["LIBRDKAFKA_FILES__SASL_PASSWORD", "BEARER_TOKEN_FILE"] {

@@ -18,6 +18,12 @@ const FILES: [&str; 5] = [
     "ssl.keystore.location",
 ];
 
+/// What librdkafka logs in with, in its spelling, beside GSSAPI.
+const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", BEARER];
+
+/// The one that has neither a user nor a password.
+const BEARER: &str = "OAUTHBEARER";
+
 /// Returns what is missing for the logins that the properties ask for.
 pub(super) fn faults(kafka: &KafkaOptions) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -45,6 +51,24 @@ pub(super) fn faults(kafka: &KafkaOptions) -> Vec<Fault> {
                 "sasl.mechanism",
                 format!("is GSSAPI, which isn't built in; set another, {advice}"),
             );
+        }
+        Some(mechanism) if is_sasl && !MECHANISMS.contains(&mechanism) => {
+            let known = MECHANISMS.join(", ");
+            fault("sasl.mechanism", format!("is {mechanism:?}; one of {known} is due"));
+        }
+        Some(mechanism) if is_sasl && mechanism != BEARER => {
+            for name in ["sasl.username", "sasl.password"] {
+                // What is wrong with a file is told of the file.
+                let is_given =
+                    kafka.property(name).is_some() || kafka.librdkafka_files.0.contains_key(name);
+                if !is_given {
+                    let file = match name {
+                        "sasl.password" => "; kafka.librdkafka_files.sasl.password names its file",
+                        _ => "",
+                    };
+                    fault(name, format!("is required with sasl.mechanism {mechanism}{file}"));
+                }
+            }
         }
         _ => {}
     }
@@ -83,7 +107,12 @@ mod tests {
         let of_protocol = "security.protocol: is not set, and ";
         refused(&[("sasl.password", "hunter2")], &[&format!("{of_protocol}sasl.password has")]);
         refused(&[("ssl.ca.location", "probe")], &[&format!("{of_protocol}ssl.ca.location has")]);
-        let plain = [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "PLAIN")];
+        let plain = [
+            ("security.protocol", "SASL_PLAINTEXT"),
+            ("sasl.mechanism", "PLAIN"),
+            ("sasl.username", "me"),
+            ("sasl.password", "hunter2"),
+        ];
         refused(&plain, &[]);
         let over = [&plain[..], &[("ssl.ca.pem", "x")]].concat();
         refused(&over, &[]);
@@ -98,7 +127,22 @@ mod tests {
         let protocol = ("security.protocol", "sasl_ssl");
         refused(&[protocol], &["sasl.mechanism: is required"]);
         refused(&[protocol, ("sasl.mechanism", "GSSAPI")], &["sasl.mechanism: is GSSAPI, which"]);
-        refused(&[protocol, ("sasl.mechanism", "PLAIN")], &[]);
+        let mechanism = |name| ("sasl.mechanism", name);
+        for unknown in ["plain", "SCRAM", "AWS_MSK_IAM"] {
+            let due = format!("sasl.mechanism: is {unknown:?}; one of PLAIN, SCRAM-SHA-256, ");
+            refused(&[protocol, mechanism(unknown)], &[&due]);
+        }
+        refused(&[protocol, mechanism("OAUTHBEARER")], &[]);
+        let (user, password) = (("sasl.username", "me"), ("sasl.password", "hunter2"));
+        refused(&[protocol, mechanism("PLAIN"), user, password], &[]);
+        refused(
+            &[protocol, mechanism("SCRAM-SHA-256")],
+            &[
+                "sasl.username: is required with sasl.mechanism SCRAM-SHA-256",
+                "sasl.password: is required with sasl.mechanism SCRAM-SHA-256; kafka.librdkafka_files",
+            ],
+        );
+        refused(&[protocol, mechanism("PLAIN"), user], &["sasl.password: is required"]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Mistakes outside the file: variables that nobody would read, and secrets on the command line.
+//! Mistakes outside the file: variables that nobody would read or that are wrong, and secrets on the
+//! command line.
 
 use serde_json::{Map, Value};
 
@@ -40,6 +41,44 @@ fn option_meant(key: &str, known: &Map<String, Value>) -> Option<String> {
         return None;
     }
     closest(&key.to_lowercase(), known).map(str::to_uppercase)
+}
+
+/// Notes of each fault the variable that sets its option, or something in it. A flag, which lies
+/// over the variables, everybody sees.
+pub(super) fn name_variables(
+    faults: &mut [Fault],
+    variables: &[String],
+    flags: &[(String, String)],
+) {
+    let mut set: Vec<(String, &String)> = variables
+        .iter()
+        .filter_map(|name| {
+            let option = name.to_lowercase().strip_prefix("capvec__")?.replace("__", ".");
+            Some((option_name(&option), name))
+        })
+        .collect();
+    set.sort_unstable();
+    for fault in faults {
+        let is_of = |option: &str| {
+            let rest = option.strip_prefix(fault.path.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if !flags.iter().any(|(path, _)| is_of(&option_name(path))) {
+            let variable = set.iter().find(|(option, _)| is_of(option));
+            fault.variable = variable.map(|(_, name)| (*name).clone());
+        }
+    }
+}
+
+/// Returns the path of an option, however a variable or a flag writes it.
+fn option_name(path: &str) -> String {
+    let path = path.to_lowercase();
+    for map in ["kafka.librdkafka_files.", "kafka.librdkafka."] {
+        if let Some(property) = path.strip_prefix(map) {
+            return format!("{map}{}", property_name(property));
+        }
+    }
+    path
 }
 
 /// Finds the secrets among the values of `--set`.
@@ -97,6 +136,35 @@ mod tests {
             ("CAPVEC_KAFKA_BOOTSTRAP_PORT_9092_TCP_ADDR", "10.0.0.1"),
         ];
         load_text(MINIMAL, &others).unwrap();
+    }
+
+    #[test]
+    fn a_fault_of_a_variable_names_the_variable() {
+        let text = format!("{MINIMAL}\nbatch = {{ tokens_max = -1 }}");
+        let variables = [
+            ("CAPVEC__KAFKA__BROKER", "b"),
+            ("CAPVEC__COLOUR__OF__IT", "red"),
+            ("CAPVEC__INPUT__FORMAT", "xml"),
+            ("capvec__kafka__librdkafka__sasl_pasword", "hunter2"),
+            ("CAPVEC__OUTPUT__TOPIC", "in"),
+            ("CAPVEC__BATCH__WAIT_MAX", "5"),
+        ];
+        let faults = faults(load_layers(&text, &variables, &[("batch.wait_max", "6")]));
+        for (option, variable) in [
+            ("kafka.broker", "CAPVEC__KAFKA__BROKER"),
+            ("colour", "CAPVEC__COLOUR__OF__IT"),
+            ("input.format", "CAPVEC__INPUT__FORMAT"),
+            ("kafka.librdkafka.sasl.pasword", "capvec__kafka__librdkafka__sasl_pasword"),
+            ("output.topic", "CAPVEC__OUTPUT__TOPIC"),
+        ] {
+            let end = format!(" (set by the variable {variable})");
+            let fault = faults.iter().find(|f| f.starts_with(&format!("{option}: "))).unwrap();
+            assert!(fault.ends_with(&end), "{fault}");
+        }
+        for option in ["batch.tokens_max", "batch.wait_max"] {
+            let fault = faults.iter().find(|f| f.starts_with(option)).unwrap();
+            assert!(!fault.contains("variable"), "{fault}: of the file, or of a flag");
+        }
     }
 
     #[test]

@@ -143,6 +143,7 @@ mod tests {
             ("CAPVEC__KAFKA__LIBRDKAFKA_FILES__SASL_PASSWORD", path),
             ("CAPVEC__KAFKA__LIBRDKAFKA__SECURITY_PROTOCOL", "sasl_ssl"),
             ("CAPVEC__KAFKA__LIBRDKAFKA__SASL_MECHANISM", "PLAIN"),
+            ("CAPVEC__KAFKA__LIBRDKAFKA__SASL_USERNAME", "me"),
         ];
         let config = load_text(MINIMAL, &variables).unwrap();
         assert_eq!(config.kafka.property("sasl.password"), Some("hunter2"));

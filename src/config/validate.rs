@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use humantime_serde::re::humantime::{FormattedDuration, format_duration};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -22,6 +23,9 @@ const NUMBER_MAX: usize = i64::MAX as usize;
 
 /// The longest that librdkafka takes is 2^31 - 1 milliseconds, 24.8 days.
 const DURATION_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// The longest name of a topic, in bytes.
+const TOPIC_BYTES_MAX: usize = 249;
 
 /// librdkafka's default of `session.timeout.ms`.
 const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
@@ -65,6 +69,7 @@ impl Config {
 
     fn faults_of_input(&self, faults: &mut Faults<'_>) {
         faults.required("input.topic", &self.input.topic, "the topic of captions");
+        faults.topic("input.topic", &self.input.topic);
         if self.input.format == InputFormat::Json
             && let Err(message) = self.input.pointer.parse::<Pointer>()
         {
@@ -112,6 +117,7 @@ impl Config {
     fn faults_of_output(&self, faults: &mut Faults<'_>) {
         let (input, output) = (&self.input, &self.output);
         faults.required("output.topic", &output.topic, "the topic of vectors");
+        faults.topic("output.topic", &output.topic);
         faults.same_topic("output.topic", &output.topic, "input.topic", &input.topic);
         match output.id.parse::<IdFrom>() {
             Err(message) => faults.add("output.id", message),
@@ -132,6 +138,7 @@ impl Config {
 
     fn faults_of_reject(&self, faults: &mut Faults<'_>) {
         let reject = &self.reject;
+        faults.topic("reject.topic", &reject.topic);
         faults.same_topic("reject.topic", &reject.topic, "input.topic", &self.input.topic);
         faults.same_topic("reject.topic", &reject.topic, "output.topic", &self.output.topic);
         if self.dead_letter_topic().is_some() && reject.on_reject == OnReject::Skip {
@@ -163,8 +170,10 @@ impl Config {
             faults.add(
                 "delivery.drain_timeout",
                 format!(
-                    "is {drain:?}, not shorter than the group's session timeout of {session:?}: the \
-                     partition would be another's before the drain ends"
+                    "is {}, not shorter than the group's session timeout of {}: the partition would be \
+                     another's before the drain ends",
+                    as_written(drain),
+                    as_written(session)
                 ),
             );
         }
@@ -186,9 +195,10 @@ impl Config {
                     faults.add(
                         "delivery.transaction_timeout",
                         format!(
-                            "is {timeout:?}, less than twice the {interval:?} of \
-                             delivery.commit_interval: the brokers could abort a transaction before \
-                             it is committed"
+                            "is {}, less than twice the {} of delivery.commit_interval: the brokers \
+                             could abort a transaction before it is committed",
+                            as_written(timeout),
+                            as_written(interval)
                         ),
                     );
                 }
@@ -216,8 +226,10 @@ impl Config {
             faults.add(
                 "admin.stall_timeout",
                 format!(
-                    "is {stall:?}, not longer than the {outage:?} of kafka.delivery_timeout: in an \
-                     outage of the brokers that the worker would sit out, /livez would fail first"
+                    "is {}, not longer than the {} of kafka.delivery_timeout: in an outage of the \
+                     brokers that the worker would sit out, /livez would fail first",
+                    as_written(stall),
+                    as_written(outage)
                 ),
             );
         }
@@ -236,8 +248,10 @@ impl Config {
             faults.add(
                 path,
                 format!(
-                    "is {waits:?}, not shorter than the {stall:?} of admin.stall_timeout: captions \
-                     that wait would make /livez fail"
+                    "is {}, not shorter than the {} of admin.stall_timeout: captions that wait would \
+                     make /livez fail",
+                    as_written(waits),
+                    as_written(stall)
                 ),
             );
         }
@@ -264,6 +278,22 @@ impl Faults<'_> {
         }
     }
 
+    /// A name that no topic has. Of a pattern, which begins with `^`, librdkafka would read every
+    /// topic that fits.
+    fn topic(&mut self, path: &str, name: &str) {
+        let is_letter = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
+        let is_name = name.chars().all(is_letter) && name.len() <= TOPIC_BYTES_MAX;
+        if !name.trim().is_empty() && (!is_name || [".", ".."].contains(&name)) {
+            self.add(
+                path,
+                format!(
+                    "is {name:?}, which no topic is called: names have at most {TOPIC_BYTES_MAX} of the \
+                     letters a to z and A to Z, digits, dots, underscores and hyphens"
+                ),
+            );
+        }
+    }
+
     fn same_topic(&mut self, path: &str, topic: &str, other_path: &str, other: &str) {
         if !topic.is_empty() && topic == other {
             self.add(path, format!("is the same topic as {other_path}"));
@@ -272,7 +302,8 @@ impl Faults<'_> {
 
     fn duration(&mut self, path: &str, duration: Duration, least: Duration) {
         if !(least..=DURATION_MAX).contains(&duration) {
-            self.add(path, format!("is {duration:?}; it may be {least:?} to {DURATION_MAX:?}"));
+            let [duration, least, most] = [duration, least, DURATION_MAX].map(as_written);
+            self.add(path, format!("is {duration}; it may be {least} to {most}"));
         }
     }
 
@@ -281,6 +312,11 @@ impl Faults<'_> {
             self.add(path, format!("is {number}; it may be {most} at most"));
         }
     }
+}
+
+/// Returns a duration as the configuration has it, such as `15m`.
+fn as_written(duration: Duration) -> FormattedDuration {
+    format_duration(duration)
 }
 
 /// Returns what is wrong with the room for records on their way. librdkafka calls an empty queue
@@ -336,8 +372,22 @@ fn fault_of_brokers(brokers: &str) -> Option<String> {
                 "{which}begins with {scheme}, which brokers don't speak; an address is {example}"
             ));
         }
-        (several && entry.is_empty())
-            .then(|| format!("{which}is empty; a list is such as \"host1:9092,host2:9092\""))
+        if several && entry.is_empty() {
+            return Some(format!("{which}is empty; a list is such as \"host1:9092,host2:9092\""));
+        }
+        if entry.contains(char::is_whitespace) {
+            let example = "such as \"host1:9092,host2:9092\"";
+            return Some(format!(
+                "{which}has white space in it; commas separate addresses, {example}"
+            ));
+        }
+        let address = entry.rsplit_once("://").map_or(entry, |(_, address)| address);
+        let (host, port) = address.rsplit_once(':')?;
+        // An address of IPv6 has colons of its own.
+        let is_port = !host.contains(':') || host.ends_with(']');
+        (is_port && !port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| {
+            format!("{which}has the port {port:?}; one is of 1 to 65535, as in \"host:9092\"")
+        })
     })
 }
 
@@ -348,7 +398,9 @@ mod tests {
 
     #[test]
     fn addresses_that_no_broker_has_are_refused() {
-        for good in ["", "b", "b:9092", "a:1, b:2", "SASL_SSL://b:9092", "[::1]:9092"] {
+        for good in
+            ["", "b", "b:9092", "a:1, b:2", "SASL_SSL://b:9092", "[::1]:9092", "[::1]", "::1"]
+        {
             assert_eq!(fault_of_brokers(good), None, "{good}");
         }
         for (wrong, expected) in [
@@ -356,9 +408,36 @@ mod tests {
             ("a:1, HTTPS://b", "entry 2 begins with https://"),
             ("a:1,", "entry 2 is empty"),
             ("a:1, ,b:2", "entry 2 is empty"),
+            ("a:1 b:2", "has white space in it"),
+            ("a:1,b:99999", "entry 2 has the port \"99999\""),
+            ("SSL://b:9092/", "has the port \"9092/\""),
+            ("[::1]:kafka", "has the port \"kafka\""),
+            ("b:0", "has the port \"0\""),
+            ("b:", "has the port \"\""),
         ] {
             let said = fault_of_brokers(wrong).unwrap();
             assert!(said.starts_with(expected) && said.contains(":9092\""), "{wrong}: {said}");
+        }
+    }
+
+    #[test]
+    fn names_that_no_topic_has_are_refused() {
+        let longest = "t".repeat(TOPIC_BYTES_MAX);
+        for (name, is_one) in [
+            ("captions.v1_a-B", true),
+            (&*longest, true),
+            (&*(longest.clone() + "t"), false),
+            ("a b", false),
+            ("^captions", false),
+            ("bilder-ö", false),
+            ("..", false),
+        ] {
+            let mut config = Config::default();
+            config.input.topic = name.into();
+            config.reject.topic = format!(" {name}");
+            let paths = paths(&config);
+            assert_eq!(!paths.contains(&"input.topic".into()), is_one, "{name}");
+            assert!(paths.contains(&"reject.topic".into()), "{name} after a space");
         }
     }
 
@@ -431,7 +510,10 @@ mod tests {
     fn a_worker_is_not_restarted_in_an_outage_that_it_would_sit_out() {
         let mut config = Config::default();
         config.admin.stall_timeout = config.kafka.delivery_timeout;
-        assert!(paths(&config).contains(&"admin.stall_timeout".into()));
+        let faults = config.faults(&[]);
+        let fault = faults.iter().find(|fault| fault.path == "admin.stall_timeout").unwrap();
+        let said = "is 10m, not longer than the 10m of kafka.delivery_timeout: ";
+        assert!(fault.message.starts_with(said), "{fault}");
     }
 
     #[test]

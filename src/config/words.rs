@@ -24,12 +24,19 @@ pub(super) fn due(value: &Value, message: &str) -> String {
         "socket address" => message.contains("socket address"),
         words => message.ends_with(words),
     });
-    match (found, value) {
-        (Some((_, due)), Value::Object(_)) => format!("is a table; {due}"),
-        (Some((_, due)), Value::Array(_)) => format!("is a list; {due}"),
-        (Some((_, due)), scalar) => format!("is {scalar}; {due}"),
+    let due = found.map(|(_, due)| (*due).to_owned()).or_else(|| one_of(message));
+    match (due, value) {
+        (Some(due), Value::Object(_)) => format!("is a table; {due}"),
+        (Some(due), Value::Array(_)) => format!("is a list; {due}"),
+        (Some(due), scalar) => format!("is {scalar}; {due}"),
         (None, _) => message.into(),
     }
+}
+
+/// Returns the words of which one is due, if serde's sentence has them.
+fn one_of(message: &str) -> Option<String> {
+    let (_, words) = message.strip_prefix("unknown variant ")?.rsplit_once(", expected ")?;
+    Some(format!("{} is due", words.replace('`', "\"")))
 }
 
 #[cfg(test)]
@@ -71,9 +78,10 @@ mod tests {
         ] {
             assert_eq!(said(section, key, value), expected, "{section}.{key} = {value}");
         }
+        assert_eq!(said("input", "format", "\"xml\""), "is \"xml\"; \"json\" or \"text\" is due");
         assert_eq!(
-            said("input", "format", "\"xml\""),
-            "unknown variant `xml`, expected `json` or `text`"
+            said("log", "format", "\"xml\""),
+            "is \"xml\"; one of \"auto\", \"text\", \"json\" is due"
         );
     }
 }

@@ -1,9 +1,14 @@
 //! `capvec bench`: each benchmark runs, and its report has what the documents say. No speed is
 //! asserted: that is the machine's.
 
+use std::io::Read;
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 
-use crate::support::{Cluster, capvec_fails, capvec_ok, eventually, free_address, tiny_package};
+use crate::support::{
+    CAPVEC, Cluster, capvec_fails, capvec_ok, eventually, free_address, tiny_package,
+};
 
 fn package() -> &'static str {
     tiny_package().to_str().unwrap()
@@ -46,6 +51,16 @@ fn the_encoder_is_measured_against_matrix_products_and_padding() {
     );
     let svg = std::fs::read_to_string(plot).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains(">random<"), "{svg}");
+}
+
+#[test]
+fn what_a_benchmark_has_to_set_nobody_else_sets() {
+    for option in ["kafka.brokers", "kafka.group", "input.topic", "output.topic"] {
+        let set = format!("{option}=other");
+        let (code, error) = capvec_fails(&["bench", "host", "--set", &set]);
+        assert_eq!(code, 1, "{error}");
+        assert!(error.contains(&format!("--set {option}: a benchmark sets it itself")), "{error}");
+    }
 }
 
 #[test]
@@ -127,6 +142,30 @@ fn a_broker_that_is_away_ends_no_measurement() {
     let args = ["worker", "--model", package(), "--brokers", &brokers];
     let report = bench(&[&args[..], &scenario].concat());
     assert_positive(&report, &["/closed/worker/captions_per_second/median"]);
+}
+
+#[test]
+fn an_interrupted_benchmark_ends_as_shells_say_it_of_others() {
+    let mut child = Command::new("env")
+        .args(["--default-signal=INT", CAPVEC, "bench", "worker", "--model", package()])
+        .args(["--scenario", "closed", "--seconds", "3600"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = child.id().to_string();
+    eventually("it heeds SIGINT", || {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        // Signal 2 is the second bit.
+        (caught & 2 != 0).then_some(())
+    });
+    assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{error}");
+    assert!(error.contains("interrupted"), "{error}");
 }
 
 #[test]

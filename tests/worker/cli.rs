@@ -89,6 +89,21 @@ fn numbers_that_no_machine_can_serve_are_refused() {
 }
 
 #[test]
+fn none_of_what_there_must_be_some_of_is_refused_in_plain_words() {
+    let package = text(tiny_package());
+    for args in [
+        &["embed", "--model", package, "--out", "-", "/dev/null", "--batch-tokens", "0"][..],
+        &["embed", "--model", package, "--out", "-", "/dev/null", "--batch-captions", "many"],
+        &["model", "compare", package, package, "--captions", "/dev/null", "--limit", "0"],
+        &["bench", "host", "--repeats", "0"],
+    ] {
+        let (code, error) = capvec_fails(args);
+        assert_eq!(code, 2, "{error}");
+        assert!(error.contains(": a whole number above 0 is due"), "{error}");
+    }
+}
+
+#[test]
 fn a_missing_library_says_how_to_get_it() {
     let output = Command::new(CAPVEC)
         .args(["embed", "--model", text(tiny_package()), "/dev/null", "--out", "/dev/null"])
@@ -159,6 +174,9 @@ fn check_tells_every_fault_of_a_configuration() {
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&told["check"], &told["status"]), (&"configuration".into(), &"failed".into()));
     assert!(told["detail"].as_str().unwrap().contains("kafka.brokers: is required"), "{told}");
+    let message = "no such option; is it brokers?";
+    let fault = serde_json::json!({"option": "kafka.broker", "message": message});
+    assert!(told["faults"].as_array().unwrap().contains(&fault), "{told}");
     let output = capvec(&["run", "--config", text(&config)]);
     assert_eq!(output.status.code(), Some(64), "run refuses it too");
 }
@@ -233,6 +251,13 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
     let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  input topic") && said.contains("\"nowhere\""), "{said}");
+
+    let without_package = [&options[..], &["model.package=/nowhere"]].concat();
+    let (code, said) = check(&cluster.bootstrap, &without_package);
+    assert_eq!(code, Some(1));
+    for skipped in ["tokenizer", "embedder"] {
+        assert!(said.contains(&format!("skipped {skipped}: no model package\n")), "{said}");
+    }
 }
 
 #[test]
@@ -283,6 +308,9 @@ fn check_looks_at_the_last_messages_where_the_group_has_read_all() {
     let blank = Outgoing { partition: Some(1), ..Outgoing::caption("k", " ") };
     cluster.send("caught-up", &[caption(0), caption(1), caption(2), blank]);
     let (code, said) = check(&cluster.bootstrap, &options);
+    assert_eq!(code, Some(1), "without a dead-letter topic the worker stops: {said}");
+    let options = [&options[..], &["reject.on_reject=skip"]].concat();
+    let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(0), "{said}");
     let share = "WARNING captions: 1 of the 4 messages that were read (25 %) would be rejected: \
                  caption_empty 1; caught-up/1/0: ";
@@ -317,6 +345,20 @@ fn check_says_when_no_broker_answers_and_why() {
     let (code, said) = check(&Cluster::shared().bootstrap, &[&options[..], &[tls]].concat());
     assert_eq!(code, Some(1));
     assert!(said.contains("FAILED  brokers") && said.contains("see security.protocol"), "{said}");
+}
+
+#[test]
+fn who_looks_at_dead_letters_does_not_wait_as_long_as_a_worker() {
+    let nobody = format!("kafka.brokers={}", free_address());
+    let options =
+        [&nobody, "kafka.group=g", "input.topic=i", "output.topic=o", "reject.topic=dead"];
+    let options = [&options[..], &["model.package=none"]].concat();
+    let (code, error) = capvec_fails(&[&["dlq", "list"][..], &sets(&options)].concat());
+    assert_eq!(code, 1, "{error}");
+    assert!(
+        error.contains("no answer from the brokers at ") && error.contains(" within 10s"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -355,6 +397,30 @@ fn check_compares_the_time_of_a_transaction_with_the_brokers_and_run_names_the_o
     for part in ["delivery.transaction_timeout is 1200s", "transaction.max.timeout.ms"] {
         assert!(error.contains(part), "{part}: {error}");
     }
+}
+
+#[test]
+fn the_log_has_no_colours_where_nobody_wants_them() {
+    let options = [
+        "kafka.brokers=none",
+        "kafka.group=g",
+        "input.topic=i",
+        "output.topic=o",
+        "model.package=none",
+        "admin.listen=127.0.0.1:0",
+    ];
+    let run = format!("{CAPVEC} run {}", sets(&options).join(" "));
+    let log = |no_color: Option<&str>| {
+        // It runs the program on a terminal.
+        let mut script = Command::new("script");
+        script.args(["-qec", &run, "/dev/null"]).env_remove("NO_COLOR").env("TERM", "xterm");
+        script.envs(no_color.map(|value| ("NO_COLOR", value)));
+        let output = script.stdin(std::process::Stdio::null()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (coloured, plain) = (log(None), log(Some("1")));
+    assert!(coloured.contains("\u{1b}["), "{coloured}");
+    assert!(plain.contains(" ERROR ") && !plain.contains("\u{1b}["), "{plain}");
 }
 
 #[test]

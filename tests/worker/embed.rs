@@ -55,6 +55,50 @@ fn embed_takes_lines_and_json_lines_and_writes_three_formats() {
 }
 
 #[test]
+fn embed_does_not_replace_its_captions_by_their_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    std::fs::write(file("captions"), "a caption\n").unwrap();
+    std::os::unix::fs::symlink("captions", file("link")).unwrap();
+    let (package, captions) = (tiny_package(), file("captions"));
+    let embed = |from: &str, to: &Path| {
+        let stdin = std::fs::File::open(file("captions")).unwrap();
+        Command::new(CAPVEC)
+            .args(["embed", "--model", text(package), from, "--out", text(to)])
+            .stdin(stdin)
+            .output()
+            .unwrap()
+    };
+    for (from, to) in [(text(&captions), "captions"), (text(&captions), "link"), ("-", "captions")]
+    {
+        let output = embed(from, &file(to));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{from} to {to}: {error}");
+        assert!(error.contains(" has the captions, which the vectors would replace"), "{error}");
+        assert_eq!(std::fs::read_to_string(&captions).unwrap(), "a caption\n");
+    }
+    assert!(embed("-", &file("vectors")).status.success());
+}
+
+#[test]
+fn what_the_captions_are_read_from_is_named_as_people_know_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let package = text(tiny_package());
+    let (_, error) = capvec_fails(&["tokenize", "--model", package, text(folder.path())]);
+    assert!(error.contains(" is a folder; a file of captions is due"), "{error}");
+    let mut child = Command::new(CAPVEC)
+        .args(["tokenize", "--model", package])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"\xff\n").unwrap();
+    let error = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(error.contains("standard input, line 1: "), "{error}");
+}
+
+#[test]
 fn embed_replaces_no_pipe_and_no_link() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);

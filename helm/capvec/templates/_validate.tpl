@@ -18,6 +18,12 @@ do. templates/validate.yaml, which is always rendered, includes it.
 {{- range $path, $value := dict "config.kafka.group" .Values.config.kafka.group "config.input.topic" .Values.config.input.topic "config.output.topic" .Values.config.output.topic -}}
 {{- if not $value }}{{ $faults = append $faults (printf "%s is required" $path) }}{{ end -}}
 {{- end -}}
+{{- range $pair := list (list "output" "input") (list "reject" "input") (list "reject" "output") -}}
+{{- $topic := dig (index $pair 0) "topic" "" $.Values.config -}}
+{{- if and $topic (eq $topic (dig (index $pair 1) "topic" "" $.Values.config)) -}}
+{{- $faults = append $faults (printf "config.%s.topic is %q, the same topic as config.%s.topic" (index $pair 0) $topic (index $pair 1)) -}}
+{{- end -}}
+{{- end -}}
 {{- if hasKey .Values.config "model" -}}
 {{- $faults = append $faults "config.model is what the chart writes from `model`: set model.source and what belongs to it, and model.verify" -}}
 {{- end -}}
@@ -45,6 +51,16 @@ do. templates/validate.yaml, which is always rendered, includes it.
 {{- end -}}
 {{- if not (regexMatch "^(0\\.0\\.0\\.0|\\[::\\]):[0-9]+$" (dig "admin" "listen" "0.0.0.0:9180" .Values.config)) -}}
 {{- $faults = append $faults "config.admin.listen has to be 0.0.0.0:PORT or [::]:PORT, or neither the kubelet nor Prometheus gets an answer" -}}
+{{- end -}}
+
+{{- /* GPUs may come otherwise: as a limit of another name, or all of a node's by its runtime. */}}
+{{- $device := dig "embed" "device" "" .Values.config -}}
+{{- $extended := keys (dig "limits" dict .Values.resources | default dict) | join " " | contains "/" -}}
+{{- if and (regexMatch "^(cuda|tensorrt)" $device) (not .Values.gpu.enabled) (not $extended) (not .Values.runtimeClassName) -}}
+{{- $faults = append $faults (printf "config.embed.device is %q, and the pods ask for no GPU: set gpu.enabled" $device) -}}
+{{- end -}}
+{{- if and .Values.gpu.enabled (eq $device "cpu") -}}
+{{- $faults = append $faults "config.embed.device is \"cpu\" with gpu.enabled: each worker would hold a GPU and not use it. Leave config.embed.device out, or gpu.enabled" -}}
 {{- end -}}
 
 {{- $surge := include "capvec.maxSurge" . -}}

@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -18,6 +18,9 @@ use crate::kafka::admin_properties;
 
 /// Partitions of captions, and of vectors.
 pub const PARTITIONS: i32 = 6;
+
+/// Options of the worker without which it wouldn't be the benchmark's.
+const OWN: [&str; 4] = ["kafka.brokers", "kafka.group", "input.topic", "output.topic"];
 
 /// How long the brokers may take for a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,7 +38,8 @@ pub struct ClusterArgs {
     /// and deleted.
     #[arg(long, value_name = "HOST:PORT")]
     pub brokers: Option<String>,
-    /// Sets an option of the worker, as `capvec run` takes it; may be repeated.
+    /// Sets an option of the worker, as `capvec run` takes it, but for those of brokers, group and
+    /// topics; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = key_value)]
     pub overrides: Vec<(String, String)>,
 }
@@ -53,8 +57,11 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When the embedded broker doesn't start.
+    /// When an option is set that the benchmark has to set, or the embedded broker doesn't start.
     pub fn new(args: &ClusterArgs) -> anyhow::Result<Cluster> {
+        if let Some((path, _)) = args.overrides.iter().find(|(path, _)| OWN.contains(&&**path)) {
+            bail!("--set {path}: a benchmark sets it itself; --brokers names other brokers");
+        }
         // Other benchmarks may run on the same brokers; std seeds each state at random.
         let name = format!("capvec-bench-{:016x}", RandomState::new().build_hasher().finish());
         if let Some(brokers) = &args.brokers {

@@ -16,6 +16,7 @@ use super::feed::Feed;
 use super::process::Process;
 use super::relay::values;
 use super::report::{ReportArgs, Table};
+use crate::cli::Interrupted;
 use crate::cli::progress::{Progress, Unit};
 use crate::cli::spread::Spread;
 use crate::model::package::Package;
@@ -42,6 +43,9 @@ const TRIES: usize = 3;
 /// CPU time is counted in hundredths of a second; fewer captions would be a matter of luck.
 const MESSAGES_MIN: u64 = 100;
 
+/// More than anybody waits for.
+const MESSAGES_MAX: u64 = 1_000_000_000;
+
 /// Arguments of `capvec bench host`.
 #[derive(Debug, Args)]
 pub struct HostArgs {
@@ -57,7 +61,7 @@ pub struct HostArgs {
         long,
         value_name = "N",
         default_value_t = 100_000,
-        value_parser = clap::value_parser!(u64).range(MESSAGES_MIN..)
+        value_parser = clap::value_parser!(u64).range(MESSAGES_MIN..=MESSAGES_MAX)
     )]
     messages: u64,
     /// The format of the vectors.
@@ -219,7 +223,7 @@ impl Bench<'_> {
         let (mut seen, mut moved) = (0, Instant::now());
         loop {
             // First: a Ctrl-C on the terminal ends the process too.
-            ensure!(self.shutdown.wanted() == Wanted::Run, "interrupted");
+            ensure!(self.shutdown.wanted() == Wanted::Run, Interrupted);
             process.check()?;
             let through = ends.records()?;
             let now = (Instant::now(), process.cpu_seconds()?, through);

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::chart::Chart;
 use crate::cli::output::OutFile;
-use crate::cli::say;
+use crate::cli::{above_zero, say};
 
 /// How results are shown.
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     /// How often everything is measured, in turn; medians are shown.
-    #[arg(long, value_name = "N", default_value_t = NonZeroU32::new(5).expect("it is 5"))]
+    #[arg(long, value_name = "N", default_value_t = NonZeroU32::new(5).expect("it is 5"), value_parser = above_zero::<NonZeroU32>)]
     repeats: NonZeroU32,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It joins no group, commits nothing, and takes nothing from a worker that runs.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,13 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
 
-use super::{PATIENCE, Status, patience};
-use crate::config::{Config, OnEmpty};
+use super::Status;
+use crate::cli::{PATIENCE, patience};
+use crate::config::{Config, OnEmpty, OnReject};
 use crate::kafka::asker::Asker;
 use crate::kafka::consumer::is_final;
 use crate::kafka::consumer_properties;
-use crate::kafka::topics::look_up_polling;
+use crate::kafka::topics::Inquiry;
 use crate::shutdown::Shutdown;
 use crate::tokenize::task::accept;
 use crate::tokenize::{TokenizedCaption, Tokenizer};
@@ -26,6 +28,12 @@ use crate::wire::caption::{CaptionDecoder, key_as_id};
 
 /// Most messages with a value that are looked at.
 const LOOKED_AT_MAX: usize = 100;
+
+/// How long a request for the group's offsets may take; what is left of the whole is tried again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two of these requests.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many offsets before the end of each partition it begins where nothing is left for the group.
 const LAST_OFFSETS: i64 = 10;
@@ -74,11 +82,16 @@ pub(super) fn read(
     properties.set("enable.partition.eof", "true");
     let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
     let topic = &config.input.topic;
-    let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
-    let patience = patience(config);
-    let partitions =
-        look_up_polling(&consumer, brokers, topic, "input.topic", patience, &shutdown)?;
-    let begins = begins_of_group(&consumer, config, partitions)?;
+    let refused = RefCell::new(None);
+    let inquiry = Inquiry {
+        client: consumer.client(),
+        serve: &|patience| note_refusal(&consumer, patience, &refused),
+        brokers: &config.kafka.brokers,
+        patience: patience(config),
+        shutdown: &Shutdown::default(),
+    };
+    let partitions = inquiry.partitions_of(topic, "input.topic")?;
+    let begins = begins_of_group(&consumer, config, partitions, &refused)?;
     let judge = Judge::new(config, tokenizer);
     let unreadable = || format!("{topic:?} can't be read");
     let mut looked = look_from(&consumer, &begins, &judge).with_context(unreadable)?;
@@ -105,27 +118,44 @@ pub(super) fn read(
     Ok((format!("{topic}, {partitions} partitions; {said}"), looked))
 }
 
+/// Polls a consumer that has no messages yet, and notes in `refused` if the group isn't for it: of
+/// that librdkafka tells once, and whoever asks for the group's offsets waits in vain.
+fn note_refusal(
+    consumer: &BaseConsumer<Asker>,
+    patience: Duration,
+    refused: &RefCell<Option<RDKafkaErrorCode>>,
+) {
+    if let Some(Err(error)) = consumer.poll(patience)
+        && is_final(&error)
+    {
+        *refused.borrow_mut() = error.rdkafka_error_code();
+    }
+}
+
 /// Returns from where a worker of the group would read; what the group has behind it no worker
 /// will.
 fn begins_of_group(
     consumer: &BaseConsumer<Asker>,
     config: &Config,
     partitions: usize,
+    refused: &RefCell<Option<RDKafkaErrorCode>>,
 ) -> anyhow::Result<TopicPartitionList> {
     let topic = &config.input.topic;
     let mut list = TopicPartitionList::new();
     list.add_partition_range(topic, 0, partitions as i32 - 1);
+    let group = &config.kafka.group;
     let deadline = Instant::now() + PATIENCE;
     let committed = loop {
-        match consumer.committed_offsets(list.clone(), PATIENCE) {
+        note_refusal(consumer, PAUSE, refused);
+        if let Some(code) = *refused.borrow() {
+            bail!("the brokers refuse the group {group:?} (kafka.group): {code}");
+        }
+        match consumer.committed_offsets(list.clone(), REQUEST_TIMEOUT) {
             Ok(committed) => break committed,
             // Of a group that is asked for the first time, the coordinator is still being found.
-            Err(error) if Instant::now() < deadline && is_transient(&error) => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            Err(error) if Instant::now() < deadline && is_transient(&error) => {}
             Err(error) => {
-                let what = format!("the group {:?} can't be read", config.kafka.group);
-                return Err(error).context(what);
+                return Err(error).with_context(|| format!("the group {group:?} can't be read"));
             }
         }
     };
@@ -196,7 +226,8 @@ fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
-            RDKafkaErrorCode::NotCoordinator
+            RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::NotCoordinator
                 | RDKafkaErrorCode::CoordinatorNotAvailable
                 | RDKafkaErrorCode::CoordinatorLoadInProgress
         )
@@ -285,9 +316,9 @@ impl Looked {
         }
     }
 
-    /// Returns what would become of the messages: a fault where all would be rejected; `None` where
-    /// there is none to tell of.
-    pub(super) fn verdict(&self) -> Option<(Status, String)> {
+    /// Returns what would become of the messages: a fault where all would be rejected, or so many
+    /// that the worker would stop; `None` where there is none to tell of.
+    pub(super) fn verdict(&self, config: &Config) -> Option<(Status, String)> {
         if self.messages == 0 {
             return None;
         }
@@ -315,12 +346,16 @@ impl Looked {
             .collect();
         let (by_reason, first) = (by_reason.join(", "), &most.first);
         Some(if rejected < number {
-            let percent = 100.0 * rejected as f64 / number as f64;
+            let share = rejected as f64 / number as f64;
+            let percent = 100.0 * share;
             let said = format!(
                 "{rejected} of the {number} messages that were read ({percent:.0} %) would be rejected: \
                  {by_reason}; {first}"
             );
-            (Status::Warning, said)
+            match stops_worker(config, share) {
+                Some(why) => (Status::Failed, format!("{said}; {why}")),
+                None => (Status::Warning, said),
+            }
         } else {
             let all = match number {
                 1 => "the message that was read would be rejected".into(),
@@ -334,6 +369,22 @@ impl Looked {
             (Status::Failed, format!("{all}: {by_reason}; {first}{to_do}"))
         })
     }
+}
+
+/// Returns why a worker wouldn't go on, were this share of all messages rejected.
+fn stops_worker(config: &Config, share: f64) -> Option<String> {
+    let reject = &config.reject;
+    if config.dead_letter_topic().is_none() && reject.on_reject == OnReject::Stop {
+        return Some("the worker would stop at the first, as there is no reject.topic".into());
+    }
+    let allowed = reject.breaker_share;
+    (share > allowed).then(|| {
+        format!(
+            "the worker would stop at more than {:.0} % of {} (reject.breaker_share)",
+            100.0 * allowed,
+            reject.breaker_window
+        )
+    })
 }
 
 /// Returns where text stands in a message in which no caption was found. Names alone are told: what
@@ -388,10 +439,19 @@ fn shown(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::embedded::EmbeddedBroker;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use serde_json::json;
 
     fn judge() -> Judge<'static> {
         Judge::new(&Config::default(), None)
+    }
+
+    /// The defaults, with a topic for dead letters.
+    fn with_dead_letters() -> Config {
+        let mut config = Config::default();
+        config.reject.topic = "dead".into();
+        config
     }
 
     fn looked(values: &[&str]) -> Looked {
@@ -406,7 +466,7 @@ mod tests {
     #[test]
     fn no_caption_at_the_pointer_is_a_fault_that_says_where_text_is() {
         let other = r#"{"text": "a secret", "meta": {"lang": "sv", "n": 1}}"#;
-        let (status, said) = looked(&[other]).verdict().unwrap();
+        let (status, said) = looked(&[other]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert_eq!(
             said,
@@ -414,32 +474,76 @@ mod tests {
              stands at /caption, but text at /text, /meta/lang; set input.pointer to where the \
              captions stand"
         );
-        let (status, said) = looked(&["no json", other, other]).verdict().unwrap();
+        let (status, said) =
+            looked(&["no json", other, other]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         let all = "all 3 messages that were read would be rejected: caption_missing 2, not_json 1; \
                    captions/0/1: ";
         assert!(said.starts_with(all), "{said}");
-        let (_, said) = looked(&[r#"{"caption": 3}"#]).verdict().unwrap();
+        let (_, said) = looked(&[r#"{"caption": 3}"#]).verdict(&with_dead_letters()).unwrap();
         assert!(
             said.contains("a number stands at /caption") && said.contains("text nowhere"),
             "{said}"
         );
-        let (status, said) = looked(&["no json"]).verdict().unwrap();
+        let (status, said) = looked(&["no json"]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert!(said.contains("not_json 1") && !said.contains("input.pointer"), "{said}");
     }
 
     #[test]
+    fn a_group_that_is_refused_is_told_as_that() {
+        let broker = EmbeddedBroker::start(&[("captions", 1)]).unwrap();
+        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 1000];
+        broker.cluster().request_errors(RDKafkaApiKey::FindCoordinator, &refusals);
+        let mut config = Config::default();
+        config.kafka.brokers = broker.bootstrap();
+        config.kafka.group = "theirs".into();
+        config.input.topic = "captions".into();
+        let said = read(&config, None).unwrap_err().to_string();
+        assert!(
+            said.starts_with("the brokers refuse the group \"theirs\" (kafka.group): "),
+            "{said}"
+        );
+        assert!(said.contains("GroupAuthorizationFailed"), "{said}");
+    }
+
+    #[test]
     fn some_captions_are_a_warning_with_the_share_of_the_others() {
         let good = r#"{"caption": "a fox"}"#;
-        let (status, said) = looked(&[good, "{}", good, "{}", "no json", good]).verdict().unwrap();
+        let (status, said) = looked(&[good, "{}", good, "{}", "no json", good])
+            .verdict(&with_dead_letters())
+            .unwrap();
         assert_eq!(status, Status::Warning);
         let share = "3 of the 6 messages that were read (50 %) would be rejected: caption_missing 2, \
                      not_json 1; captions/0/1: nothing stands at /caption";
         assert!(said.starts_with(share) && !said.contains("set input.pointer"), "{said}");
-        let (status, said) = looked(&[good, good]).verdict().unwrap();
+        let (status, said) = looked(&[good, good]).verdict(&with_dead_letters()).unwrap();
         assert_eq!((status, &*said), (Status::Ok, "all 2 messages that were read have one"));
-        assert_eq!(looked(&[]).verdict(), None);
+        assert_eq!(looked(&[]).verdict(&with_dead_letters()), None);
+    }
+
+    #[test]
+    fn so_many_rejections_that_the_worker_stops_are_a_fault() {
+        let mut values = [r#"{"caption": "a fox"}"#; 25];
+        values[0] = "no json";
+        let few = looked(&values);
+        values[1..24].fill("no json");
+        let many = looked(&values);
+        let mut config = with_dead_letters();
+        assert_eq!(few.verdict(&config).unwrap().0, Status::Warning);
+        let (status, said) = many.verdict(&config).unwrap();
+        assert_eq!(status, Status::Failed);
+        let end = "; the worker would stop at more than 50 % of 10000 (reject.breaker_share)";
+        assert!(said.starts_with("24 of the 25 ") && said.ends_with(end), "{said}");
+        config.reject.breaker_share = 1.0;
+        assert_eq!(many.verdict(&config).unwrap().0, Status::Warning, "any part is allowed");
+
+        config.reject.topic.clear();
+        let (status, said) = few.verdict(&config).unwrap();
+        assert_eq!(status, Status::Failed);
+        assert!(said.ends_with("would stop at the first, as there is no reject.topic"), "{said}");
+        config.reject.on_reject = OnReject::Skip;
+        assert_eq!(few.verdict(&config).unwrap().0, Status::Warning);
     }
 
     #[test]

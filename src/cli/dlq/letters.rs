@@ -14,6 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::cli;
 use crate::config::Config;
 use crate::kafka::asker::Asker;
 use crate::kafka::consumer::is_final;
@@ -75,10 +76,11 @@ impl Letters {
     ) -> anyhow::Result<Letters> {
         let properties = properties(config);
         let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
-        let patience = config.kafka.startup_timeout;
         let brokers = &config.kafka.brokers;
+        let first = cli::patience(config);
         let partitions =
-            look_up_polling(&consumer, brokers, topic, "reject.topic", patience, shutdown)?;
+            look_up_polling(&consumer, brokers, topic, "reject.topic", first, shutdown)?;
+        let patience = config.kafka.startup_timeout;
         let partitions = partitions as i32;
         if let Some((partition, _)) = from.iter().find(|(p, _)| *p >= partitions) {
             bail!("--from: there is no partition {partition} in {topic:?}, it has {partitions}");

@@ -17,7 +17,7 @@ use super::letters::{Cause, Letter};
 use super::selection::{Selected, Selection};
 use super::sender::Sender;
 use crate::cli::progress::{Progress, Unit};
-use crate::cli::{say, tell};
+use crate::cli::{self, say, tell};
 use crate::clock::since_epoch;
 use crate::config::Config;
 use crate::kafka::asker::Asker;
@@ -152,7 +152,7 @@ impl Target {
     fn look_up(config: &Config, stamp_now: bool, shutdown: &Shutdown) -> anyhow::Result<Target> {
         let client = asking(config, Asker::default())?;
         let (brokers, topic) = (&config.kafka.brokers, &config.input.topic);
-        let patience = config.kafka.startup_timeout;
+        let patience = cli::patience(config);
         let partitions =
             look_up(client.client(), brokers, topic, "input.topic", patience, shutdown)?;
         // A client may be forbidden to ask; then it isn't known, as it isn't to any other producer.

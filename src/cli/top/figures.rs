@@ -68,6 +68,9 @@ pub(super) struct WorkerFigures {
     pub(super) outstanding_records: u64,
     /// Messages rejected since the worker began, by reason; reasons without any are left out.
     pub(super) rejected: BTreeMap<String, u64>,
+    /// Whether means, quantiles and shares are of the time since the worker began: for people alone.
+    #[serde(skip)]
+    pub(super) since_start: bool,
 }
 
 /// A stage between two looks.
@@ -179,6 +182,25 @@ impl WorkerFigures {
             in_flight_messages_limit: now.count("capvec_in_flight_messages_limit"),
             outstanding_records: now.count("capvec_outstanding_records"),
             rejected: rejected(now),
+            since_start: false,
+        }
+    }
+
+    /// Fills what is of nothing, where no caption came through between the looks, with what is of
+    /// all that came before. Of a worker that waits it tells more.
+    pub(super) fn or_since_start(self, now: &Look) -> WorkerFigures {
+        let came = |s: &StageFigures| s.mean_seconds.is_some();
+        if self.captions_embedded == 0 || self.stages.iter().any(came) {
+            return self;
+        }
+        let all = WorkerFigures::between(&Look::parse("", now.at), now);
+        WorkerFigures {
+            seconds: self.seconds,
+            captions_per_second: self.captions_per_second,
+            tokens_per_second: self.tokens_per_second,
+            duty_cycle: self.duty_cycle,
+            since_start: true,
+            ..all
         }
     }
 }
@@ -299,6 +321,25 @@ mod tests {
         assert_eq!(wait["stage"], "wait");
         assert!(wait["p99_seconds"].is_null(), "{wait}");
         assert_eq!(wait["p99_over_seconds"], 50.0);
+    }
+
+    #[test]
+    fn of_a_worker_that_waits_people_see_what_was_since_its_start() {
+        let text = "capvec_captions_embedded_total 1\n\
+                    capvec_stage_seconds_sum{stage=\"embed\"} 0.5\n\
+                    capvec_stage_seconds_count{stage=\"embed\"} 1\n\
+                    capvec_embed_busy_seconds_total 0.5\ncapvec_embedders 1\n";
+        let at = Instant::now();
+        let look = |text: &str, seconds| Look::parse(text, at + Duration::from_secs(seconds));
+        let waits = WorkerFigures::between(&look(text, 0), &look(text, 1));
+        assert_eq!(waits.stages[2].mean_seconds, None);
+        let shown = waits.or_since_start(&look(text, 1));
+        assert_eq!((shown.stages[2].mean_seconds, shown.since_start), (Some(0.5), true));
+        assert_eq!((shown.captions_per_second, shown.duty_cycle), (0.0, Some(0.0)));
+        let works = WorkerFigures::between(&look("", 0), &look(text, 1));
+        assert_eq!(works.clone().or_since_start(&look(text, 1)), works);
+        let new = WorkerFigures::between(&look("", 0), &look("", 1));
+        assert_eq!(new.clone().or_since_start(&look("", 1)), new);
     }
 
     #[test]

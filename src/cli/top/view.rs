@@ -45,9 +45,10 @@ pub(super) fn panel(
         line(
             "latency",
             format!(
-                "{} median, {} for 99 %; timestamp to acknowledgement",
+                "{} median, {} for 99 %; timestamp to acknowledgement{}",
                 style(p50).bold(),
                 style(p99).bold(),
+                if figures.since_start { ", since the start" } else { "" },
             ),
         ),
     ]);

@@ -23,12 +23,13 @@ use super::cluster::{Cluster, ClusterArgs};
 use super::offline::{self, Policy, Work};
 use super::report::ReportArgs;
 use crate::batch::policy::Limits;
+use crate::cli::Interrupted;
 use crate::cli::progress::{Progress, Unit};
 use crate::config::{Config, EmbedderKind};
 use crate::embed::Embedder;
 use crate::embed::load::{OnDevice, load};
 use crate::model::package::Package;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Wanted};
 use measurements::{LoadRuns, Measurements};
 use passes::Passes;
 use report::WorkerReport;
@@ -116,7 +117,10 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         "embed.embedder is another than onnx: `capvec bench host` measures without a network"
     );
     cluster.create_topics(&config)?;
-    let rig = Rig::start(cluster, &config, shutdown)?;
+    let rig = Rig::start(cluster, &config, shutdown.clone()).map_err(|error| {
+        // A worker that is told to stop before it runs says so as an error of its own.
+        if shutdown.wanted() == Wanted::Drain { anyhow::Error::new(Interrupted) } else { error }
+    })?;
     let mut bench = Bench::new(args, config, rig, &package, captions, long)?;
     let measured = bench.measure();
     // What the worker has to say comes first: the rest is a consequence.

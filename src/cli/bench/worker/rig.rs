@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use super::reader::{self, Counts, Receipt, Tally};
+use crate::cli::Interrupted;
 use crate::cli::bench::captions::BenchCaption;
 use crate::cli::bench::cluster::{Cluster, PARTITIONS};
 use crate::cli::bench::feed::Feed;
@@ -171,7 +172,7 @@ impl Rig {
     fn check(&mut self) -> anyhow::Result<()> {
         match self.shutdown.wanted() {
             Wanted::Run => self.reader.check(),
-            Wanted::Drain => bail!("interrupted"),
+            Wanted::Drain => bail!(Interrupted),
             Wanted::Abort => {
                 self.stop()?;
                 bail!("the worker has stopped")
