@@ -464,7 +464,12 @@ impl Source {
         self.metrics
             .oldest_unsettled_seconds
             .set(oldest.map_or(0.0, |o| o.received.elapsed().as_secs_f64()));
-        self.health.oldest_unsettled(self.stall.since(oldest, Instant::now()));
+        let now = Instant::now();
+        let stalled = self.stall.since(oldest, now);
+        self.metrics
+            .stalled_seconds
+            .set(stalled.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
+        self.health.oldest_unsettled(stalled);
         let mut ends = self.consumer.context().take_ends();
         self.deleted.report(&ends, &mut self.ledger);
         let mut unheard = self.consumer.context().take_unheard();
