@@ -9,6 +9,10 @@ const SPAN_MIN_MS = 30_000;
 const SPAN_MAX_MS = 180_000;
 // Rates and quantiles are of so many seconds: short enough to follow, long enough to be calm.
 const WINDOW_MS = 5_000;
+// Longer than a forward pass takes, and an acknowledgement of brokers that are well.
+const STALLED_SECONDS = 60;
+// Less is a few bad messages, which the dashboard shows.
+const REJECTED_SHARE = 0.01;
 const STAGES = ["tokenize", "wait", "embed", "deliver"];
 const WIDTH = 400;
 const HEIGHT = 130;
@@ -60,7 +64,8 @@ const showPercent = (n) => `${(n * 100).toFixed(0)} %`;
 function showSeconds(n) {
   if (n < 0.001) return `${(n * 1e6).toFixed(0)} µs`;
   if (n < 1) return `${(n * 1000).toFixed(n < 0.01 ? 1 : 0)} ms`;
-  return n < 600 ? `${n.toFixed(1)} s` : `${(n / 60).toFixed(0)} min`;
+  if (n < 600) return `${n.toFixed(1)} s`;
+  return n < 36_000 ? `${(n / 60).toFixed(0)} min` : `${(n / 3600).toFixed(0)} h`;
 }
 
 // A caption that is longer than a batch may be is a batch of its own.
@@ -202,12 +207,14 @@ function describe(series) {
   document.getElementById("about").textContent = about.filter(Boolean).join(" · ");
 }
 
-// Returns what is wrong with the connection to the brokers, if anything is. A producer that has nothing to write needs none.
-function cutOff(series) {
+// Returns what is to be known before everything else, if anything is. A producer that has nothing to write needs no broker.
+function troubleOf(series) {
   if (!hasModel(series)) return "";
   if (isAway(series, "consumer")) return "no broker answers: nothing comes in, and how much waits isn't known";
   const isWriting = sum(series, "capvec_outstanding_records") > 0;
-  return isWriting && isAway(series, "producer") ? "no broker answers the producer: nothing goes out" : "";
+  if (isWriting && isAway(series, "producer")) return "no broker answers the producer: nothing goes out";
+  const stalled = sum(series, "capvec_stalled_seconds");
+  return stalled > STALLED_SECONDS ? `nothing has come of the oldest message in the worker for ${showSeconds(stalled)}` : "";
 }
 
 function stateOf(series) {
@@ -217,6 +224,12 @@ function stateOf(series) {
   const seconds = sum(series, "capvec_lag_seconds");
   if (seconds > 1) return `the oldest message that waits is ${showSeconds(seconds)} old`;
   return sum(series, "capvec_assigned_partitions") ? "keeping up" : "no partitions: others have them all, or the group hasn't answered";
+}
+
+// Messages that become no vectors are no lag either.
+function rejectedOf(series) {
+  const share = sum(series, "capvec_rejected_share_ratio");
+  return share >= REJECTED_SHARE ? `; ${showPercent(share)} of the last messages were rejected` : "";
 }
 
 function say(text, bad) {
@@ -251,8 +264,8 @@ async function run() {
   try {
     await look();
     const { series } = looks[looks.length - 1];
-    const trouble = cutOff(series);
-    say(trouble || stateOf(series), trouble !== "");
+    const trouble = troubleOf(series);
+    say(trouble || stateOf(series) + rejectedOf(series), trouble !== "");
   } catch (error) {
     say(`no answer: ${error.message}`, true);
   }

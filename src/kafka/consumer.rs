@@ -63,10 +63,13 @@ pub struct SourceContext {
 }
 
 /// What the statistics say of a partition.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionEnd {
     /// The offset after the last message that can be read.
     pub end: i64,
+    /// Offsets from there to the end of the partition: of transactions that are open, and of what
+    /// came behind them.
+    pub withheld: i64,
     /// The offset of the first message.
     pub beginning: i64,
     /// Whether librdkafka has handed over all messages before `end`. The last offsets may be of
@@ -188,7 +191,9 @@ impl ClientContext for SourceContext {
             let end = if p.ls_offset >= 0 { p.ls_offset } else { p.hi_offset };
             if end >= 0 {
                 let is_read = p.fetchq_cnt == 0 && p.next_offset >= end;
-                ends.insert(partition, PartitionEnd { end, beginning: p.lo_offset, is_read });
+                let withheld = (p.hi_offset - end).max(0);
+                let beginning = p.lo_offset;
+                ends.insert(partition, PartitionEnd { end, withheld, beginning, is_read });
             } else if p.next_offset >= 0 && p.fetchq_cnt == 0 {
                 unheard.insert(partition, p.next_offset);
             }

@@ -441,7 +441,9 @@ impl Source {
             // Nothing, or not everything, is fetched.
             self.hearing.forget_all();
         }
-        Ok(self.hearing.progress(Instant::now())?)
+        let is_placed = self.leaving.is_none() && !self.placing.is_busy();
+        let paused = (is_paused && is_placed).then_some(&self.ledger);
+        Ok(self.hearing.progress(Instant::now(), paused)?)
     }
 
     fn owned(&self) -> TopicPartitionList {
@@ -464,7 +466,12 @@ impl Source {
         self.metrics
             .oldest_unsettled_seconds
             .set(oldest.map_or(0.0, |o| o.received.elapsed().as_secs_f64()));
-        self.health.oldest_unsettled(self.stall.since(oldest, Instant::now()));
+        let now = Instant::now();
+        let stalled = self.stall.since(oldest, now);
+        self.metrics
+            .stalled_seconds
+            .set(stalled.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
+        self.health.oldest_unsettled(stalled);
         let mut ends = self.consumer.context().take_ends();
         self.deleted.report(&ends, &mut self.ledger);
         let mut unheard = self.consumer.context().take_unheard();
@@ -473,6 +480,7 @@ impl Source {
         ends.retain(|&partition, _| is_fetched(partition));
         unheard.retain(|&partition, _| is_fetched(partition));
         self.hearing.note(&ends, unheard);
+        self.hearing.complete(&mut ends);
         self.lag.report(ends, &self.ledger);
         let is_first_wait = self.waiting.is_some() && !self.health.is_assigned();
         if is_first_wait && self.consumer.context().is_member() {

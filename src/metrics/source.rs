@@ -34,6 +34,8 @@ pub struct SourceMetrics {
     pub paused: IntGauge,
     /// Age of the oldest unsettled message.
     pub oldest_unsettled_seconds: Gauge,
+    /// How long it has been the oldest.
+    pub stalled_seconds: Gauge,
     /// How far the worker is behind.
     pub lag: LagMetrics,
     /// Partitions that this worker owns.
@@ -93,6 +95,11 @@ impl SourceMetrics {
                 "oldest_unsettled_seconds",
                 "Age of the oldest message in the worker, in seconds",
             ),
+            stalled_seconds: float_gauge(
+                r,
+                "stalled_seconds",
+                "Seconds for which the same message has been the oldest in the worker",
+            ),
             lag: LagMetrics::register(r),
             partitions: gauge(r, "assigned_partitions", "Partitions that this worker owns"),
             commits: counters(
@@ -129,8 +136,8 @@ impl SourceMetrics {
                 r,
                 "end_to_end_seconds",
                 "Seconds from a caption's broker timestamp to its vector's acknowledgement",
-                // From a forward pass at no load to the hours of a backlog.
-                buckets(1e-3, 36_000.0),
+                // From a forward pass at no load to a backlog of the week that Kafka keeps by default.
+                buckets(1e-3, 1e6),
             ),
         }
     }

@@ -13,11 +13,12 @@ use capvec::model::synth::{Synthesis, synthesize};
 use capvec::pipeline;
 use capvec::shutdown::Shutdown;
 use rdkafka::mocking::MockCoordinator;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::support::{
-    Cluster, Outgoing, Running, captions, eventually, free_address, http_get, mock, stuck,
-    tiny_package, tokenizer_of, value_of, why_not,
+    Cluster, Outgoing, PATIENCE, Running, captions, eventually, free_address, http_get, mock,
+    stuck, tiny_package, tokenizer_of, value_of, why_not,
 };
 
 #[test]
@@ -276,6 +277,65 @@ fn a_worker_whose_stage_has_failed_publishes_no_more() {
     // The sink may take one more before it looks.
     let published = out.records();
     assert!(published <= BEFORE + 1, "{published} were published");
+}
+
+/// A reader of committed records is handed nothing of it, and nothing of what comes after.
+#[test]
+fn captions_that_a_transaction_holds_up_are_lag() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("held", 1);
+    let worker = Running::start(&cluster.config("held"));
+    // Before the first there is no age to tell.
+    cluster.send("held", &captions(1));
+    cluster.await_records("held.out", 1);
+    let producer: BaseProducer =
+        cluster.client().set("transactional.id", "left-open").create().unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    producer.begin_transaction().unwrap();
+    let caption = br#"{"caption": "held up"}"#;
+    producer.send(BaseRecord::<(), _>::to("held").payload(&caption[..])).unwrap();
+    producer.flush(PATIENCE).unwrap();
+    cluster.send("held", &captions(20));
+    eventually("all of them are lag", || {
+        (worker.metric("capvec_lag_messages") == 21.0).then_some(())
+    });
+    eventually("they grow old", || (worker.metric("capvec_lag_seconds") > 3.0).then_some(()));
+    producer.commit_transaction(PATIENCE).unwrap();
+    cluster.await_records("held.out", 22);
+    eventually("there is no lag", || (worker.metric("capvec_lag_messages") == 0.0).then_some(()));
+    worker.stop();
+}
+
+/// A consumer hears nothing of a partition that is paused: the lag would stay at what had come
+/// before, and shrink by what is settled.
+#[test]
+fn the_lag_grows_with_the_topic_while_fetching_pauses() {
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
+    config.delivery.in_flight_captions_max = 8.try_into().unwrap();
+    let (worker, gate) = stuck::start(&config);
+    gate.close();
+    cluster.send("in", &captions(50));
+    let lag = |number: f64| {
+        eventually("all that is in the topic is lag", || {
+            (worker.metric("capvec_lag_messages") == number).then_some(())
+        });
+    };
+    lag(50.0);
+    eventually("the partitions have been paused for long", || {
+        (worker.metric("capvec_oldest_unsettled_seconds") > 2.0).then_some(())
+    });
+    assert_eq!(worker.metric("capvec_source_paused"), 1.0);
+    cluster.send("in", &captions(100));
+    lag(150.0);
+    let paused = worker.metric("capvec_source_paused_seconds_total");
+    assert!(paused > 1.0, "a pause is counted while it lasts: {paused}");
+    let stalled = worker.metric("capvec_stalled_seconds");
+    assert!(stalled > 1.0, "nothing comes of the first caption: {stalled}");
+    gate.open();
+    lag(0.0);
+    assert_eq!(worker.metric("capvec_stalled_seconds"), 0.0);
+    worker.stop();
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::dashboard::{dashboard, panels, title};
 use crate::promises::{read, root};
 use crate::support::load::{Bursts, Load};
 use crate::support::prometheus::program;
@@ -52,6 +53,41 @@ fn promtool_takes_the_rules_and_every_alert_has_its_cases_and_its_page() {
         let said = String::from_utf8_lossy(&said);
         assert!(output.status.success(), "promtool {command} rules {file}:\n{said}");
     }
+}
+
+/// While fetching pauses nothing is tokenized, and the mean of no caption is no number.
+#[test]
+fn the_time_before_the_worker_is_told_while_a_stage_stands_still() {
+    let Ok(promtool) = program("promtool").map_err(skipped) else { return };
+    let dashboard = dashboard();
+    let waterfall = panels(&dashboard).into_iter().find(|panel| title(panel) == "Waterfall");
+    let query = waterfall.unwrap()["targets"][0]["expr"].as_str().unwrap();
+    let query = query.replace("$__rate_interval", "2m").replace("$job", "capvec");
+    let query = query.replace("$instance", ".+");
+    let counters = [
+        ("end_to_end_seconds_sum{job='capvec', instance='a'}", "0+600x10"),
+        ("end_to_end_seconds_count{job='capvec', instance='a'}", "0+10x10"),
+        ("stage_seconds_sum{job='capvec', instance='a', stage='deliver'}", "0+50x10"),
+        ("stage_seconds_count{job='capvec', instance='a', stage='deliver'}", "0+10x10"),
+        ("stage_seconds_sum{job='capvec', instance='a', stage='tokenize'}", "3x10"),
+        ("stage_seconds_count{job='capvec', instance='a', stage='tokenize'}", "7x10"),
+    ];
+    let series: Vec<Value> = counters
+        .map(|(name, values)| json!({"series": format!("capvec_{name}"), "values": values}))
+        .into();
+    let due = json!([{"labels": "{}", "value": 55}]);
+    let case = json!({
+        "interval": "1m",
+        "input_series": series,
+        "promql_expr_test": [{"expr": query, "eval_time": "8m", "exp_samples": due}],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("waterfall.yaml");
+    // JSON is YAML.
+    std::fs::write(&file, json!({"tests": [case]}).to_string()).unwrap();
+    let output = Command::new(promtool).args(["test", "rules"]).arg(file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{query}\n{said}");
 }
 
 #[test]

@@ -52,13 +52,18 @@ const LATE: &str = "it is 0 unless the machine is so busy that captions take 10 
 
 /// Queries that give nothing, or 0, on healthy workers under load, and why. Alerts aren't here:
 /// theirs give 0 where all is well, unless they are.
-const UNUSUAL: [(&str, Answer, &str); 23] = [
+const UNUSUAL: [(&str, Answer, &str); 24] = [
     ("panel Blocked / A", Answer::Any, "chance has it whether a stage waits for the sink"),
     ("panel Batches that were split / A", Answer::Zero, "no pass fails"),
     (
         "panel Queues / A",
         Answer::Any,
         "what waits for a pass waits in the batcher; chance has it whether a scrape finds a queue filled",
+    ),
+    (
+        "panel Time without progress / A",
+        Answer::Any,
+        "chance has it whether a scrape finds a worker with a message in it",
     ),
     ("panel Nodes on the CPU / A", Answer::Zero, "the network is on the CPU by right"),
     (

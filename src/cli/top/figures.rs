@@ -66,6 +66,8 @@ pub(super) struct WorkerFigures {
     pub(super) in_flight_messages_limit: u64,
     /// Records that wait for their acknowledgement.
     pub(super) outstanding_records: u64,
+    /// For how long the same message has been the oldest in the worker.
+    pub(super) stalled_seconds: f64,
     /// Messages rejected since the worker began, by reason; reasons without any are left out.
     pub(super) rejected: BTreeMap<String, u64>,
     /// Whether means, quantiles and shares are of the time since the worker began: for people alone.
@@ -181,6 +183,7 @@ impl WorkerFigures {
             in_flight_messages: now.count("capvec_in_flight_messages"),
             in_flight_messages_limit: now.count("capvec_in_flight_messages_limit"),
             outstanding_records: now.count("capvec_outstanding_records"),
+            stalled_seconds: now.sum("capvec_stalled_seconds", &[]),
             rejected: rejected(now),
             since_start: false,
         }

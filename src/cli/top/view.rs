@@ -10,6 +10,9 @@ use crate::cli::terminal::{bar, sparkline};
 /// Cells of a bar.
 const BAR: usize = 24;
 
+/// Longer than a forward pass takes, and an acknowledgement of brokers that are well.
+const STALLED_SECONDS: f64 = 60.0;
+
 /// Smaller shares are not listed.
 const SHARE_MIN: f64 = 0.005;
 
@@ -28,7 +31,7 @@ pub(super) fn panel(
     let p50 = show_quantile(figures.end_to_end_p50_seconds, figures.end_to_end_p50_over_seconds);
     let p99 = show_quantile(figures.end_to_end_p99_seconds, figures.end_to_end_p99_over_seconds);
     let mut lines = vec![style("─".repeat(width)).dim().to_string()];
-    lines.extend(cut_off(figures).map(|words| style(words).red().bold().to_string()));
+    lines.extend(trouble_of(figures).map(|words| style(words).red().bold().to_string()));
     lines.extend([
         line("worker", format!("{} · capvec {}", target.shown, figures.version)),
         line("model", format!("{model} · {provider} · {partitions} partitions")),
@@ -90,10 +93,11 @@ pub(super) fn panel(
         line(
             "lag",
             format!(
-                "{}; {} of {} in flight",
+                "{}; {} of {} in flight, {} on their way to the brokers",
                 lag(figures),
                 figures.in_flight_messages,
                 figures.in_flight_messages_limit,
+                figures.outstanding_records,
             ),
         ),
         line("rejected", rejected(figures)),
@@ -107,11 +111,18 @@ pub(super) fn trouble(error: &LookError) -> String {
 }
 
 /// Returns what is to be known before everything else.
-fn cut_off(figures: &WorkerFigures) -> Option<&'static str> {
+fn trouble_of(figures: &WorkerFigures) -> Option<String> {
     if figures.is_cut_off() {
-        return Some("no broker answers: nothing comes in, and how much waits isn't known");
+        return Some("no broker answers: nothing comes in, and how much waits isn't known".into());
     }
-    figures.cannot_write().then_some("no broker answers the producer: nothing goes out")
+    if figures.cannot_write() {
+        return Some("no broker answers the producer: nothing goes out".into());
+    }
+    let stalled = figures.stalled_seconds;
+    (stalled > STALLED_SECONDS).then(|| {
+        let stalled = show_seconds(Some(stalled));
+        format!("nothing has come of the oldest message in the worker for {stalled}")
+    })
 }
 
 /// A worker that is cut off loses its partitions, and has no lag to tell of.
@@ -156,7 +167,8 @@ fn show_seconds(seconds: Option<f64>) -> String {
         Some(s) if s < 1e-2 => format!("{:.1} ms", s * 1e3),
         Some(s) if s < 1.0 => format!("{:.0} ms", s * 1e3),
         Some(s) if s < 600.0 => format!("{s:.1} s"),
-        Some(s) => format!("{:.0} min", s / 60.0),
+        Some(s) if s < 36_000.0 => format!("{:.0} min", s / 60.0),
+        Some(s) => format!("{:.0} h", s / 3600.0),
     }
 }
 
@@ -168,8 +180,9 @@ mod tests {
 
     #[test]
     fn times_have_the_unit_that_fits() {
-        let shown = [0.0, 0.000_04, 0.0042, 0.25, 12.0, 900.0].map(|s| show_seconds(Some(s)));
-        assert_eq!(shown, ["0 s", "40 µs", "4.2 ms", "250 ms", "12.0 s", "15 min"]);
+        let times = [0.0, 0.000_04, 0.0042, 0.25, 12.0, 900.0, 259_200.0];
+        let shown = times.map(|s| show_seconds(Some(s)));
+        assert_eq!(shown, ["0 s", "40 µs", "4.2 ms", "250 ms", "12.0 s", "15 min", "72 h"]);
         assert_eq!(show_seconds(None), "–");
         assert_eq!(show_quantile(None, Some(50.0)), "over 50.0 s");
         assert_eq!(show_quantile(Some(2.0), None), "2.0 s");
@@ -204,6 +217,23 @@ mod tests {
              capvec_assigned_partitions 0\ncapvec_lag_messages 0\n",
         );
         assert!(text.contains("no partitions: ") && !text.contains("0 messages"), "{text}");
+    }
+
+    #[test]
+    fn a_message_that_is_stuck_is_told_of_first() {
+        let of = |seconds: u32| {
+            panel_of(&format!(
+                "capvec_model_info{{model=\"m@1\"}} 1\ncapvec_brokers_up{{client=\"consumer\"}} 3\n\
+                 capvec_assigned_partitions 3\ncapvec_lag_messages 1\n\
+                 capvec_outstanding_records 7\ncapvec_stalled_seconds {seconds}\n"
+            ))
+        };
+        let text = of(90);
+        let due = "nothing has come of the oldest message in the worker for 90.0 s";
+        assert!(text.lines().nth(1).unwrap().contains(due), "{text}");
+        assert!(text.contains("in flight, 7 on their way to the brokers"), "{text}");
+        let text = of(50);
+        assert!(!text.contains("nothing has come"), "{text}");
     }
 
     #[test]

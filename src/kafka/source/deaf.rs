@@ -9,6 +9,10 @@
 //! A consumer that hears knows at each look at least the end that the other was told at the look
 //! before, and no end beyond the one that the other is told then. One that doesn't for more than a
 //! minute has to be replaced, and so the worker.
+//!
+//! Of partitions that are paused a consumer hears nothing by right, for minutes where the network
+//! is slow: the lag would shrink by what is settled while the topic grows. So the other client asks
+//! for their ends too, and what it was told counts until the consumer hears of another end.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -23,9 +27,13 @@ use crate::kafka::asker::Asker;
 use crate::kafka::caller::Caller;
 use crate::kafka::consumer::PartitionEnd;
 use crate::kafka::consumer_properties;
+use crate::kafka::offsets::OffsetLedger;
 
 /// Between two looks. A consumer hears of new messages within a second.
 const INTERVAL: Duration = Duration::from_secs(20);
+
+/// Between two questions for the ends of paused partitions, which nothing else tells.
+const PAUSED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Looks in a row at which it was wrong. A connection that has died without a word is noticed
 /// within a minute, which is `socket.timeout.ms`.
@@ -40,16 +48,35 @@ const SERVE: Duration = Duration::from_millis(100);
 /// The ends of partitions.
 type Ends = HashMap<i32, i64>;
 
+/// Their beginnings and ends.
+type Watermarks = HashMap<i32, (i64, i64)>;
+
 /// Looks after what the consumer hears.
 pub(super) struct Hearing {
-    caller: Caller<Vec<i32>, KafkaResult<Ends>>,
+    caller: Caller<Vec<i32>, KafkaResult<Watermarks>>,
     /// The ends of which the consumer says that it has read up to there, and positions where it
     /// knows no end.
     read: Ends,
     /// Those of them for which a question is under way, as they were before it.
     asked: Ends,
     looks: HashMap<i32, Look>,
-    look_at: Instant,
+    asked_at: Instant,
+    /// The ends that the consumer heard of last.
+    heard: Ends,
+    /// Of the partitions that a question is under way for: what the consumer had heard before it.
+    before: HashMap<i32, Option<i64>>,
+    told: HashMap<i32, Told>,
+    /// Whether something has been told that no lag was reckoned of yet.
+    is_news: bool,
+}
+
+/// What the other client was told of a partition.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    beginning: i64,
+    end: i64,
+    /// The end that the consumer had heard of before; `None` where of none yet.
+    heard: Option<i64>,
 }
 
 /// What a look at a partition has shown.
@@ -100,7 +127,11 @@ impl Hearing {
             read: Ends::new(),
             asked: Ends::new(),
             looks: HashMap::new(),
-            look_at: now + INTERVAL,
+            asked_at: now,
+            heard: Ends::new(),
+            before: HashMap::new(),
+            told: HashMap::new(),
+            is_news: false,
         })
     }
 
@@ -110,6 +141,7 @@ impl Hearing {
         if ends.is_empty() && unheard.is_empty() {
             return;
         }
+        self.heard.extend(ends.iter().map(|(&partition, end)| (partition, end.end)));
         self.read = unheard;
         let read = ends.iter().filter(|(_, end)| end.is_read);
         self.read.extend(read.map(|(&partition, end)| (partition, end.end)));
@@ -117,47 +149,102 @@ impl Hearing {
         self.looks.retain(|partition, _| self.read.contains_key(partition));
     }
 
+    /// Puts in what the other client was told, where the consumer has heard of nothing else since.
+    pub(super) fn complete(&mut self, ends: &mut HashMap<i32, PartitionEnd>) {
+        if ends.is_empty() && !self.is_news {
+            return;
+        }
+        self.is_news = false;
+        self.told.retain(|&partition, told| {
+            let is_unheard = told.heard.is_none();
+            let Told { beginning, end, .. } = *told;
+            match ends.get_mut(&partition) {
+                Some(known) if told.heard != Some(known.end) => return false,
+                Some(known) if known.end < end => {
+                    let withheld = (known.end + known.withheld - end).max(0);
+                    *known = PartitionEnd { end, withheld, is_read: false, ..*known };
+                }
+                None if is_unheard => {
+                    ends.insert(
+                        partition,
+                        PartitionEnd { end, withheld: 0, beginning, is_read: false },
+                    );
+                }
+                Some(_) | None => {}
+            }
+            true
+        });
+    }
+
     /// Begins anew with a partition.
     pub(super) fn forget(&mut self, partition: i32) {
+        self.heard.remove(&partition);
+        self.before.remove(&partition);
+        self.told.remove(&partition);
         self.read.remove(&partition);
         self.asked.remove(&partition);
         self.looks.remove(&partition);
     }
 
-    /// Begins anew with all partitions.
+    /// Begins anew with all looks.
     pub(super) fn forget_all(&mut self) {
         self.read.clear();
         self.asked.clear();
         self.looks.clear();
     }
 
-    /// Asks when it is time.
+    /// Asks when it is time: for the partitions that seem to be read, or for all of the ledger's
+    /// while they are paused.
     ///
     /// # Errors
     ///
     /// When the consumer has missed something for too long.
-    pub(super) fn progress(&mut self, now: Instant) -> Result<(), Missed> {
+    pub(super) fn progress(
+        &mut self,
+        now: Instant,
+        paused: Option<&OffsetLedger>,
+    ) -> Result<(), Missed> {
         if let Some(told) = self.caller.answer() {
             match told {
-                Ok(told) => return self.judge(&told),
+                Ok(told) => {
+                    self.note_told(&told);
+                    return self.judge(&told);
+                }
                 Err(error) => {
                     tracing::debug!(%error, "the ends of partitions weren't told");
                     self.looks.clear();
                 }
             }
         }
-        if now >= self.look_at && !self.caller.is_busy() && !self.read.is_empty() {
-            self.look_at = now + INTERVAL;
+        let interval = if paused.is_some() { PAUSED_INTERVAL } else { INTERVAL };
+        if now < self.asked_at + interval || self.caller.is_busy() {
+            return Ok(());
+        }
+        let partitions = match paused {
+            Some(ledger) => ledger.partitions(),
+            None => self.read.keys().copied().collect(),
+        };
+        if !partitions.is_empty() {
+            self.asked_at = now;
             self.asked = self.read.clone();
-            self.caller.ask(self.asked.keys().copied().collect());
+            self.before = partitions.iter().map(|p| (*p, self.heard.get(p).copied())).collect();
+            self.caller.ask(partitions);
         }
         Ok(())
     }
 
+    fn note_told(&mut self, told: &Watermarks) {
+        for (partition, heard) in self.before.drain() {
+            let Some(&(beginning, end)) = told.get(&partition) else { continue };
+            self.told.insert(partition, Told { beginning, end, heard });
+            self.is_news = true;
+        }
+    }
+
     /// Compares what the other client was told with what the consumer knew before.
-    fn judge(&mut self, told: &Ends) -> Result<(), Missed> {
+    fn judge(&mut self, told: &Watermarks) -> Result<(), Missed> {
         for (partition, heard) in self.asked.drain() {
-            let Some(&told) = told.get(&partition) else { continue };
+            let Some(&(_, told)) = told.get(&partition) else { continue };
             let before = self.looks.get(&partition);
             let is_wrong = heard > told || before.is_some_and(|before| heard < before.told);
             let wrong = if is_wrong { before.map_or(0, |before| before.wrong) + 1 } else { 0 };
@@ -176,15 +263,16 @@ fn ask(
     properties: &ClientConfig,
     topic: &str,
     partitions: &[i32],
-) -> KafkaResult<Ends> {
+) -> KafkaResult<Watermarks> {
     let client = match client {
         Some(client) => client,
         None => client.insert(properties.create_with_context(Asker::default())?),
     };
     // It serves a login that wants a new token.
     drop(client.poll(SERVE));
-    let end = |&partition| Ok((partition, client.fetch_watermarks(topic, partition, PATIENCE)?.1));
-    partitions.iter().map(end).collect()
+    let watermarks =
+        |&partition| Ok((partition, client.fetch_watermarks(topic, partition, PATIENCE)?));
+    partitions.iter().map(watermarks).collect()
 }
 
 #[cfg(test)]
@@ -198,7 +286,7 @@ mod tests {
         let mut hearing = Hearing::start(&Config::default(), Instant::now()).unwrap();
         looks.iter().position(|&(heard, told)| {
             hearing.asked = Ends::from([(0, heard)]);
-            hearing.judge(&Ends::from([(0, told)])).is_err()
+            hearing.judge(&Watermarks::from([(0, (0, told))])).is_err()
         })
     }
 
@@ -236,10 +324,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_told_counts_until_the_consumer_hears_of_another_end() {
+        let mut hearing = Hearing::start(&Config::default(), Instant::now()).unwrap();
+        let heard = PartitionEnd { end: 7, withheld: 0, beginning: 0, is_read: true };
+        let of = |end| HashMap::from([(0, end)]);
+        hearing.note(&of(heard), Ends::new());
+        hearing.before = HashMap::from([(0, Some(7)), (1, None)]);
+        hearing.note_told(&Watermarks::from([(0, (3, 20)), (1, (4, 9)), (2, (0, 5))]));
+        let told = PartitionEnd { end: 20, is_read: false, ..heard };
+        let unheard = PartitionEnd { end: 9, withheld: 0, beginning: 4, is_read: false };
+        let completed = |hearing: &mut Hearing, mut ends| {
+            hearing.complete(&mut ends);
+            ends
+        };
+        // At once, where there was no word of a partition before.
+        assert_eq!(completed(&mut hearing, HashMap::new()), [(1, unheard)].into());
+        assert_eq!(completed(&mut hearing, HashMap::new()), HashMap::new(), "it is told once");
+        for _ in 0..2 {
+            assert_eq!(completed(&mut hearing, of(heard)), [(0, told), (1, unheard)].into());
+        }
+        let later = PartitionEnd { end: 15, ..heard };
+        assert_eq!(completed(&mut hearing, of(later)), [(0, later), (1, unheard)].into());
+        assert_eq!(completed(&mut hearing, of(heard)), [(0, heard), (1, unheard)].into());
+        hearing.forget(1);
+        assert_eq!(completed(&mut hearing, of(heard)), of(heard));
+    }
+
+    #[test]
     fn what_the_consumer_still_fetches_is_not_asked_for() {
         let now = Instant::now();
         let mut hearing = Hearing::start(&Config::default(), now).unwrap();
-        let end = |is_read| PartitionEnd { end: 7, beginning: 0, is_read };
+        let end = |is_read| PartitionEnd { end: 7, withheld: 0, beginning: 0, is_read };
         let ends = HashMap::from([(0, end(true)), (1, end(false)), (2, end(true))]);
         hearing.note(&ends, Ends::from([(3, 4)]));
         hearing.looks.insert(0, Look { told: 9, wrong: LOOKS - 1 });
@@ -249,7 +364,7 @@ mod tests {
         assert_eq!(hearing.read.len(), 2, "there are no new statistics");
         hearing.note(&HashMap::from([(0, end(false))]), Ends::new());
         assert!(hearing.read.is_empty() && hearing.looks.is_empty());
-        assert_eq!(hearing.progress(now + INTERVAL), Ok(()));
+        assert_eq!(hearing.progress(now + INTERVAL, None), Ok(()));
         assert!(!hearing.caller.is_busy(), "there is nothing to ask for");
     }
 }

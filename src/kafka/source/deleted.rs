@@ -74,7 +74,7 @@ mod tests {
         }
         ledger.revoke(0);
         let ends = |beginning: [i64; 3]| -> HashMap<i32, PartitionEnd> {
-            let end = |beginning| PartitionEnd { end: 30, beginning, is_read: true };
+            let end = |beginning| PartitionEnd { end: 30, withheld: 0, beginning, is_read: true };
             (0..).zip(beginning.map(end)).collect()
         };
         // These are of before the gaps.

@@ -2,7 +2,9 @@
 //!
 //! The ends of the partitions come with librdkafka's statistics, every two seconds, and that is
 //! when the lag is reckoned. A message counts until it is settled, wherever it waits: in the topic
-//! or in the worker. The seconds are the age of the oldest such message, by its timestamp; where
+//! or in the worker; so does one that can't be read yet, as it lies in or behind a transaction that
+//! its producer has left open: nothing else would tell of captions that such a one holds up. The
+//! seconds are the age of the oldest such message, by its timestamp; where
 //! none has been received yet, at most the time since nothing was left.
 
 use std::collections::HashMap;
@@ -86,8 +88,8 @@ impl Behind {
         // A group without an offset begins at the beginning, and what has been deleted is no work
         // any more.
         let from = progress.position.map_or(0, |next| next.0).max(end.beginning);
-        let messages = (end.end - from).max(0);
-        if messages == 0 || (end.is_read && !progress.is_open) {
+        let messages = (end.end + end.withheld - from).max(0);
+        if messages == 0 || (end.is_read && end.withheld == 0 && !progress.is_open) {
             return Behind { messages: 0, seconds: 0.0, caught_up_ms: Some(now_ms) };
         }
         // Of messages that are still in the topic nothing is known. The last one that was settled
@@ -110,7 +112,7 @@ mod tests {
     use crate::tracked::{Assignment, NextOffset, Offset};
     use std::time::Instant;
 
-    const END: PartitionEnd = PartitionEnd { end: 100, beginning: 10, is_read: false };
+    const END: PartitionEnd = PartitionEnd { end: 100, withheld: 0, beginning: 10, is_read: false };
 
     fn nothing_left(caught_up_ms: i64) -> Behind {
         Behind { messages: 0, seconds: 0.0, caught_up_ms: Some(caught_up_ms) }
@@ -164,6 +166,15 @@ mod tests {
         assert_eq!(Behind::of(&read, &open, None, 5_000).messages, 1);
         let done = Progress { position: Some(NextOffset(100)), ..settled };
         assert_eq!(Behind::of(&END, &done, None, 5_000), nothing_left(5_000));
+    }
+
+    #[test]
+    fn what_a_transaction_holds_up_is_lag() {
+        let held_up = PartitionEnd { is_read: true, withheld: 7, ..END };
+        let settled =
+            Progress { position: Some(NextOffset(100)), is_open: false, timestamp_ms: Some(0) };
+        let behind = Behind::of(&held_up, &settled, Some(2_000), 5_000);
+        assert_eq!(behind, Behind { messages: 7, seconds: 3.0, caught_up_ms: Some(2_000) });
     }
 
     #[test]
