@@ -238,6 +238,11 @@ fn what_does_not_fit_is_refused_by_its_name() {
     assert!(config("intermediate_size", 13.into()).contains("[12, 8] and not [13, 8]"));
     assert!(config("hidden_size", u64::MAX.into()).contains("hidden_size"));
     assert!(config("is_decoder", true.into()).contains("is_decoder"));
+
+    let whole = checkpoint.path("model.safetensors");
+    std::fs::rename(&whole, checkpoint.path("model-00001-of-00001.safetensors")).unwrap();
+    std::fs::write(checkpoint.path("model.safetensors.index.json"), "{}").unwrap();
+    assert!(checkpoint.import(None).unwrap_err().contains("max_shard_size"));
 }
 
 #[test]
