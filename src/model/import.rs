@@ -140,7 +140,7 @@ pub fn import(
 ) -> Result<Manifest, ImportError> {
     let config_path = find(request.checkpoint, &[CONFIG])?;
     let mut network = read_config(&config_path)?;
-    let weights_path = find(request.checkpoint, &WEIGHT_FILES)?;
+    let weights_path = find_weights(request.checkpoint)?;
     progress(ImportProgress { doing: "reading the index", done_bytes: 0, total_bytes: 0 });
     let checkpoint = Checkpoint::open(&weights_path)?;
     let head = read_head(request.head)?;
@@ -189,6 +189,20 @@ pub fn import(
         done_bytes += 4 * weight.elements() as u64;
         Ok(())
     })
+}
+
+fn find_weights(folder: &Path) -> Result<PathBuf, ImportError> {
+    let found = find(folder, &WEIGHT_FILES);
+    let indexes = WEIGHT_FILES.map(|name| folder.join(format!("{name}.index.json")));
+    match (found, indexes.into_iter().find(|index| index.exists())) {
+        (Err(ImportError::Missing { .. }), Some(path)) => Err(ImportError::Weights {
+            path,
+            reason: "the weights are in several files; save the checkpoint again in one, with \
+                     save_pretrained(NEW, max_shard_size=\"100GB\")"
+                .into(),
+        }),
+        (found, _) => found,
+    }
 }
 
 fn max_tokens(request: &Import<'_>, network: &Network) -> Result<usize, ImportError> {

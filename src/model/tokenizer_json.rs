@@ -149,11 +149,6 @@ pub fn agrees(
     options: &Map<String, Value>,
     config: &TokenizerConfig,
 ) -> Result<(), String> {
-    // A tokenizer of no model's own class is taken from its JSON alone.
-    let class = options.get("tokenizer_class").and_then(Value::as_str);
-    if class.is_some_and(|class| !class.contains("Bert")) {
-        return Ok(());
-    }
     let Some(normalizer) = tokenizer.get("normalizer") else { return Ok(()) };
     if normalizer.get("type").and_then(Value::as_str) != Some("BertNormalizer") {
         return Ok(());
@@ -216,11 +211,77 @@ pub fn fits(tokenizer: &Value, vocabulary: usize) -> Result<(), String> {
     if tokens.is_some_and(|tokens| tokens.iter().any(is_single)) {
         return Err("an added token is a single_word, which can't be imported".into());
     }
+    if truncates_left(tokenizer.pointer("/truncation/direction")) {
+        return Err("it cuts long texts at their beginning, and the worker at their end".into());
+    }
     let long = added(tokenizer).find(|token| token.len() > ADDED_BYTES_MAX);
     if let Some(token) = long {
         return Err(format!("an added token has {} bytes, above {ADDED_BYTES_MAX}", token.len()));
     }
+    for is_normalized in [false, true] {
+        findable(tokenizer, is_normalized)?;
+    }
     Ok(())
+}
+
+/// Returns whether this names the side on which Hugging Face would cut a text's beginning off.
+pub fn truncates_left(side: Option<&Value>) -> bool {
+    side.and_then(Value::as_str).is_some_and(|side| side.eq_ignore_ascii_case("left"))
+}
+
+/// Checks that the library finds the added tokens that are looked for in normalised text, or those
+/// that are looked for in the text as it is.
+///
+/// # Errors
+///
+/// With one that it would miss where Hugging Face's finds it.
+fn findable(tokenizer: &Value, is_normalized: bool) -> Result<(), String> {
+    let has = |token: &Value, flag: &str| token.get(flag).and_then(Value::as_bool) == Some(true);
+    let tokens = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
+    let mut contents = Vec::new();
+    for token in tokens.into_iter().flatten() {
+        let Some(content) = token.get("content").and_then(Value::as_str) else { continue };
+        if has(token, "normalized") != is_normalized {
+            continue;
+        }
+        // It would take a space that the normaliser put around the next token's character.
+        if is_normalized && (has(token, "lstrip") || has(token, "rstrip")) {
+            return Err(format!(
+                "the added token {content:?} is normalized and takes the white space beside it, which \
+                 can't be imported; without one of the two it can"
+            ));
+        }
+        contents.push(content);
+    }
+    // It looks for the tokens' common beginning, and goes on behind one that has led to nothing: a
+    // beginning within that is passed over.
+    let repeats = |forms: &[String]| {
+        let beginning = common_beginning(forms);
+        (1..beginning.len()).any(|at| beginning.starts_with(&beginning[at..]))
+    };
+    let as_they_are: Vec<String> = contents.iter().map(|&content| content.into()).collect();
+    let in_lower_case: Vec<String> =
+        contents.iter().map(|content| content.to_lowercase()).collect();
+    if repeats(&as_they_are) || (is_normalized && repeats(&in_lower_case)) {
+        let token = contents[0];
+        let way_out = if is_normalized { "; with \"normalized\": false it wouldn't" } else { "" };
+        return Err(format!(
+            "the beginning of the added token {token:?} repeats itself, so that the token would be \
+             missed in some texts{way_out}"
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the bytes that all tokens begin with, of each at most all but the last.
+fn common_beginning(tokens: &[String]) -> &[u8] {
+    let Some((first, others)) = tokens.split_first() else { return &[] };
+    let mut length = first.len().saturating_sub(1);
+    for other in others {
+        let equal = first.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+        length = length.min(equal).min(other.len().saturating_sub(1));
+    }
+    &first.as_bytes()[..length]
 }
 
 /// Returns one more than the largest id of a `tokenizer.json`, or `None` where it is of another
@@ -240,7 +301,9 @@ fn ids(tokenizer: &Value) -> Option<usize> {
     Some(largest.max(vocab.len() + new))
 }
 
-fn added(tokenizer: &Value) -> impl Iterator<Item = &str> {
+/// Returns the tokens that a `tokenizer.json` has beside its vocabulary's, or finds in a text as they
+/// stand.
+pub fn added(tokenizer: &Value) -> impl Iterator<Item = &str> {
     let tokens = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
     tokens.into_iter().flatten().filter_map(|token| token.get("content")?.as_str())
 }

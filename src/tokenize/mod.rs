@@ -288,6 +288,24 @@ mod tests {
         assert_eq!(tokenizer.tokenize("hello hello").unwrap().ids.len(), 3);
     }
 
+    #[test]
+    fn words_that_were_seen_change_nothing_beside_a_token_that_takes_spaces() {
+        let json = from_vocabulary(VOCAB, &TokenizerConfig::default()).unwrap();
+        // In normalised text a Chinese character has spaces around it, which belong to the token.
+        let mut value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let added = value["added_tokens"].as_array_mut().unwrap();
+        let mut token = added[0].clone();
+        (token["content"], token["id"]) = ("\u{4e2d}hello".into(), 15.into());
+        (token["normalized"], token["rstrip"]) = (true.into(), true.into());
+        added.push(token);
+        let tokenizer = Tokenizer::from_json(&value.to_string(), 8).unwrap();
+        let mut words = Words::default();
+        for text in ["\u{4e2d}hello", "\u{4e2d}hello \u{4e2d}hello"] {
+            let with_words = tokenizer.tokenize_with(&mut words, text).unwrap();
+            assert_eq!(with_words, tokenizer.tokenize(text).unwrap(), "{text}");
+        }
+    }
+
     /// What a normaliser may take for more than a letter: accents apart from their letters, a letter
     /// whose lower case depends on its place, white space of many kinds, what is dropped, tokens of the
     /// vocabulary's own, and a word that is too long for WordPiece.

@@ -95,13 +95,14 @@ impl Words {
 /// BERT's does: its normaliser looks at one character at a time but for accents, which a space ends,
 /// its pre-tokeniser cuts at white space before anything else, and WordPiece sees single words. A token
 /// that was added to the vocabulary is looked for in the whole text; with white space inside, which the
-/// normaliser makes a space of, it would be missed.
+/// normaliser makes a space of, it would be missed. One that takes the spaces beside it in normalised
+/// text takes those that the normaliser puts around the next, which is not found then.
 pub fn splits_at_spaces(tokenizer_json: &str) -> bool {
     let Ok(parts) = serde_json::from_str::<Parts>(tokenizer_json) else { return false };
     parts.normalizer.kind == "BertNormalizer"
         && parts.pre_tokenizer.kind == "BertPreTokenizer"
         && parts.model.kind == "WordPiece"
-        && !parts.added_tokens.iter().any(|token| token.content.contains(char::is_whitespace))
+        && !parts.added_tokens.iter().any(AddedToken::may_span_a_space)
 }
 
 /// What is looked at of a `tokenizer.json`; its vocabulary, which is nearly all of it, is passed over.
@@ -123,6 +124,19 @@ struct Part {
 #[derive(Deserialize)]
 struct AddedToken {
     content: String,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+}
+
+impl AddedToken {
+    fn may_span_a_space(&self) -> bool {
+        let takes_spaces = self.normalized && (self.lstrip || self.rstrip);
+        takes_spaces || self.content.contains(char::is_whitespace)
+    }
 }
 
 #[cfg(test)]
@@ -202,6 +216,11 @@ mod tests {
             *changed.pointer_mut(pointer).unwrap() = other.into();
             assert!(!splits_at_spaces(&changed.to_string()), "{pointer}");
         }
+        let mut changed = value.clone();
+        changed["added_tokens"][0]["normalized"] = true.into();
+        assert!(splits_at_spaces(&changed.to_string()));
+        changed["added_tokens"][0]["rstrip"] = true.into();
+        assert!(!splits_at_spaces(&changed.to_string()), "it takes the spaces of another");
         assert!(!splits_at_spaces("{"));
     }
 }

@@ -238,6 +238,11 @@ fn what_does_not_fit_is_refused_by_its_name() {
     assert!(config("intermediate_size", 13.into()).contains("[12, 8] and not [13, 8]"));
     assert!(config("hidden_size", u64::MAX.into()).contains("hidden_size"));
     assert!(config("is_decoder", true.into()).contains("is_decoder"));
+
+    let whole = checkpoint.path("model.safetensors");
+    std::fs::rename(&whole, checkpoint.path("model-00001-of-00001.safetensors")).unwrap();
+    std::fs::write(checkpoint.path("model.safetensors.index.json"), "{}").unwrap();
+    assert!(checkpoint.import(None).unwrap_err().contains("max_shard_size"));
 }
 
 #[test]
@@ -279,6 +284,41 @@ fn a_tokenizer_that_would_give_other_ids_or_take_all_memory_is_refused() {
         refused(&|t| drop(t["model"]["vocab"].as_object_mut().unwrap().remove("[UNK]")))
             .contains("\"[UNK]\", for unknown words")
     );
+    // What is looked for in normalised text: beside what it takes for spaces, and behind itself.
+    let with_flags = |content: &str, flags: &[&str]| {
+        let mut token = added(content, 4);
+        flags.iter().for_each(|flag| token[*flag] = true.into());
+        token
+    };
+    let takes = |token: Value| {
+        let change = |t: &mut Value| t["added_tokens"].as_array_mut().unwrap().push(token);
+        checkpoint.import_with("tokenizer.json", change).map(drop)
+    };
+    assert!(adds(with_flags("hello", &["normalized", "rstrip"])).contains("white space"));
+    assert!(adds(with_flags("hello", &["normalized", "lstrip"])).contains("white space"));
+    takes(with_flags("hello", &["lstrip", "rstrip"])).unwrap();
+    takes(with_flags("hello", &["normalized"])).unwrap();
+    let named = |token: &'static str| {
+        move |t: &mut Value| {
+            let vocab = t["model"]["vocab"].as_object_mut().unwrap();
+            let id = vocab.remove("hello").unwrap();
+            vocab.insert(token.into(), id);
+            let mut token = added(token, 4);
+            token["normalized"] = true.into();
+            t["added_tokens"].as_array_mut().unwrap().push(token);
+        }
+    };
+    assert!(refused(&named("aa-")).contains("\"aa-\""), "a a a - has it behind its first letter");
+    assert!(refused(&named("Aa-")).contains("\"Aa-\""), "where capitals are taken off");
+    checkpoint.import_with("tokenizer.json", named("a-a")).map(drop).unwrap();
+
+    assert!(
+        refused(&|t| t["truncation"] = serde_json::json!({
+            "direction": "Left", "max_length": 16, "strategy": "LongestFirst", "stride": 0,
+        }))
+        .contains("beginning")
+    );
+
     let of_template = "/post_processor/special_tokens/[CLS]/ids/0";
     assert!(refused(&|t| *t.pointer_mut(of_template).unwrap() = 99.into()).contains("id 99"));
 }
@@ -303,6 +343,37 @@ fn two_files_that_say_two_things_of_the_tokenizer_are_refused() {
     with_options(serde_json::json!({})).unwrap();
     let error = with_options(serde_json::json!({"tokenize_chinese_chars": false})).unwrap_err();
     assert!(error.contains("tokenize_chinese_chars"), "{error}");
+    // Not BERT's, and it goes by the options as BERT's does.
+    let electra =
+        serde_json::json!({"do_lower_case": false, "tokenizer_class": "ElectraTokenizerFast"});
+    assert!(with_options(electra).unwrap_err().contains("do_lower_case is false"));
+    let error = with_options(serde_json::json!({"truncation_side": "left"})).unwrap_err();
+    assert!(error.contains("truncation_side"), "{error}");
+    with_options(serde_json::json!({"truncation_side": "right"})).unwrap();
+
+    // Hugging Face adds the tokens that tokenizer.json doesn't have.
+    let own = serde_json::json!({"cls_token": "[CLS]", "additional_special_tokens": ["[SEP]"]});
+    with_options(own).unwrap();
+    let foreign = [
+        serde_json::json!({"additional_special_tokens": ["[SEP]", "<img>"]}),
+        serde_json::json!({"added_tokens_decoder": {"5": {"content": "<img>"}}}),
+        serde_json::json!({"mask_token": {"content": "<img>", "lstrip": false}}),
+    ];
+    for options in &foreign {
+        let error = with_options(options.clone()).unwrap_err();
+        assert!(error.contains("\"<img>\"") && error.contains("tokenizer_config.json"), "{error}");
+    }
+    with_options(serde_json::json!({})).unwrap();
+    let others = [
+        ("special_tokens_map.json", foreign[0].to_string()),
+        ("added_tokens.json", r#"{"<img>": 5}"#.into()),
+    ];
+    for (name, text) in others {
+        std::fs::write(checkpoint.path(name), text).unwrap();
+        let error = checkpoint.import(None).unwrap_err();
+        assert!(error.contains("\"<img>\"") && error.contains(name), "{error}");
+        std::fs::remove_file(checkpoint.path(name)).unwrap();
+    }
 
     // Hugging Face takes capitals off where no file says otherwise.
     std::fs::remove_file(checkpoint.path("tokenizer_config.json")).unwrap();
@@ -330,6 +401,16 @@ fn two_files_that_say_two_things_of_the_tokenizer_are_refused() {
         serde_json::json!({"bos_token": {"content": "<img>"}}),
     ];
     with_options(own.clone()).unwrap();
+    let class = |class: &str| serde_json::json!({ "tokenizer_class": class });
+    with_options(class("DistilBertTokenizerFast")).unwrap();
+    let error = with_options(class("BertJapaneseTokenizer")).unwrap_err();
+    assert!(error.contains("BertJapaneseTokenizer") && error.contains("_config.json"), "{error}");
+    with_options(serde_json::json!({})).unwrap();
+    let japanese = |c: &mut Value| c["tokenizer_class"] = "BertJapaneseTokenizer".into();
+    let error = checkpoint.import_with("config.json", japanese).unwrap_err();
+    assert!(error.contains("/config.json") && error.contains("BertJapaneseTokenizer"), "{error}");
+    let alone = serde_json::json!({"mask_token": {"content": "[MASK]", "single_word": true}});
+    assert!(with_options(alone).unwrap_err().contains("\"[MASK]\""), "it must stand alone");
     let decoded = serde_json::json!({"added_tokens_decoder": {"5": {"content": "<img>"}}});
     for options in foreign.iter().chain([&decoded]) {
         let error = with_options(options.clone()).unwrap_err();
