@@ -134,6 +134,29 @@ fn a_record_that_the_topic_refuses_aborts_and_comes_as_a_dead_letter() {
     assert_eq!(indices, (0..number).collect::<Vec<_>>(), "each once, in order");
 }
 
+/// Each few of them abort a transaction, which takes longer than an outage may; but it gets on.
+#[test]
+fn records_that_are_refused_by_the_hundred_do_not_end_the_worker() {
+    const NUMBER: usize = 150;
+    let cluster = Cluster::shared();
+    cluster.create_topic("refusals", 1);
+    cluster.create_topic_with("refusals.out", 1, &[("max.message.bytes", "1000")]);
+    cluster.create_topic("refusals.dead", 1);
+    cluster.send("refusals", &(0..NUMBER).map(numbered).collect::<Vec<_>>());
+    let one_transaction = [
+        "reject.breaker_run=0",
+        "kafka.delivery_timeout=2s",
+        "batch.captions_max=256",
+        "delivery.in_flight_captions_max=4096",
+    ];
+    let worker = start(&cluster, "refusals", "refusals-worker", &one_transaction).ready();
+    cluster.await_settled("refusals", NUMBER);
+    worker.stop();
+    let dead = cluster.records("refusals.dead");
+    let indices: Vec<usize> = dead.iter().map(index_of).collect();
+    assert_eq!(indices, (0..NUMBER).collect::<Vec<_>>(), "each once, in order");
+}
+
 #[test]
 fn workers_that_come_and_go_repeat_nothing() {
     const MESSAGES: usize = 9_000;

@@ -82,7 +82,7 @@ pub(super) struct Transactions {
     detached: Detached,
     /// When the open transaction began, if one is open.
     opened: Option<Instant>,
-    /// Since when nothing could be committed.
+    /// Since when nothing could be committed, and no record that the brokers refuse was amended.
     troubled_since: Option<Instant>,
     interval: Duration,
     timeout: Duration,
@@ -310,9 +310,14 @@ impl Transactions {
     }
 
     /// Amends a record that came back: it is sent again with all that is pending.
-    fn note_refusal(&self, writer: &mut Writer, back: Undelivered) -> Result<(), SinkError> {
+    fn note_refusal(&mut self, writer: &mut Writer, back: Undelivered) -> Result<(), SinkError> {
         let Undelivered { parcel, error } = back;
+        let before = parcel.form();
         if writer.amend(&parcel, &error) {
+            // A transaction is aborted for each few of them, which may take long and gets on.
+            if parcel.form() != before {
+                self.troubled_since = self.troubled_since.map(|_| Instant::now());
+            }
             return Ok(());
         }
         if is_refused_for_itself(&error) || error.rdkafka_error_code().is_some_and(is_refusal) {

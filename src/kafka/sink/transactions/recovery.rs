@@ -25,7 +25,7 @@ impl Transactions {
         mut trouble: Trouble,
     ) -> Result<(), SinkError> {
         let is_repeated = self.troubled_since.is_some();
-        let since = *self.troubled_since.get_or_insert_with(Instant::now);
+        self.troubled_since.get_or_insert_with(Instant::now);
         if is_repeated {
             std::thread::sleep(PAUSE);
         }
@@ -35,7 +35,7 @@ impl Transactions {
             if self.shutdown.wanted() == Wanted::Abort {
                 return Err(Closed.into());
             }
-            if since.elapsed() >= self.patience {
+            if self.troubled_since.is_some_and(|since| since.elapsed() >= self.patience) {
                 return Err(self.failure(trouble));
             }
             let ended = match verdict {
@@ -172,7 +172,7 @@ impl Transactions {
     }
 
     /// Looks through what came back from a transaction that is over.
-    fn note_refusals(&self, writer: &mut Writer) -> Result<(), Problem> {
+    fn note_refusals(&mut self, writer: &mut Writer) -> Result<(), Problem> {
         while let Ok(back) = self.undelivered.try_recv() {
             if !is_purged(&back.error) {
                 self.note_refusal(writer, back)?;
