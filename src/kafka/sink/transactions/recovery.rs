@@ -58,8 +58,8 @@ impl Transactions {
                     }
                     return Ok(());
                 }
-                Err(Problem::Sink(error)) => return Err(*error),
                 Err(Problem::Trouble(another)) => trouble = another,
+                Err(problem) => return self.solve(writer, problem),
             }
             std::thread::sleep(PAUSE);
         }
@@ -92,8 +92,10 @@ impl Transactions {
         self.call(writer, "init_transactions", |producer, step| producer.init_transactions(step))?;
         let was_open = self.opened.take().is_some();
         let committed = self.committed(writer)?;
+        // Of a transaction whose partitions are all another's it isn't known.
+        let is_known = !self.pending.is_empty();
         let settled = self.pending.resolve(&committed);
-        if was_open {
+        if was_open && is_known {
             let end = match settled.is_empty() {
                 true => TransactionEnd::Aborted,
                 false => TransactionEnd::Committed,
@@ -132,16 +134,21 @@ impl Transactions {
         Ok(())
     }
 
-    /// Returns the group's offsets of the partitions that are pending.
-    fn committed(&self, writer: &Writer) -> Result<HashMap<i32, NextOffset>, Problem> {
-        let mut partitions = TopicPartitionList::new();
-        for (partition, _) in self.pending.offsets() {
-            partitions.add_partition(&self.topic, partition);
-        }
+    /// Returns the group's offsets of the partitions that are pending. Those that are another's are
+    /// forgotten: an open transaction of a worker that is gone may hold their offsets for long.
+    fn committed(&mut self, writer: &Writer) -> Result<HashMap<i32, NextOffset>, Problem> {
         let until = Instant::now() + self.patience;
         loop {
-            let consumer = self.consumer.upgrade().ok_or(SinkError::Closed(Closed))?;
-            let found = consumer.committed_offsets(partitions.clone(), STEP).and_then(offsets_of);
+            self.pending.drop_ended();
+            if self.pending.is_empty() {
+                return Ok(HashMap::new());
+            }
+            let mut partitions = TopicPartitionList::new();
+            for (partition, _) in self.pending.offsets() {
+                partitions.add_partition(&self.topic, partition);
+            }
+            let consumer = self.consumer.upgrade().ok_or(Problem::Left)?;
+            let found = consumer.committed_offsets(partitions, STEP).and_then(offsets_of);
             drop(consumer);
             match found {
                 Ok(committed) => return Ok(committed),
