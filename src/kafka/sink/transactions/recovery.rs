@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
@@ -30,6 +30,7 @@ impl Transactions {
             std::thread::sleep(PAUSE);
         }
         loop {
+            self.find_cause(writer, &mut trouble)?;
             let Trouble { during, verdict, error } = &trouble;
             tracing::warn!(during, ?verdict, %error, "a transaction failed");
             if self.shutdown.wanted() == Wanted::Abort {
@@ -63,6 +64,17 @@ impl Transactions {
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Finds out why a transaction failed of which librdkafka says no more than that: a record that
+    /// came back has the reason.
+    fn find_cause(&mut self, writer: &mut Writer, trouble: &mut Trouble) -> Result<(), SinkError> {
+        let back = self.undelivered.try_iter().find(|back| !is_purged(&back.error));
+        let Some(back) = back else { return Ok(()) };
+        if trouble.error.rdkafka_error_code() == Some(RDKafkaErrorCode::State) {
+            trouble.error = back.error.clone();
+        }
+        self.note_refusal(writer, back)
     }
 
     /// Returns whether the brokers may have given the open transaction up, which looks as if
