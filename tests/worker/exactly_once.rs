@@ -327,6 +327,8 @@ fn a_partition_that_was_lost_keeps_no_other_waiting() {
     });
     holder.abort_transaction(PATIENCE).unwrap();
     cluster.await_settled("lost", more);
-    worker.stop();
+    let log = worker.stop();
+    assert!(log.contains("lost with messages in the worker"), "{log}");
+    assert!(!log.contains("the drain didn't end in time"), "{log}");
     check(&cluster, "lost", more);
 }

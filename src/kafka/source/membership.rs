@@ -231,7 +231,11 @@ impl Source {
             if is_busy {
                 leaving.is_missed = true;
                 self.metrics.drains_missed.inc();
-                tracing::warn!(unsettled, "the drain didn't end in time; these come again");
+                let what = match leaving.lost {
+                    true => "lost with messages in the worker",
+                    false => "the drain didn't end in time",
+                };
+                tracing::warn!(unsettled, "{what}; these come again");
             } else if unsettled > 0 {
                 tracing::info!(unsettled, "not embedded yet, left to the partitions' next owners");
             }
