@@ -2,6 +2,8 @@
 //! mock cluster shows aborted records and forgets transactional offsets, so it could prove nothing
 //! here.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -134,6 +136,29 @@ fn a_record_that_the_topic_refuses_aborts_and_comes_as_a_dead_letter() {
     assert_eq!(indices, (0..number).collect::<Vec<_>>(), "each once, in order");
 }
 
+/// Each few of them abort a transaction, which takes longer than an outage may; but it gets on.
+#[test]
+fn records_that_are_refused_by_the_hundred_do_not_end_the_worker() {
+    const NUMBER: usize = 150;
+    let cluster = Cluster::shared();
+    cluster.create_topic("refusals", 1);
+    cluster.create_topic_with("refusals.out", 1, &[("max.message.bytes", "1000")]);
+    cluster.create_topic("refusals.dead", 1);
+    cluster.send("refusals", &(0..NUMBER).map(numbered).collect::<Vec<_>>());
+    let one_transaction = [
+        "reject.breaker_run=0",
+        "kafka.delivery_timeout=2s",
+        "batch.captions_max=256",
+        "delivery.in_flight_captions_max=4096",
+    ];
+    let worker = start(&cluster, "refusals", "refusals-worker", &one_transaction).ready();
+    cluster.await_settled("refusals", NUMBER);
+    worker.stop();
+    let dead = cluster.records("refusals.dead");
+    let indices: Vec<usize> = dead.iter().map(index_of).collect();
+    assert_eq!(indices, (0..NUMBER).collect::<Vec<_>>(), "each once, in order");
+}
+
 #[test]
 fn workers_that_come_and_go_repeat_nothing() {
     const MESSAGES: usize = 9_000;
@@ -164,31 +189,70 @@ fn workers_that_come_and_go_repeat_nothing() {
     check(&cluster, "moved", MESSAGES);
 }
 
-#[test]
-fn a_worker_that_was_frozen_commits_nothing_of_what_it_lost() {
-    let cluster = Cluster::shared();
-    cluster.create_topics("frozen", 2);
-    let options = [
-        "delivery.commit_interval=1500ms",
-        "delivery.transaction_timeout=3s",
-        "delivery.in_flight_captions_max=4096",
-    ];
-    let frozen = start(&cluster, "frozen", "frozen-1", &options).ready();
-    let all = cluster.observe_uncommitted("frozen.out");
-    let readable = cluster.observe("frozen.out");
+/// For a worker that is frozen in a transaction: it lasts for a while, and then the brokers end it.
+const LONG: [&str; 3] = [
+    "delivery.commit_interval=1500ms",
+    "delivery.transaction_timeout=3s",
+    "delivery.in_flight_captions_max=4096",
+];
+
+/// How long one of those may last.
+const TRANSACTION_MAX: Duration = Duration::from_secs(3);
+
+/// Stops a worker in the middle of a transaction, with messages under way; returns how many were
+/// sent.
+fn freeze(cluster: &Cluster, topic: &str, worker: &Worker) -> usize {
+    let all = cluster.observe_uncommitted(&format!("{topic}.out"));
+    let readable = cluster.observe(&format!("{topic}.out"));
     // They come until it stands still, so that there is always one more transaction to catch.
-    let load = Load::numbered(&cluster, "frozen", message);
+    let load = Load::numbered(cluster, topic, message);
     eventually("it stands still in an open transaction", || {
-        frozen.signal("STOP");
+        worker.signal("STOP");
         // In this order: one that is committed between the two looks isn't open.
         let written = all.records();
         if readable.records() < written {
             return Some(());
         }
-        frozen.signal("CONT");
+        worker.signal("CONT");
         None
     });
-    let sent = load.stop();
+    load.stop()
+}
+
+/// Holds a group's offset of partition 0 in an open transaction, as a worker that is gone in the
+/// middle of a commit does.
+fn hold(cluster: &Cluster, topic: &str) -> BaseProducer {
+    let holder: BaseProducer = cluster
+        .client()
+        .set("transactional.id", format!("{topic}-holder"))
+        .set("transaction.timeout.ms", "600000")
+        .create()
+        .unwrap();
+    holder.init_transactions(PATIENCE).unwrap();
+    let group = format!("{topic}.group");
+    let held = cluster.committed(&group, topic)[&0];
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(topic, 0, Offset::Offset(held)).unwrap();
+    let member: BaseConsumer = cluster.client().set("group.id", &group).create().unwrap();
+    let metadata = member.group_metadata().unwrap();
+    // Not of this group's members, it is refused until they are gone.
+    eventually("it is held", || {
+        holder.begin_transaction().unwrap();
+        let sent = holder.send_offsets_to_transaction(&offsets, &metadata, PATIENCE);
+        if sent.is_err() {
+            holder.abort_transaction(PATIENCE).unwrap();
+        }
+        sent.ok()
+    });
+    holder
+}
+
+#[test]
+fn a_worker_that_was_frozen_commits_nothing_of_what_it_lost() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("frozen", 2);
+    let frozen = start(&cluster, "frozen", "frozen-1", &LONG).ready();
+    let sent = freeze(&cluster, "frozen", &frozen);
     let other = start(&cluster, "frozen", "frozen-2", &[]).ready();
     cluster.await_settled("frozen", sent);
     frozen.signal("CONT");
@@ -215,17 +279,8 @@ fn an_offset_that_an_open_transaction_holds_is_waited_for() {
     cluster.await_settled("held", MESSAGES);
     first.stop();
 
-    // As of a worker that is gone in the middle of a commit.
-    let holder: BaseProducer =
-        cluster.client().set("transactional.id", "held-holder").create().unwrap();
-    holder.init_transactions(PATIENCE).unwrap();
-    holder.begin_transaction().unwrap();
     let held = cluster.committed("held.group", "held")[&0];
-    let mut offsets = TopicPartitionList::new();
-    offsets.add_partition_offset("held", 0, Offset::Offset(held)).unwrap();
-    let member: BaseConsumer = cluster.client().set("group.id", "held.group").create().unwrap();
-    let metadata = member.group_metadata().unwrap();
-    holder.send_offsets_to_transaction(&offsets, &metadata, PATIENCE).unwrap();
+    let holder = hold(&cluster, "held");
 
     let has_one = |worker: &Worker| worker.metric("capvec_assigned_partitions") == Some(1.0);
     let second = start(&cluster, "held", "held-2", &[]).ready();
@@ -247,4 +302,33 @@ fn an_offset_that_an_open_transaction_holds_is_waited_for() {
     second.stop();
     third.stop();
     check(&cluster, "held", more);
+}
+
+/// The group's offsets tell whether its transaction was committed, and one of them is another's.
+#[test]
+fn a_partition_that_was_lost_keeps_no_other_waiting() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("lost", 2);
+    let worker = start(&cluster, "lost", "lost-worker", &LONG).ready();
+    let sent = freeze(&cluster, "lost", &worker);
+    let since = Instant::now();
+    eventually("its transaction is over", || (since.elapsed() > TRANSACTION_MAX).then_some(()));
+    cluster.fence("lost-worker");
+    let holder = hold(&cluster, "lost");
+    worker.signal("CONT");
+    let more = sent + 200;
+    cluster.send("lost", &messages(more)[sent..]);
+    let end = cluster.ends("lost")[&1] as usize;
+    eventually("the other partition goes on", || {
+        let (vectors, dead) = (cluster.records("lost.out"), cluster.records("lost.dead"));
+        let vectors = vectors.iter().filter(|r| r.header("capvec.source").starts_with("lost/1/"));
+        let dead = dead.iter().filter(|r| r.header("__connect.errors.partition") == "1");
+        (vectors.count() + dead.count() == end).then_some(())
+    });
+    holder.abort_transaction(PATIENCE).unwrap();
+    cluster.await_settled("lost", more);
+    let log = worker.stop();
+    assert!(log.contains("lost with messages in the worker"), "{log}");
+    assert!(!log.contains("the drain didn't end in time"), "{log}");
+    check(&cluster, "lost", more);
 }

@@ -137,6 +137,21 @@ fn a_broker_that_forbids_stops_the_worker_and_no_offset_moves() {
     assert!(committed.values().all(|offset| *offset <= 0), "{committed:?}");
 }
 
+/// librdkafka says of the commit that it is in no state for one.
+#[test]
+fn a_transaction_that_is_given_up_is_so_for_what_became_of_its_records() {
+    let (mock, cluster) = mock(1);
+    cluster.send("in", &captions(10));
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 1000];
+    mock.request_errors(RDKafkaApiKey::Produce, &refusals);
+    let mut config = cluster.config("in");
+    config.delivery.mode = DeliveryMode::ExactlyOnce;
+    config.kafka.delivery_timeout = Duration::from_secs(2);
+    let error = format!("{:#}", Running::start(&config).ended().unwrap_err());
+    assert!(error.starts_with("the sink stage failed"), "{error}");
+    assert!(error.contains("MessageTimedOut"), "{error}");
+}
+
 #[test]
 fn a_record_that_the_broker_refuses_for_its_size_becomes_a_dead_letter() {
     let (_mock, cluster) = mock(1);

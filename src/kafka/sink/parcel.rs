@@ -59,6 +59,12 @@ impl Parcel {
         self.is_untimely.load(Ordering::Acquire)
     }
 
+    /// Returns which record it is sent as: whether that is a dead letter, and whether it has the time
+    /// of now. A parcel takes each form once.
+    pub(super) fn form(&self) -> (bool, bool) {
+        (self.rejection().is_some(), self.is_untimely())
+    }
+
     /// Returns why it is a dead letter, if it is one.
     pub(super) fn rejection(&self) -> Option<&Rejection> {
         match &self.item {

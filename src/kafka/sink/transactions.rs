@@ -82,7 +82,7 @@ pub(super) struct Transactions {
     detached: Detached,
     /// When the open transaction began, if one is open.
     opened: Option<Instant>,
-    /// Since when nothing could be committed.
+    /// Since when nothing could be committed, and no record that the brokers refuse was amended.
     troubled_since: Option<Instant>,
     interval: Duration,
     timeout: Duration,
@@ -102,6 +102,8 @@ struct Trouble {
 enum Problem {
     /// The worker has to end.
     Sink(Box<SinkError>),
+    /// The source has left: all that is pending is another's.
+    Left,
     /// Something can be done about it.
     Trouble(Trouble),
 }
@@ -159,6 +161,7 @@ impl Transactions {
                 return Err(TopicError::Stopped { brokers }.into());
             }
             Err(Problem::Sink(error)) => return Err(*error),
+            Err(Problem::Left) => return Err(Closed.into()),
             Err(Problem::Trouble(trouble)) => return Err(transactions.failure(trouble)),
         }
         tracing::info!(transactional_id = transactions.id, "transactions can begin");
@@ -181,8 +184,7 @@ impl Transactions {
         let sent = self.open(writer).and_then(|()| self.write(writer, &parcel));
         match sent {
             Ok(()) => Ok(()),
-            Err(Problem::Sink(error)) => Err(*error),
-            Err(Problem::Trouble(trouble)) => self.recover(writer, trouble),
+            Err(problem) => self.solve(writer, problem),
         }
     }
 
@@ -236,11 +238,28 @@ impl Transactions {
                         self.settler.settle(&parcel);
                     }
                 }
-                Err(Problem::Sink(error)) => return Err(*error),
-                Err(Problem::Trouble(trouble)) => self.recover(writer, trouble)?,
+                Err(problem) => self.solve(writer, problem)?,
             }
         }
         Ok(())
+    }
+
+    fn solve(&mut self, writer: &mut Writer, problem: Problem) -> Result<(), SinkError> {
+        match problem {
+            Problem::Sink(error) => Err(*error),
+            Problem::Left => {
+                // What is open is aborted at the end.
+                self.pending = Pending::default();
+                self.troubled_since = None;
+                Ok(())
+            }
+            Problem::Trouble(trouble) => self.recover(writer, trouble),
+        }
+    }
+
+    /// Returns whether the source has left. A stop doesn't wait here then.
+    fn has_left(&self) -> bool {
+        self.consumer.strong_count() == 0
     }
 
     /// Aborts what is open, so that readers needn't wait for the timeout.
@@ -254,8 +273,7 @@ impl Transactions {
 
     fn try_commit(&mut self, writer: &Writer) -> Result<(), Problem> {
         let started = Instant::now();
-        // Without the source nobody knows whose the partitions are.
-        let consumer = self.consumer.upgrade().ok_or(SinkError::Closed(Closed))?;
+        let consumer = self.consumer.upgrade().ok_or(Problem::Left)?;
         let asked_back = consumer.context().asked_back().filter(|_| self.pending.is_leaving());
         let metadata = asked_back.or_else(|| consumer.group_metadata().map(Arc::new));
         // In this order: a consumer that was put out of its group and has joined again has a
@@ -279,8 +297,8 @@ impl Transactions {
         self.call(writer, "send_offsets_to_transaction", |producer, _| {
             let (producer, offsets, metadata) =
                 (producer.clone(), offsets.clone(), metadata.clone());
-            let is_aborted = || self.shutdown.wanted() == Wanted::Abort;
-            self.detached.call(OFFSETS_PATIENCE, is_aborted, move || {
+            let must_stop = || self.shutdown.wanted() == Wanted::Abort || self.has_left();
+            self.detached.call(OFFSETS_PATIENCE, must_stop, move || {
                 producer.send_offsets_to_transaction(&offsets, &metadata, OFFSETS_STEP)
             })
         })?;
@@ -310,9 +328,14 @@ impl Transactions {
     }
 
     /// Amends a record that came back: it is sent again with all that is pending.
-    fn note_refusal(&self, writer: &mut Writer, back: Undelivered) -> Result<(), SinkError> {
+    fn note_refusal(&mut self, writer: &mut Writer, back: Undelivered) -> Result<(), SinkError> {
         let Undelivered { parcel, error } = back;
+        let before = parcel.form();
         if writer.amend(&parcel, &error) {
+            // A transaction is aborted for each few of them, which may take long and gets on.
+            if parcel.form() != before {
+                self.troubled_since = self.troubled_since.map(|_| Instant::now());
+            }
             return Ok(());
         }
         if is_refused_for_itself(&error) || error.rdkafka_error_code().is_some_and(is_refusal) {
@@ -344,6 +367,9 @@ impl Transactions {
             let trouble = self.trouble(writer, during, error);
             if self.shutdown.wanted() >= stop {
                 return Err(SinkError::Closed(Closed).into());
+            }
+            if self.has_left() {
+                return Err(Problem::Left);
             }
             if trouble.verdict != Verdict::Repeat || Instant::now() >= until {
                 return Err(trouble.into());

@@ -1,6 +1,7 @@
 //! How the source takes partitions and gives them up: assignments, revocations, the drain before
 //! either a revocation or a stop, and the farewell to the group.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{Consumer, ConsumerGroupMetadata, RebalanceProtocol};
@@ -69,8 +70,8 @@ impl Source {
         }
         let is_empty = ids.is_empty();
         for partition in ids {
-            self.begin_assignment(partition);
-            self.placing.begin(partition, self.assignments);
+            let assignment = self.begin_assignment(partition);
+            self.placing.begin(&assignment);
         }
         // librdkafka pauses a partition beyond the assignment: one that was given up while it was
         // paused would come back so, and stand still for ever. Before the assignment nothing is
@@ -230,7 +231,11 @@ impl Source {
             if is_busy {
                 leaving.is_missed = true;
                 self.metrics.drains_missed.inc();
-                tracing::warn!(unsettled, "the drain didn't end in time; these come again");
+                let what = match leaving.lost {
+                    true => "lost with messages in the worker",
+                    false => "the drain didn't end in time",
+                };
+                tracing::warn!(unsettled, "{what}; these come again");
             } else if unsettled > 0 {
                 tracing::info!(unsettled, "not embedded yet, left to the partitions' next owners");
             }
@@ -264,12 +269,14 @@ impl Source {
         Ok(true)
     }
 
-    pub(super) fn begin_assignment(&mut self, partition: i32) {
+    pub(super) fn begin_assignment(&mut self, partition: i32) -> Arc<Assignment> {
         // The group may give what it hasn't been given back.
         self.end_assignment(partition);
         self.assignments += 1;
-        self.ledger.assign(Assignment::new(partition, self.assignments));
+        let assignment = Assignment::new(partition, self.assignments);
+        self.ledger.assign(Arc::clone(&assignment));
         self.metrics.partitions.set(self.ledger.partitions().len() as i64);
+        assignment
     }
 
     pub(super) fn end_assignment(&mut self, partition: i32) {
@@ -310,6 +317,8 @@ impl Source {
 
     /// Leaves the group. Dropping the consumer does it, and polls meanwhile.
     pub(super) fn close(mut self) {
+        // The partitions are another's from here on. After a failure the sink may be at work still.
+        self.ledger.partitions().into_iter().for_each(|partition| self.end_assignment(partition));
         if self.placing.take_debt()
             && let Err(error) = take_none(&self.consumer)
         {

@@ -22,6 +22,7 @@
 //!
 //! - A partition is fetched from an offset that the group had after it had given the partition to
 //!   this worker: what was asked before is no answer, for another may have gone on meanwhile.
+//! - Nothing is committed for a partition that has been asked back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -35,7 +36,7 @@ use super::waiting::Waiting;
 use crate::config::Config;
 use crate::kafka::caller::Caller;
 use crate::kafka::consumer::{SourceConsumer, is_final, take, take_none};
-use crate::tracked::NextOffset;
+use crate::tracked::{Assignment, NextOffset};
 
 /// How long an assignment stays unanswered.
 const HOLD: Duration = Duration::from_secs(2);
@@ -50,15 +51,18 @@ const PAUSE: Duration = Duration::from_millis(200);
 const UNKNOWN_TO_COMMIT: KafkaError =
     KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownTopicOrPartition);
 
-/// Partitions by the numbers of their assignments.
-type Assignments = BTreeMap<i32, u64>;
+/// Partitions with their assignments, which a drain must not wait for here.
+type Assignments = BTreeMap<i32, Weak<Assignment>>;
+
+/// What the thread is asked: where these partitions begin, and how long it may take.
+type Question = (Assignments, Duration);
 
 /// The partitions whose beginnings aren't known yet.
 pub(super) struct Placing {
     topic: String,
     /// Where a group without an offset begins; `None` where that is an error.
     reset: Option<Position>,
-    caller: Caller<(TopicPartitionList, Duration), KafkaResult<TopicPartitionList>>,
+    caller: Caller<Question, KafkaResult<TopicPartitionList>>,
     unplaced: Assignments,
     /// Those that a question is under way for.
     asked: Option<Assignments>,
@@ -97,9 +101,9 @@ impl Placing {
     ) -> std::io::Result<Placing> {
         // The last one to let go of the consumer leaves the group, and that isn't for this thread.
         let consumer: Weak<SourceConsumer> = Arc::downgrade(consumer);
-        let reset = reset_of(config);
-        let caller = Caller::start("capvec-placing", move |(partitions, patience)| {
-            Some(ask(&*consumer.upgrade()?, partitions, reset, patience))
+        let (topic, reset) = (config.input.topic.clone(), reset_of(config));
+        let caller = Caller::start("capvec-placing", move |question| {
+            Some(ask(&*consumer.upgrade()?, &topic, question, reset))
         })?;
         Ok(Placing {
             topic: config.input.topic.clone(),
@@ -118,13 +122,13 @@ impl Placing {
     }
 
     /// The group has given a partition.
-    pub(super) fn begin(&mut self, partition: i32, assignment: u64) {
+    pub(super) fn begin(&mut self, assignment: &Arc<Assignment>) {
         if self.unplaced.is_empty() {
             let now = Instant::now();
             (self.waiting, self.ask_at, self.trouble) = (Waiting::since(now), now, None);
             (self.patience, self.is_singly) = (QUESTION.0, false);
         }
-        self.unplaced.insert(partition, assignment);
+        self.unplaced.insert(assignment.partition, Arc::downgrade(assignment));
     }
 
     /// The group waits for an answer to its assignment.
@@ -222,15 +226,12 @@ impl Placing {
         if self.is_singly {
             // By turns: one that is held must not keep the others waiting.
             let next = self.unplaced.range(self.last + 1..).next();
-            let next = next.or_else(|| self.unplaced.first_key_value()).map(|(p, n)| (*p, *n));
-            self.last = next.map_or(-1, |(partition, _)| partition);
+            let next = next.or_else(|| self.unplaced.first_key_value());
+            let next = next.map(|(partition, assignment)| (*partition, assignment.clone()));
+            self.last = next.as_ref().map_or(-1, |(partition, _)| *partition);
             asked = next.into_iter().collect();
         }
-        let mut partitions = TopicPartitionList::with_capacity(asked.len());
-        for &partition in asked.keys() {
-            partitions.add_partition(&self.topic, partition);
-        }
-        self.caller.ask((partitions, self.patience));
+        self.caller.ask((asked.clone(), self.patience));
         self.asked = Some(asked);
     }
 
@@ -248,8 +249,8 @@ impl Placing {
         let mut known = Vec::new();
         for element in answer.elements() {
             let partition = element.partition();
-            let is_same =
-                self.unplaced.get(&partition).is_some_and(|n| asked.get(&partition) == Some(n));
+            let (now, then) = (self.unplaced.get(&partition), asked.get(&partition));
+            let is_same = now.zip(then).is_some_and(|(now, then)| Weak::ptr_eq(now, then));
             match element.error() {
                 Ok(()) if is_same => known.push((partition, element.offset())),
                 Ok(()) => {}
@@ -301,10 +302,14 @@ impl Placing {
 /// commits.
 fn ask(
     consumer: &SourceConsumer,
-    partitions: TopicPartitionList,
+    topic: &str,
+    (assignments, patience): Question,
     reset: Option<Position>,
-    patience: Duration,
 ) -> KafkaResult<TopicPartitionList> {
+    let mut partitions = TopicPartitionList::with_capacity(assignments.len());
+    for &partition in assignments.keys() {
+        partitions.add_partition(topic, partition);
+    }
     let mut committed = consumer.committed_offsets(partitions, patience)?;
     let mut without = TopicPartitionList::new();
     for element in committed.elements() {
@@ -323,10 +328,18 @@ fn ask(
             return Ok(committed);
         }
     };
+    // The group takes a member's commit of any partition: one that has been asked back since may
+    // be another's, which has committed what it did.
+    let is_held = |partition: i32| {
+        let assignment = assignments.get(&partition).and_then(Weak::upgrade);
+        assignment.is_some_and(|assignment| !assignment.is_leaving())
+    };
     let mut beginnings = TopicPartitionList::new();
     for element in meant.elements() {
-        if let (Ok(()), Position::Offset(_)) = (element.error(), element.offset()) {
-            let (topic, partition) = (element.topic(), element.partition());
+        if let (Ok(()), Position::Offset(_)) = (element.error(), element.offset())
+            && is_held(element.partition())
+        {
+            let partition = element.partition();
             beginnings.add_partition_offset(topic, partition, element.offset())?;
             committed.set_partition_offset(topic, partition, element.offset())?;
         }

@@ -299,6 +299,31 @@ fn a_beginning_that_cannot_be_committed_is_asked_for_again() {
     rig.finish(messages);
 }
 
+/// It may be another's, which has gone on from a beginning of its own.
+#[test]
+fn the_beginning_of_a_partition_that_is_asked_back_is_not_committed() {
+    const ROUND_TRIP: Duration = Duration::from_millis(300);
+    let rig = Rig::new(&[], |broker| {
+        // A question takes several.
+        broker.cluster().broker_round_trip_time(1, ROUND_TRIP).unwrap();
+    })
+    .run();
+    let deadline = Instant::now() + PATIENCE;
+    while !rig.health.is_assigned() {
+        assert!(Instant::now() < deadline, "no partition");
+        std::thread::yield_now();
+    }
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition(TOPIC, 0);
+    let event = Event::Revoked { partitions: partitions.clone(), lost: false, generation: None };
+    rig.consumer.context().note(event);
+    rig.shutdown.drain();
+    rig.source.join().unwrap().unwrap();
+    let consumer: BaseConsumer = rig.broker.client().set("group.id", "group").create().unwrap();
+    let committed = consumer.committed_offsets(partitions, PATIENCE).unwrap();
+    assert_eq!(committed.elements()[0].offset(), Position::Invalid, "{committed:?}");
+}
+
 #[test]
 fn a_group_without_offsets_begins_where_it_is_told_to() {
     let rig = Rig::start(&[("kafka.librdkafka.auto.offset.reset", "earliest")]);
@@ -334,6 +359,16 @@ fn a_worker_that_fails_is_not_ready_while_it_commits() {
         std::thread::yield_now();
     }
     assert!(rig.source.join().unwrap().is_err());
+}
+
+/// Nothing of them is published or committed any more.
+#[test]
+fn a_worker_that_fails_has_no_partitions_when_it_leaves() {
+    let rig = Rig::start(&[]);
+    let messages = rig.receive_until(9);
+    rig.shutdown.abort();
+    assert!(rig.source.join().unwrap().is_err());
+    assert!(messages.iter().all(|message| message.origin.assignment.is_revoked()));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
@@ -25,17 +25,18 @@ impl Transactions {
         mut trouble: Trouble,
     ) -> Result<(), SinkError> {
         let is_repeated = self.troubled_since.is_some();
-        let since = *self.troubled_since.get_or_insert_with(Instant::now);
+        self.troubled_since.get_or_insert_with(Instant::now);
         if is_repeated {
             std::thread::sleep(PAUSE);
         }
         loop {
+            self.find_cause(writer, &mut trouble)?;
             let Trouble { during, verdict, error } = &trouble;
             tracing::warn!(during, ?verdict, %error, "a transaction failed");
             if self.shutdown.wanted() == Wanted::Abort {
                 return Err(Closed.into());
             }
-            if since.elapsed() >= self.patience {
+            if self.troubled_since.is_some_and(|since| since.elapsed() >= self.patience) {
                 return Err(self.failure(trouble));
             }
             let ended = match verdict {
@@ -58,11 +59,22 @@ impl Transactions {
                     }
                     return Ok(());
                 }
-                Err(Problem::Sink(error)) => return Err(*error),
                 Err(Problem::Trouble(another)) => trouble = another,
+                Err(problem) => return self.solve(writer, problem),
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Finds out why a transaction failed of which librdkafka says no more than that: a record that
+    /// came back has the reason.
+    fn find_cause(&mut self, writer: &mut Writer, trouble: &mut Trouble) -> Result<(), SinkError> {
+        let back = self.undelivered.try_iter().find(|back| !is_purged(&back.error));
+        let Some(back) = back else { return Ok(()) };
+        if trouble.error.rdkafka_error_code() == Some(RDKafkaErrorCode::State) {
+            trouble.error = back.error.clone();
+        }
+        self.note_refusal(writer, back)
     }
 
     /// Returns whether the brokers may have given the open transaction up, which looks as if
@@ -92,8 +104,10 @@ impl Transactions {
         self.call(writer, "init_transactions", |producer, step| producer.init_transactions(step))?;
         let was_open = self.opened.take().is_some();
         let committed = self.committed(writer)?;
+        // Of a transaction whose partitions are all another's it isn't known.
+        let is_known = !self.pending.is_empty();
         let settled = self.pending.resolve(&committed);
-        if was_open {
+        if was_open && is_known {
             let end = match settled.is_empty() {
                 true => TransactionEnd::Aborted,
                 false => TransactionEnd::Committed,
@@ -132,16 +146,21 @@ impl Transactions {
         Ok(())
     }
 
-    /// Returns the group's offsets of the partitions that are pending.
-    fn committed(&self, writer: &Writer) -> Result<HashMap<i32, NextOffset>, Problem> {
-        let mut partitions = TopicPartitionList::new();
-        for (partition, _) in self.pending.offsets() {
-            partitions.add_partition(&self.topic, partition);
-        }
+    /// Returns the group's offsets of the partitions that are pending. Those that are another's are
+    /// forgotten: an open transaction of a worker that is gone may hold their offsets for long.
+    fn committed(&mut self, writer: &Writer) -> Result<HashMap<i32, NextOffset>, Problem> {
         let until = Instant::now() + self.patience;
         loop {
-            let consumer = self.consumer.upgrade().ok_or(SinkError::Closed(Closed))?;
-            let found = consumer.committed_offsets(partitions.clone(), STEP).and_then(offsets_of);
+            self.pending.drop_ended();
+            if self.pending.is_empty() {
+                return Ok(HashMap::new());
+            }
+            let mut partitions = TopicPartitionList::new();
+            for (partition, _) in self.pending.offsets() {
+                partitions.add_partition(&self.topic, partition);
+            }
+            let consumer = self.consumer.upgrade().ok_or(Problem::Left)?;
+            let found = consumer.committed_offsets(partitions, STEP).and_then(offsets_of);
             drop(consumer);
             match found {
                 Ok(committed) => return Ok(committed),
@@ -172,7 +191,7 @@ impl Transactions {
     }
 
     /// Looks through what came back from a transaction that is over.
-    fn note_refusals(&self, writer: &mut Writer) -> Result<(), Problem> {
+    fn note_refusals(&mut self, writer: &mut Writer) -> Result<(), Problem> {
         while let Ok(back) = self.undelivered.try_recv() {
             if !is_purged(&back.error) {
                 self.note_refusal(writer, back)?;
