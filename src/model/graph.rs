@@ -7,11 +7,12 @@
 //! pooling and the projection are inside the graph.
 //!
 //! The form is the one that measured fastest on ONNX Runtime's CPU kernels: `Gemm` with bias, `Add`
-//! and `LayerNormalization`, opset-23 `Attention` with a boolean mask, opset-20 `Gelu` (erf). What
-//! the inputs mean is in [`INPUTS`]; [`crate::batch::packing`] makes them. These two files are the
-//! only ones that know the form.
+//! and `LayerNormalization`, opset-20 `Gelu` (erf), and attention of products and a softmax. What
+//! the inputs mean is in [`INPUTS`]; [`crate::batch::packing`] makes them. It and what is below
+//! here alone know the form.
 //!
-//! The precision changes no step, but of which nodes a step is made: `builder` knows that.
+//! The precision changes no step, but of which nodes a step is made: `builder` and `attention` know
+//! that.
 
 mod attention;
 mod builder;

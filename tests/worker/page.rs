@@ -215,15 +215,7 @@ fn a_worker_without_a_model_is_not_shown_as_keeping_up() {
 #[test]
 fn a_worker_in_which_a_message_is_stuck_is_not_shown_as_keeping_up() {
     let Ok(chromium) = chromium().map_err(skipped) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let health = Health::new(std::time::Duration::from_secs(60));
-    let metrics = Metrics::new();
-    metrics.set_model("m@1", 640, "fp32");
-    metrics.source.brokers_up.set(1);
-    metrics.source.partitions.set(1);
-    metrics.source.stalled_seconds.set(90.0);
-    let address = serve(([127, 0, 0, 1], 0).into(), metrics, health).unwrap();
-    let page = browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"]);
+    let page = page_at_work(chromium, |metrics| metrics.source.stalled_seconds.set(90.0));
     let due = "class=\"bad\">nothing has come of the oldest message in the worker for 90.0 s<";
     assert!(page.contains(due), "{page}");
 }
@@ -231,27 +223,19 @@ fn a_worker_in_which_a_message_is_stuck_is_not_shown_as_keeping_up() {
 #[test]
 fn a_worker_that_rejects_does_not_only_keep_up() {
     let Ok(chromium) = chromium().map_err(skipped) else { return };
+    let page = page_at_work(chromium, |metrics| metrics.sink.rejected_share.set(0.9));
+    assert!(page.contains(">keeping up; 90 % of the last messages were rejected<"), "{page}");
+}
+
+/// The page of a worker with a model, brokers and a partition, and with what `set` sets.
+fn page_at_work(chromium: &str, set: impl FnOnce(&Metrics)) -> String {
     let folder = tempfile::tempdir().unwrap();
     let health = Health::new(std::time::Duration::from_secs(60));
     let metrics = Metrics::new();
     metrics.set_model("m@1", 640, "fp32");
     metrics.source.brokers_up.set(1);
     metrics.source.partitions.set(1);
-    metrics.sink.rejected_share.set(0.9);
+    set(&metrics);
     let address = serve(([127, 0, 0, 1], 0).into(), metrics, health).unwrap();
-    let page = browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"]);
-    assert!(page.contains(">keeping up; 90 % of the last messages were rejected<"), "{page}");
-}
-
-#[test]
-fn a_worker_that_is_cut_off_is_not_shown_as_keeping_up() {
-    let Ok(chromium) = chromium().map_err(skipped) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let health = Health::new(std::time::Duration::from_secs(60));
-    let metrics = Metrics::new();
-    metrics.set_model("m@1", 640, "fp32");
-    metrics.source.brokers_up.set(0);
-    let address = serve(([127, 0, 0, 1], 0).into(), metrics, health).unwrap();
-    let page = browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"]);
-    assert!(page.contains("class=\"bad\">no broker answers: "), "{page}");
+    browse(chromium, folder.path(), &format!("http://{address}/"), &["--dump-dom"])
 }
