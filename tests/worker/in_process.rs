@@ -298,25 +298,25 @@ fn a_worker_whose_stage_has_failed_publishes_no_more() {
 #[test]
 fn captions_that_a_transaction_holds_up_are_lag() {
     let cluster = Cluster::shared();
-    cluster.create_topics("held", 1);
-    let worker = Running::start(&cluster.config("held"));
+    cluster.create_topics("left-open", 1);
+    let worker = Running::start(&cluster.config("left-open"));
     // Before the first there is no age to tell.
-    cluster.send("held", &captions(1));
-    cluster.await_records("held.out", 1);
+    cluster.send("left-open", &captions(1));
+    cluster.await_records("left-open.out", 1);
     let producer: BaseProducer =
         cluster.client().set("transactional.id", "left-open").create().unwrap();
     producer.init_transactions(PATIENCE).unwrap();
     producer.begin_transaction().unwrap();
     let caption = br#"{"caption": "held up"}"#;
-    producer.send(BaseRecord::<(), _>::to("held").payload(&caption[..])).unwrap();
+    producer.send(BaseRecord::<(), _>::to("left-open").payload(&caption[..])).unwrap();
     producer.flush(PATIENCE).unwrap();
-    cluster.send("held", &captions(20));
+    cluster.send("left-open", &captions(20));
     eventually("all of them are lag", || {
         (worker.metric("capvec_lag_messages") == 21.0).then_some(())
     });
     eventually("they grow old", || (worker.metric("capvec_lag_seconds") > 3.0).then_some(()));
     producer.commit_transaction(PATIENCE).unwrap();
-    cluster.await_records("held.out", 22);
+    cluster.await_records("left-open.out", 22);
     eventually("there is no lag", || (worker.metric("capvec_lag_messages") == 0.0).then_some(()));
     worker.stop();
 }
