@@ -229,9 +229,8 @@ fn options(
         // Threads spin while a batch runs and stop when it ends: the latency of spinning without
         // a busy CPU between batches.
         .with_config_entry("session.force_spinning_stop", "1")?
-        // What a softmax leaves of another caption's tokens is 1e-39, a denormal number, with which
         // Of other captions' tokens a softmax leaves 1e-39, a denormal number, and with those
-        // Intel's CPUs are slow: attention took twice as long. The runtime sets it for its own
+        // Intel's CPUs are slow: attention took twice as long. The runtime sets this for its own
         // threads and for the one that makes the first session; those that are started by that one
         // have it too, and among them are all that run passes.
         .with_config_entry("session.set_denormal_as_zero", "1")?;

@@ -179,7 +179,7 @@ fn pool_and_project(graph: &mut Builder, network: &Network, hidden: &str) {
     let member = graph.node("Equal", "pool.member", &[&places, &slots]);
     let ones = graph.cast_to_float("pool.ones", &member);
     let sums = graph.node("MatMul", "pool.sums", &[&ones, &rows]);
-    let flat = graph.int64("shape.tokens", &[-1, network.hidden as i64]);
+    let flat = graph.flat(network.hidden);
     let sums = graph.node("Reshape", "pool.flat", &[&sums, &flat]);
     let sums = graph.node("Gather", "pool.captions", &[&sums, "caption_places"]);
     let lengths = graph.node("Unsqueeze", "pool.lengths", &["caption_lengths", &second]);

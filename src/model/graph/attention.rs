@@ -53,12 +53,12 @@ impl Attention {
     /// `[tokens, 3 * hidden]` to `[tokens, hidden]`.
     pub fn layer(&self, graph: &mut Builder, layer: usize, qkv: &str) -> String {
         let name = |part: &str| format!("layers.{layer}.{part}");
-        let of_token = graph.int64("shape.tokens", &[-1, self.hidden as i64]);
+        let flat = graph.flat(self.hidden);
         let attended = match &self.heads_of {
             Some(indices) => self.of_heads(graph, &name, qkv, indices),
             None => self.of_rows(graph, &name, qkv),
         };
-        let slots = graph.node("Reshape", &name("slots"), &[&attended, &of_token]);
+        let slots = graph.node("Reshape", &name("slots"), &[&attended, &flat]);
         graph.node("Gather", &name("tokens"), &[&slots, "token_slots"])
     }
 

@@ -210,6 +210,11 @@ impl Builder {
         self.constant(name, &[values.len()], DataType::Int64, bytes)
     }
 
+    /// The shape `[any, hidden]`.
+    pub fn flat(&mut self, hidden: usize) -> String {
+        self.int64("shape.flat", &[-1, hidden as i64])
+    }
+
     /// As [`Self::int64`], of the shape `[numbers, 1]`.
     pub fn int64_column(&mut self, name: &str, values: &[i64]) -> String {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
