@@ -26,6 +26,14 @@ pub const CONTRIBUTED: &str = "com.microsoft";
 /// What 0 is among the unsigned integers that a token's numbers become.
 const ZERO_POINT: u8 = 128;
 
+/// How far GELU goes below 0 at most (0.16997, at -0.75), rounded up. Where a token's highest number
+/// is above that, as it is in trained networks among some thousands, the lowest needn't be looked for.
+const GELU_BELOW: f32 = 0.17;
+
+/// What stands for the largest number of a token whose numbers are all 0. A 127th of it is no
+/// denormal number, which would become 0.
+const LEAST: f32 = 1e-30;
+
 /// A graph that is being made.
 pub struct Builder {
     /// Each after those whose outputs it reads.
@@ -161,21 +169,12 @@ impl Builder {
         let part = |part: &str| format!("{name}.{part}");
         let last = self.int64("axis.1", &[1]);
         let range = self.float_scalar("scalar.1/127", 1.0 / 127.0);
-        // A token of zeros must not divide by zero.
-        let least = self.float_scalar("scalar.least", f32::MIN_POSITIVE);
         let one = self.float_scalar("scalar.float.1", 1.0);
         let zero_point = self.zero_point();
         let zero_points = self.zero_points();
 
-        // Two reductions are faster than one of absolute values, which have to be written first.
-        let [highest, lowest] = ["ReduceMax", "ReduceMin"].map(|reduce| {
-            let drop = vec![int_attribute("keepdims", 0)];
-            self.node_with(reduce, &part(reduce), &[input, &last], drop)
-        });
-        let below = self.node("Neg", &part("below"), &[&lowest]);
-        let largest = self.node("Max", &part("largest"), &[&highest, &below]);
+        let largest = self.largest(name, input, &last);
         let scale = self.node("Mul", &part("scale"), &[&largest, &range]);
-        let scale = self.node("Max", &part("scales"), &[&scale, &least]);
         let rows = vec![int_attribute("axis", 0)];
         let inputs = [input, &scale, &zero_points];
         let integers = self.node_with("QuantizeLinear", &part("tokens"), &inputs, rows);
@@ -185,6 +184,26 @@ impl Builder {
             self.contributed("MatMulIntegerToFloat", &part("product"), &inputs, Vec::new());
         let column = self.node("Unsqueeze", &part("column"), &[&scale, &last]);
         self.node("Mul", name, &[&product, &column])
+    }
+
+    /// The largest of each token's numbers without their signs, `[tokens]`, and more than 0 also
+    /// where all of them are 0: there will be divided by it.
+    fn largest(&mut self, name: &str, input: &str, last: &str) -> String {
+        let reduce = |graph: &mut Builder, reduce: &str| {
+            let drop = vec![int_attribute("keepdims", 0)];
+            graph.node_with(reduce, &format!("{name}.{reduce}"), &[input, last], drop)
+        };
+        let highest = reduce(self, "ReduceMax");
+        let output = format!("{name}.largest");
+        if self.nodes.iter().any(|node| node.op_type == "Gelu" && node.name == input) {
+            let least = self.float_scalar("scalar.gelu", GELU_BELOW);
+            return self.node("Max", &output, &[&highest, &least]);
+        }
+        // Two reductions are faster than one of absolute values, which have to be written first.
+        let lowest = reduce(self, "ReduceMin");
+        let below = self.node("Neg", &format!("{name}.below"), &[&lowest]);
+        let least = self.float_scalar("scalar.least", LEAST);
+        self.node("Max", &output, &[&highest, &below, &least])
     }
 
     /// `[tokens]`, for the operator wants a zero point with each scale.
