@@ -9,14 +9,13 @@
 //! and transposes before and after: the whole step took it 1.2 to 1.4 times as long.
 //!
 //! For GPUs (fp16) `Attention` is left whole, for kernels that keep the products' output out of the
-//! device's memory.
+//! device's memory. A gather for each part writes what it reads; to gather all and split them after
+//! would move the numbers twice.
 
 use super::builder::Builder;
 use crate::model::manifest::Precision;
 use crate::model::network::Network;
-use crate::model::onnx::{
-    DataType, NodeProto, float_attribute, int_attribute, ints_attribute, node,
-};
+use crate::model::onnx::{DataType, float_attribute, int_attribute, ints_attribute};
 
 /// A query, a key and a value of each token lie side by side, in this order.
 const PARTS: [&str; 3] = ["query", "key", "value"];
@@ -28,8 +27,8 @@ pub struct Attention {
     /// Which slots see which.
     mask: String,
     /// For each part, which of `[tokens * parts * heads, size]` is where in `[rows, heads, width]`;
-    /// none where whole tokens are gathered.
-    heads_of: Option<[String; 3]>,
+    /// at fp16 which of `[tokens * parts, hidden]` is where in `[rows, width]`.
+    indices: [String; 3],
 }
 
 impl Attention {
@@ -37,44 +36,36 @@ impl Attention {
     pub fn new(graph: &mut Builder, network: &Network) -> Attention {
         let (heads, hidden) = (network.heads, network.hidden);
         let same = same_caption(graph);
-        let (mask, heads_of) = match graph.precision {
-            Precision::Fp16 => (same, None),
+        let (mask, indices) = match graph.precision {
+            Precision::Fp16 => (same, parts_of_slots(graph)),
             Precision::Fp32 | Precision::Int8 => {
                 let seen = graph.float_scalar("scalar.float.0", 0.0);
                 // Whatever is added to it, nothing is left of it after a softmax.
                 let unseen = graph.float_scalar("scalar.float.lowest", f32::MIN);
                 let mask = graph.node("Where", "mask.numbers", &[&same, &seen, &unseen]);
-                (mask, Some(heads_of_slots(graph, heads)))
+                (mask, heads_of_slots(graph, heads))
             }
         };
-        Attention { heads, hidden, mask, heads_of }
+        Attention { heads, hidden, mask, indices }
     }
 
     /// `[tokens, 3 * hidden]` to `[tokens, hidden]`.
     pub fn layer(&self, graph: &mut Builder, layer: usize, qkv: &str) -> String {
         let name = |part: &str| format!("layers.{layer}.{part}");
-        let flat = graph.flat(self.hidden);
-        let attended = match &self.heads_of {
-            Some(indices) => self.of_heads(graph, &name, qkv, indices),
-            None => self.of_rows(graph, &name, qkv),
+        let attended = match graph.precision {
+            Precision::Fp16 => self.of_rows(graph, &name, qkv),
+            Precision::Fp32 | Precision::Int8 => self.of_heads(graph, &name, qkv),
         };
+        let flat = graph.flat(self.hidden);
         let slots = graph.node("Reshape", &name("slots"), &[&attended, &flat]);
         graph.node("Gather", &name("tokens"), &[&slots, "token_slots"])
     }
 
     /// `[rows, width, heads, size]`, of products and a softmax.
-    fn of_heads(
-        &self,
-        graph: &mut Builder,
-        name: &impl Fn(&str) -> String,
-        qkv: &str,
-        indices: &[String; 3],
-    ) -> String {
+    fn of_heads(&self, graph: &mut Builder, name: &impl Fn(&str) -> String, qkv: &str) -> String {
         let size = self.hidden / self.heads;
         let of_head = graph.int64("shape.heads", &[-1, size as i64]);
-        let all = graph.node("Reshape", &name("heads"), &[qkv, &of_head]);
-        let [query, key, value] =
-            [0, 1, 2].map(|part| graph.node("Gather", &name(PARTS[part]), &[&all, &indices[part]]));
+        let [query, key, value] = self.parts(graph, name, qkv, &of_head);
         let scale = 1.0 / (size as f32).sqrt();
         let attributes = vec![int_attribute("transB", 1), float_attribute("alpha", scale)];
         let scores = graph.contributed("FusedMatMul", &name("scores"), &[&query, &key], attributes);
@@ -88,13 +79,8 @@ impl Attention {
 
     /// `[rows, width, hidden]`, of one operator.
     fn of_rows(&self, graph: &mut Builder, name: &impl Fn(&str) -> String, qkv: &str) -> String {
-        let rows = graph.node("Gather", &name("rows"), &[qkv, "slot_tokens"]);
-        let [query, key, value] = PARTS.map(name);
-        let attributes = vec![int_attribute("axis", -1), int_attribute("num_outputs", 3)];
-        let split = node("Split", &name("split"), &[&rows], attributes);
-        let output = vec![query.clone(), key.clone(), value.clone()];
-        graph.nodes.push(NodeProto { output, ..split });
-
+        let flat = graph.flat(self.hidden);
+        let [query, key, value] = self.parts(graph, name, qkv, &flat);
         let heads = self.heads as i64;
         let attributes = vec![
             int_attribute("q_num_heads", heads),
@@ -104,6 +90,30 @@ impl Attention {
         let inputs = [query.as_str(), &key, &value, &self.mask];
         graph.node_with("Attention", &name("attention"), &inputs, attributes)
     }
+
+    /// The queries, keys and values, of pieces of that shape, where the slots have them.
+    fn parts(
+        &self,
+        graph: &mut Builder,
+        name: &impl Fn(&str) -> String,
+        qkv: &str,
+        shape: &str,
+    ) -> [String; 3] {
+        let pieces = graph.node("Reshape", &name("pieces"), &[qkv, shape]);
+        [0, 1, 2]
+            .map(|part| graph.node("Gather", &name(PARTS[part]), &[&pieces, &self.indices[part]]))
+    }
+}
+
+/// `[rows, width]` for each part: its number among those of all tokens.
+fn parts_of_slots(graph: &mut Builder) -> [String; 3] {
+    let a_token = graph.int64("parts.a_token", &[PARTS.len() as i64]);
+    let first = graph.node("Mul", "parts.first", &["slot_tokens", &a_token]);
+    [0, 1, 2].map(|part| {
+        let name = format!("parts.{}", PARTS[part]);
+        let number = graph.int64(&format!("{name}.number"), &[part as i64]);
+        graph.node("Add", &name, &[&first, &number])
+    })
 }
 
 /// `[rows, heads, width]` for each part: the head's number among those of all tokens.
