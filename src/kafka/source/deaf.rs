@@ -1,10 +1,10 @@
 //! Whether the consumer hears of what comes into its partitions.
 //!
 //! librdkafka takes a partition for read where its fetches bring nothing more, and the lag comes
-//! from the same answers. Of a topic that was deleted and made anew it fetches nothing where the
-//! partition's leader had changed before: it waits for ever to hear that what it has read was of
-//! the new leader's epoch. Then it tells of no error, and the lag stays what it was. So partitions
-//! that seem to be read are asked for by another client too, which remembers nothing of them.
+//! from the same answers. Where it stands still it tells of no error, and the lag stays what it was.
+//! (It did of a topic that was deleted and made anew, where the partition's leader had changed
+//! before, and does with brokers that have no ids for topics.) So partitions that seem to be read
+//! are asked for by another client too, which remembers nothing of them.
 //!
 //! A consumer that hears knows at each look at least the end that the other was told at the look
 //! before, and no end beyond the one that the other is told then. One that doesn't for more than a
@@ -14,7 +14,7 @@
 //! is slow: the lag would shrink by what is settled while the topic grows. So the other client asks
 //! for their ends too, and what it was told counts until the consumer hears of another end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -258,6 +258,7 @@ impl Hearing {
 }
 
 /// Asks for the ends of partitions, by a client of its own, which is made where there is none yet.
+/// Those without a leader, which nobody can tell, are left out: the others don't wait for them.
 fn ask(
     client: &mut Option<BaseConsumer<Asker>>,
     properties: &ClientConfig,
@@ -270,14 +271,18 @@ fn ask(
     };
     // It serves a login that wants a new token.
     drop(client.poll(SERVE));
+    let metadata = client.fetch_metadata(Some(topic), PATIENCE)?;
+    let known = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let led: HashSet<i32> = known.filter(|p| p.leader() >= 0).map(|p| p.id()).collect();
     let watermarks =
         |&partition| Ok((partition, client.fetch_watermarks(topic, partition, PATIENCE)?));
-    partitions.iter().map(watermarks).collect()
+    partitions.iter().filter(|partition| led.contains(partition)).map(watermarks).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::embedded::EmbeddedBroker;
     use proptest::prelude::*;
 
     /// Returns at which look the consumer is found to be deaf, that knew the first numbers when the
@@ -303,6 +308,15 @@ mod tests {
         let late = [(5, 20); LOOKS as usize];
         let looks = [&late[..], &[(20, 20), (20, 30)], &[(20, 30); 3], &[(30, 30)]].concat();
         assert_eq!(found(&looks), None);
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_keeps_nobody_waiting() {
+        let broker = EmbeddedBroker::start(&[("captions", 3)]).unwrap();
+        broker.cluster().partition_leader("captions", 1, None).unwrap();
+        let mut client = None;
+        let told = ask(&mut client, &broker.client(), "captions", &[0, 1, 2]).unwrap();
+        assert_eq!(told, Watermarks::from([(0, (0, 0)), (2, (0, 0))]));
     }
 
     proptest! {
