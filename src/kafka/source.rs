@@ -129,14 +129,14 @@ impl Source {
         health: Arc<Health>,
         metrics: SourceMetrics,
     ) -> anyhow::Result<Source> {
-        let Connection { consumer, wake } = connection;
+        let Connection { consumer, wake, partitions } = connection;
         let topic = &config.input.topic;
         consumer.subscribe(&[topic])?;
         let committer = match config.delivery.mode {
             DeliveryMode::AtLeastOnce => Some(Committer::start(Arc::clone(&consumer), topic)?),
             DeliveryMode::ExactlyOnce => None,
         };
-        let placing = Placing::start(&consumer, config)?;
+        let placing = Placing::start(&consumer, config, partitions)?;
 
         let messages_max = config.delivery.in_flight_captions_max.get();
         let bytes_max = config.delivery.in_flight_bytes_max.get();
@@ -185,7 +185,10 @@ impl Source {
         if result.is_err() {
             // To commit may take seconds, in which nothing more is taken.
             self.health.stopping();
-            self.commit_before_leaving();
+            // Of a topic that is no more nothing can be committed: it would be the new one's.
+            if !matches!(result, Err(SourceError::MadeAnew { .. })) {
+                self.commit_before_leaving();
+            }
             let is_committed = self.ledger.committable().is_empty() && !self.is_committing();
             if is_committed && matches!(result, Err(SourceError::CommitMissed)) {
                 // It was late, and no more.
@@ -260,6 +263,9 @@ impl Source {
             let received = match self.consumer.poll(Duration::ZERO) {
                 None if self.consumer.context().served() != served => {
                     // A line of the log, say; there may be messages behind it.
+                    if self.consumer.context().is_made_anew() {
+                        return Err(SourceError::MadeAnew { topic: self.topic.clone() });
+                    }
                     any = true;
                     continue;
                 }

@@ -24,6 +24,15 @@ pub enum SourceError {
         /// The broker's or librdkafka's words.
         source: KafkaError,
     },
+    /// The topic isn't the one that the offsets are of.
+    #[error(
+        "{topic}, the input.topic, was deleted and made anew: this worker has taken nothing of the new one, with which \
+         the next start begins"
+    )]
+    MadeAnew {
+        /// The topic.
+        topic: String,
+    },
     /// At a stop, what was in flight didn't settle in time.
     #[error(
         "what was embedded was not acknowledged within delivery.drain_timeout; it is embedded again"
