@@ -25,6 +25,7 @@ use crate::health::Health;
 use crate::kafka::asker::Asker;
 use crate::kafka::consumer::Connection;
 use crate::kafka::consumer_properties;
+use crate::kafka::known::known_to_group;
 use crate::kafka::sink::{Sink, SinkNeighbours};
 use crate::kafka::source::Source;
 use crate::kafka::topics::look_up_polling;
@@ -222,10 +223,12 @@ fn cannot_listen(listen: SocketAddr, error: io::Error) -> anyhow::Error {
         .context(format!("failed to listen at {listen} (admin.listen){advice}"))
 }
 
-/// Waits until the brokers answer for all topics; returns the number of partitions of the one that
-/// is read, and what those take that are written.
+/// Waits until the brokers answer for all topics; returns how many partitions the group knows of the
+/// one that is read, and what those take that are written.
 fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<(usize, Vec<Takes>)> {
     let consumer: BaseConsumer<Asker> = consumer_properties(config)
+        // Whether the group has an offset is asked, and it may be in an open transaction.
+        .set("isolation.level", "read_uncommitted")
         .create_with_context(Asker::heard_as("consumer"))
         .context("the consumer can't be made")?;
     let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
@@ -233,7 +236,8 @@ fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<(usize
     let partitions = look_up_polling(&consumer, brokers, topic, "input.topic", patience, shutdown)?;
     let client =
         asking(config, Asker::heard_as("producer")).context("the producer can't be made")?;
-    Ok((partitions, try_topics(config, &client, shutdown)?))
+    let takes = try_topics(config, &client, shutdown)?;
+    Ok((known_to_group(config, &consumer, partitions), takes))
 }
 
 fn timed(

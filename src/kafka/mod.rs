@@ -9,6 +9,7 @@ mod caller;
 pub mod committer;
 pub mod consumer;
 pub mod dead_letter;
+pub mod known;
 mod log;
 pub mod login;
 pub mod offsets;

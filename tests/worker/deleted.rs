@@ -120,4 +120,10 @@ fn a_partition_that_is_added_is_read_from_its_beginning_whatever_the_group_began
     cluster.send("latest-added", &captions(40));
     cluster.await_records("latest-added.out", 40);
     worker.stop();
+
+    cluster.add_partitions("latest-added", 8);
+    cluster.send("latest-added", &captions(80));
+    let worker = Worker::start(&cluster, "latest-added", &options).ready();
+    cluster.await_records("latest-added.out", 120);
+    worker.stop();
 }

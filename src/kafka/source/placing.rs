@@ -17,8 +17,8 @@
 //! Where the group has no offset, the thread asks for the one that `auto.offset.reset` means, and
 //! commits it before there is a message: from there on it is known what is missing, to others too,
 //! and `latest` is asked for but once. Where that can't be told, librdkafka looks for it by itself.
-//! A partition that the topic didn't have when the worker looked at it begins at its beginning:
-//! nothing in it is older than the worker.
+//! A partition that the group didn't know when the worker was started begins at its beginning:
+//! nothing in it is older than the group.
 //!
 //! # Invariants
 //!
@@ -87,7 +87,7 @@ pub(super) struct Placing {
 struct Reset {
     /// `None` where that is an error.
     begins: Option<Position>,
-    /// The partitions that the topic had when the worker looked at it.
+    /// The partitions that the group knew when the worker was started.
     known: usize,
 }
 
