@@ -20,13 +20,16 @@
 mod backpressure;
 mod deaf;
 mod deleted;
+mod ends;
 mod error;
 mod lag;
 mod membership;
 mod placing;
 mod refused;
+mod report;
 mod stall;
 mod turns;
+mod unheard;
 mod waiting;
 
 use std::hash::BuildHasher;
@@ -42,8 +45,8 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use backpressure::Full;
-use deaf::Hearing;
 use deleted::Deleted;
+use ends::Ends;
 pub use error::SourceError;
 use lag::Lag;
 use membership::Leaving;
@@ -92,7 +95,7 @@ pub struct Source {
     metrics: SourceMetrics,
     lag: Lag,
     deleted: Deleted,
-    hearing: Hearing,
+    ends: Ends,
     stall: Stall,
     /// By outcome, looked up once: every message has one.
     settled: [IntCounter; Outcome::ALL.len()],
@@ -155,7 +158,7 @@ impl Source {
             settled: Outcome::ALL.map(|o| metrics.settled.with_label_values(&[o.as_label()])),
             lag: Lag::new(metrics.lag.clone(), config.metrics.per_partition),
             deleted: Deleted::new(metrics.deleted.clone()),
-            hearing: Hearing::start(config, Instant::now())?,
+            ends: Ends::start(config, Instant::now())?,
             stall: Stall::default(),
             metrics,
             topic: config.input.topic.clone(),
@@ -440,18 +443,6 @@ impl Source {
         Ok(())
     }
 
-    /// Looks whether the consumer still hears of what there is.
-    fn listen(&mut self) -> Result<(), SourceError> {
-        let is_paused = self.full.as_ref().is_some_and(|full| full.is_paused);
-        if is_paused || self.leaving.is_some() || self.placing.is_busy() {
-            // Nothing, or not everything, is fetched.
-            self.hearing.forget_all();
-        }
-        let is_placed = self.leaving.is_none() && !self.placing.is_busy();
-        let paused = (is_paused && is_placed).then_some(&self.ledger);
-        Ok(self.hearing.progress(Instant::now(), paused)?)
-    }
-
     fn owned(&self) -> TopicPartitionList {
         self.list(self.ledger.partitions())
     }
@@ -462,47 +453,6 @@ impl Source {
             list.add_partition(&self.topic, partition);
         }
         list
-    }
-
-    fn report(&mut self) {
-        let in_flight = self.ledger.in_flight();
-        self.metrics.in_flight.set(in_flight.messages as i64);
-        self.metrics.in_flight_bytes.set(in_flight.bytes as i64);
-        let oldest = self.ledger.oldest();
-        self.metrics
-            .oldest_unsettled_seconds
-            .set(oldest.map_or(0.0, |o| o.received.elapsed().as_secs_f64()));
-        let now = Instant::now();
-        let stalled = self.stall.since(oldest, now);
-        self.metrics
-            .stalled_seconds
-            .set(stalled.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
-        self.health.oldest_unsettled(stalled);
-        let mut ends = self.consumer.context().take_ends();
-        self.deleted.report(&ends, &mut self.ledger);
-        let mut unheard = self.consumer.context().take_unheard();
-        let is_fetched =
-            |p: i32| self.ledger.assignment(p).is_some() && !self.placing.is_unplaced(p);
-        ends.retain(|&partition, _| is_fetched(partition));
-        unheard.retain(|&partition, _| is_fetched(partition));
-        self.hearing.note(&ends, unheard);
-        self.hearing.complete(&mut ends);
-        self.lag.report(ends, &self.ledger);
-        let is_first_wait = self.waiting.is_some() && !self.health.is_assigned();
-        if is_first_wait && self.consumer.context().is_member() {
-            self.waiting = None;
-            self.health.assigned();
-            tracing::info!("in the group, which has no partition for this worker so far");
-        }
-        if let Some(waited) = self.waiting.as_mut().and_then(|w| w.line_due(Instant::now())) {
-            let brokers_up = self.metrics.brokers_up.get();
-            tracing::info!(
-                waited_s = waited.as_secs(),
-                brokers_up,
-                "waiting for the group: it gives no partitions before it knows that a member which ended \
-                 without a word is gone (session.timeout.ms), and none while no broker answers"
-            );
-        }
     }
 }
 
