@@ -188,8 +188,8 @@ impl Source {
         if result.is_err() {
             // To commit may take seconds, in which nothing more is taken.
             self.health.stopping();
-            // Of a topic that is no more nothing can be committed: it would be the new one's.
-            if !matches!(result, Err(SourceError::MadeAnew { .. })) {
+            // For a topic that is no more nothing can be committed: it would be for a new one.
+            if !matches!(&result, Err(error) if error.is_topic_gone()) {
                 self.commit_before_leaving();
             }
             let is_committed = self.ledger.committable().is_empty() && !self.is_committing();

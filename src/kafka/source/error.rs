@@ -1,6 +1,6 @@
 //! Why a source ends.
 
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use thiserror::Error;
 
 use super::deaf::Missed;
@@ -73,4 +73,17 @@ pub enum SourceError {
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
+}
+
+impl SourceError {
+    /// Returns whether the topic is no more that was read.
+    pub(super) fn is_topic_gone(&self) -> bool {
+        match self {
+            SourceError::MadeAnew { .. } => true,
+            SourceError::Input { source, .. } => {
+                source.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
+            }
+            _ => false,
+        }
+    }
 }
