@@ -25,6 +25,7 @@ use crate::health::Health;
 use crate::kafka::asker::Asker;
 use crate::kafka::consumer::Connection;
 use crate::kafka::consumer_properties;
+use crate::kafka::known::known_to_group;
 use crate::kafka::sink::{Sink, SinkNeighbours};
 use crate::kafka::source::Source;
 use crate::kafka::topics::look_up_polling;
@@ -79,7 +80,7 @@ pub fn start_with(
 
     let package = Package::open(&config.model.package).context("model.package")?;
     // Before the model, which may take a minute: a wrong name is said at once.
-    let takes = look_at_topics(config, shutdown)?;
+    let (partitions, takes) = look_at_topics(config, shutdown)?;
     metrics.source.brokers_up.set(1);
     metrics.sink.brokers_up.set(1);
     health.brokers_answered();
@@ -111,8 +112,8 @@ pub fn start_with(
     let (jobs, batches): (Vec<_>, Vec<_>) =
         embedders.iter().map(|_| crossbeam_channel::bounded(1)).unzip();
 
-    let connection =
-        Connection::new(config, &metrics.source).context("the consumer can't be made")?;
+    let connection = Connection::new(config, partitions, &metrics.source)
+        .context("the consumer can't be made")?;
     let sink = Sink::new(
         config,
         &manifest.model_id,
@@ -222,16 +223,21 @@ fn cannot_listen(listen: SocketAddr, error: io::Error) -> anyhow::Error {
         .context(format!("failed to listen at {listen} (admin.listen){advice}"))
 }
 
-/// Waits until the brokers answer for all topics; returns what those take that are written.
-fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Vec<Takes>> {
+/// Waits until the brokers answer for all topics; returns how many partitions the group knows of the
+/// one that is read, and what those take that are written.
+fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<(usize, Vec<Takes>)> {
     let consumer: BaseConsumer<Asker> = consumer_properties(config)
+        // Whether the group has an offset is asked, and it may be in an open transaction.
+        .set("isolation.level", "read_uncommitted")
         .create_with_context(Asker::heard_as("consumer"))
         .context("the consumer can't be made")?;
     let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
-    look_up_polling(&consumer, brokers, &config.input.topic, "input.topic", patience, shutdown)?;
+    let topic = &config.input.topic;
+    let partitions = look_up_polling(&consumer, brokers, topic, "input.topic", patience, shutdown)?;
     let client =
         asking(config, Asker::heard_as("producer")).context("the producer can't be made")?;
-    Ok(try_topics(config, &client, shutdown)?)
+    let takes = try_topics(config, &client, shutdown)?;
+    Ok((known_to_group(config, &consumer, partitions), takes))
 }
 
 fn timed(

@@ -23,6 +23,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::STATISTICS_INTERVAL_MS;
+use super::anew::{Identity, tell_ids};
 use super::login::{Login, WithLogin};
 use super::reach::brokers_up;
 use crate::config::Config;
@@ -60,6 +61,9 @@ pub struct SourceContext {
     asked_back: Mutex<Option<Arc<ConsumerGroupMetadata>>>,
     login: Login,
     brokers_up: IntGauge,
+    identity: Identity,
+    /// Whether librdkafka's debug log was asked for.
+    is_debugged: bool,
 }
 
 /// What the statistics say of a partition.
@@ -93,6 +97,8 @@ impl SourceContext {
             asked_back: Mutex::default(),
             login: Login::default(),
             brokers_up,
+            identity: Identity::of(&config.input.topic),
+            is_debugged: config.kafka.property("debug").is_some(),
         }
     }
 
@@ -124,6 +130,12 @@ impl SourceContext {
     /// leaders changed, as noted since the last call. Nothing of them waits to be handed over.
     pub fn take_unheard(&self) -> HashMap<i32, i64> {
         std::mem::take(&mut lock(&self.unheard))
+    }
+
+    /// Returns whether the topic was deleted and made anew. No message of the new one is returned
+    /// by the `poll` that learns of it, or by one before.
+    pub fn is_made_anew(&self) -> bool {
+        self.identity.is_another()
     }
 
     /// Returns whether the worker seems to be in a group that the brokers assign, which may have no
@@ -167,7 +179,10 @@ impl ClientContext for SourceContext {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.has_served();
-        super::log(level, facility, message);
+        self.identity.read(level, message);
+        if self.is_debugged || !matches!(level, RDKafkaLogLevel::Debug) {
+            super::log(level, facility, message);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -243,24 +258,31 @@ pub struct Connection {
     pub consumer: Arc<SourceConsumer>,
     /// Becomes ready when there is something to poll for.
     pub(super) wake: Receiver<()>,
+    /// Those of the topic that the group knows: the others have been added since it began.
+    pub(super) partitions: usize,
 }
 
 impl Connection {
-    /// Makes the consumer.
+    /// Makes the consumer of a topic of which the group knows so many partitions.
     ///
     /// # Errors
     ///
     /// When librdkafka refuses the configuration.
-    pub fn new(config: &Config, metrics: &SourceMetrics) -> KafkaResult<Connection> {
+    pub fn new(
+        config: &Config,
+        partitions: usize,
+        metrics: &SourceMetrics,
+    ) -> KafkaResult<Connection> {
         let context = SourceContext::new(config, metrics.brokers_up.clone());
-        let mut consumer: SourceConsumer =
-            super::consumer_properties(config).create_with_context(context)?;
+        let mut properties = super::consumer_properties(config);
+        tell_ids(&mut properties);
+        let mut consumer: SourceConsumer = properties.create_with_context(context)?;
         let (sender, wake) = crossbeam_channel::bounded(1);
         consumer.set_nonempty_callback(move || {
             // A full channel means that the thread is to be woken already.
             let _ = sender.try_send(());
         });
-        Ok(Connection { consumer: Arc::new(consumer), wake })
+        Ok(Connection { consumer: Arc::new(consumer), wake, partitions })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Kafka: the properties of the clients.
 
 pub mod acknowledged;
+mod anew;
 pub mod asker;
 pub mod bearer;
 pub mod breaker;
@@ -8,6 +9,7 @@ mod caller;
 pub mod committer;
 pub mod consumer;
 pub mod dead_letter;
+pub mod known;
 mod log;
 pub mod login;
 pub mod offsets;
@@ -22,6 +24,7 @@ pub mod writable;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::topic_partition_list::Offset;
 
 use crate::config::Config;
 use log::{log, log_client_error};
@@ -44,6 +47,11 @@ pub fn consumer_properties(config: &Config) -> ClientConfig {
         // The worker holds captions itself, and a pause throws away what is fetched ahead.
         .set("queued.max.messages.kbytes", "8192");
     common_properties(&mut client, config);
+    if group_begins(config) == Some(Offset::End) {
+        // What that means the source asks for by itself. librdkafka would do the same where the
+        // topic has deleted what comes next, and skip all that is left.
+        client.set("auto.offset.reset", "earliest");
+    }
     client
         .set("group.id", &config.kafka.group)
         .set("enable.auto.commit", "false")
@@ -51,6 +59,16 @@ pub fn consumer_properties(config: &Config) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("statistics.interval.ms", STATISTICS_INTERVAL_MS.to_string());
     client
+}
+
+/// Returns where a group without an offset begins; `None` where that is an error. The names are
+/// librdkafka's.
+fn group_begins(config: &Config) -> Option<Offset> {
+    match config.kafka.property("auto.offset.reset").map(str::to_lowercase).as_deref() {
+        None | Some("earliest" | "smallest" | "beginning") => Some(Offset::Beginning),
+        Some("latest" | "largest" | "end") => Some(Offset::End),
+        Some(_) => None,
+    }
 }
 
 /// Returns whether the group's protocol is KIP-848's, in which the brokers share the partitions

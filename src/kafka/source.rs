@@ -20,13 +20,16 @@
 mod backpressure;
 mod deaf;
 mod deleted;
+mod ends;
 mod error;
 mod lag;
 mod membership;
 mod placing;
 mod refused;
+mod report;
 mod stall;
 mod turns;
+mod unheard;
 mod waiting;
 
 use std::hash::BuildHasher;
@@ -42,8 +45,8 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use backpressure::Full;
-use deaf::Hearing;
 use deleted::Deleted;
+use ends::Ends;
 pub use error::SourceError;
 use lag::Lag;
 use membership::Leaving;
@@ -92,7 +95,7 @@ pub struct Source {
     metrics: SourceMetrics,
     lag: Lag,
     deleted: Deleted,
-    hearing: Hearing,
+    ends: Ends,
     stall: Stall,
     /// By outcome, looked up once: every message has one.
     settled: [IntCounter; Outcome::ALL.len()],
@@ -129,14 +132,14 @@ impl Source {
         health: Arc<Health>,
         metrics: SourceMetrics,
     ) -> anyhow::Result<Source> {
-        let Connection { consumer, wake } = connection;
+        let Connection { consumer, wake, partitions } = connection;
         let topic = &config.input.topic;
         consumer.subscribe(&[topic])?;
         let committer = match config.delivery.mode {
             DeliveryMode::AtLeastOnce => Some(Committer::start(Arc::clone(&consumer), topic)?),
             DeliveryMode::ExactlyOnce => None,
         };
-        let placing = Placing::start(&consumer, config)?;
+        let placing = Placing::start(&consumer, config, partitions)?;
 
         let messages_max = config.delivery.in_flight_captions_max.get();
         let bytes_max = config.delivery.in_flight_bytes_max.get();
@@ -155,7 +158,7 @@ impl Source {
             settled: Outcome::ALL.map(|o| metrics.settled.with_label_values(&[o.as_label()])),
             lag: Lag::new(metrics.lag.clone(), config.metrics.per_partition),
             deleted: Deleted::new(metrics.deleted.clone()),
-            hearing: Hearing::start(config, Instant::now())?,
+            ends: Ends::start(config, Instant::now())?,
             stall: Stall::default(),
             metrics,
             topic: config.input.topic.clone(),
@@ -185,7 +188,10 @@ impl Source {
         if result.is_err() {
             // To commit may take seconds, in which nothing more is taken.
             self.health.stopping();
-            self.commit_before_leaving();
+            // For a topic that is no more nothing can be committed: it would be for a new one.
+            if !matches!(&result, Err(error) if error.is_topic_gone()) {
+                self.commit_before_leaving();
+            }
             let is_committed = self.ledger.committable().is_empty() && !self.is_committing();
             if is_committed && matches!(result, Err(SourceError::CommitMissed)) {
                 // It was late, and no more.
@@ -260,6 +266,9 @@ impl Source {
             let received = match self.consumer.poll(Duration::ZERO) {
                 None if self.consumer.context().served() != served => {
                     // A line of the log, say; there may be messages behind it.
+                    if self.consumer.context().is_made_anew() {
+                        return Err(SourceError::MadeAnew { topic: self.topic.clone() });
+                    }
                     any = true;
                     continue;
                 }
@@ -434,18 +443,6 @@ impl Source {
         Ok(())
     }
 
-    /// Looks whether the consumer still hears of what there is.
-    fn listen(&mut self) -> Result<(), SourceError> {
-        let is_paused = self.full.as_ref().is_some_and(|full| full.is_paused);
-        if is_paused || self.leaving.is_some() || self.placing.is_busy() {
-            // Nothing, or not everything, is fetched.
-            self.hearing.forget_all();
-        }
-        let is_placed = self.leaving.is_none() && !self.placing.is_busy();
-        let paused = (is_paused && is_placed).then_some(&self.ledger);
-        Ok(self.hearing.progress(Instant::now(), paused)?)
-    }
-
     fn owned(&self) -> TopicPartitionList {
         self.list(self.ledger.partitions())
     }
@@ -456,47 +453,6 @@ impl Source {
             list.add_partition(&self.topic, partition);
         }
         list
-    }
-
-    fn report(&mut self) {
-        let in_flight = self.ledger.in_flight();
-        self.metrics.in_flight.set(in_flight.messages as i64);
-        self.metrics.in_flight_bytes.set(in_flight.bytes as i64);
-        let oldest = self.ledger.oldest();
-        self.metrics
-            .oldest_unsettled_seconds
-            .set(oldest.map_or(0.0, |o| o.received.elapsed().as_secs_f64()));
-        let now = Instant::now();
-        let stalled = self.stall.since(oldest, now);
-        self.metrics
-            .stalled_seconds
-            .set(stalled.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
-        self.health.oldest_unsettled(stalled);
-        let mut ends = self.consumer.context().take_ends();
-        self.deleted.report(&ends, &mut self.ledger);
-        let mut unheard = self.consumer.context().take_unheard();
-        let is_fetched =
-            |p: i32| self.ledger.assignment(p).is_some() && !self.placing.is_unplaced(p);
-        ends.retain(|&partition, _| is_fetched(partition));
-        unheard.retain(|&partition, _| is_fetched(partition));
-        self.hearing.note(&ends, unheard);
-        self.hearing.complete(&mut ends);
-        self.lag.report(ends, &self.ledger);
-        let is_first_wait = self.waiting.is_some() && !self.health.is_assigned();
-        if is_first_wait && self.consumer.context().is_member() {
-            self.waiting = None;
-            self.health.assigned();
-            tracing::info!("in the group, which has no partition for this worker so far");
-        }
-        if let Some(waited) = self.waiting.as_mut().and_then(|w| w.line_due(Instant::now())) {
-            let brokers_up = self.metrics.brokers_up.get();
-            tracing::info!(
-                waited_s = waited.as_secs(),
-                brokers_up,
-                "waiting for the group: it gives no partitions before it knows that a member which ended \
-                 without a word is gone (session.timeout.ms), and none while no broker answers"
-            );
-        }
     }
 }
 

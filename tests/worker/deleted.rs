@@ -82,3 +82,48 @@ fn a_group_that_begins_at_the_end_misses_nothing_that_comes_before_its_first_cap
         worker.stop();
     }
 }
+
+/// It was told to begin at the end, and not to skip what is left.
+#[test]
+fn a_group_that_began_at_the_end_goes_on_with_what_the_topic_has_left() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("latest-left", 1);
+    let options = ["kafka.librdkafka.auto.offset.reset=latest"];
+    let worker = Worker::start(&cluster, "latest-left", &options).ready();
+    let group = cluster.observe_group("latest-left.group", "latest-left");
+    eventually("the beginning is committed", || (group.committed()[&0] == 0).then_some(()));
+    worker.stop();
+
+    cluster.send("latest-left", &captions(20));
+    delete_before(&cluster, "latest-left", 12);
+    let worker = Worker::start(&cluster, "latest-left", &options).ready();
+    let out = cluster.await_records("latest-left.out", 8);
+    assert_eq!(out[0].header("capvec.source"), "latest-left/0/12");
+    eventually("the deleted ones are counted", || (worker.metric(DELETED)? == 12.0).then_some(()));
+    worker.stop();
+}
+
+#[test]
+fn a_partition_that_is_added_is_read_from_its_beginning_whatever_the_group_began_at() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("latest-added", 1);
+    cluster.send("latest-added", &captions(3));
+    let options = [
+        "kafka.librdkafka.auto.offset.reset=latest",
+        "kafka.librdkafka.topic.metadata.refresh.interval.ms=3000",
+    ];
+    let worker = Worker::start(&cluster, "latest-added", &options).ready();
+    let group = cluster.observe_group("latest-added.group", "latest-added");
+    eventually("the beginning is committed", || (group.committed()[&0] == 3).then_some(()));
+    // The worker hears of them later.
+    cluster.add_partitions("latest-added", 4);
+    cluster.send("latest-added", &captions(40));
+    cluster.await_records("latest-added.out", 40);
+    worker.stop();
+
+    cluster.add_partitions("latest-added", 8);
+    cluster.send("latest-added", &captions(80));
+    let worker = Worker::start(&cluster, "latest-added", &options).ready();
+    cluster.await_records("latest-added.out", 120);
+    worker.stop();
+}

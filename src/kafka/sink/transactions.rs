@@ -28,6 +28,7 @@ use super::delivery::{Settler, SinkContext, Undelivered};
 use super::detached::Detached;
 use super::parcel::Parcel;
 use super::writer::{WriteError, Writer, is_refused_for_itself};
+use crate::clock::Moment;
 use crate::config::Config;
 use crate::kafka::consumer::SourceConsumer;
 use crate::kafka::topics::TopicError;
@@ -81,7 +82,7 @@ pub(super) struct Transactions {
     pending: Pending<Arc<Parcel>>,
     detached: Detached,
     /// When the open transaction began, if one is open.
-    opened: Option<Instant>,
+    opened: Option<Moment>,
     /// Since when nothing could be committed, and no record that the brokers refuse was amended.
     troubled_since: Option<Instant>,
     interval: Duration,
@@ -314,7 +315,7 @@ impl Transactions {
     fn open(&mut self, writer: &Writer) -> Result<(), Problem> {
         if self.opened.is_none() {
             self.call(writer, "begin_transaction", |producer, _| producer.begin_transaction())?;
-            self.opened = Some(Instant::now());
+            self.opened = Some(Moment::now());
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Why a source ends.
 
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use thiserror::Error;
 
 use super::deaf::Missed;
@@ -23,6 +23,15 @@ pub enum SourceError {
         topic: String,
         /// The broker's or librdkafka's words.
         source: KafkaError,
+    },
+    /// The topic isn't the one that the offsets are of.
+    #[error(
+        "{topic}, the input.topic, was deleted and made anew: this worker has taken nothing of the new one, with which \
+         the next start begins"
+    )]
+    MadeAnew {
+        /// The topic.
+        topic: String,
     },
     /// At a stop, what was in flight didn't settle in time.
     #[error(
@@ -64,4 +73,17 @@ pub enum SourceError {
     /// The next stage ended first.
     #[error("stopped")]
     Closed(#[from] Closed),
+}
+
+impl SourceError {
+    /// Returns whether the topic is no more that was read.
+    pub(super) fn is_topic_gone(&self) -> bool {
+        match self {
+            SourceError::MadeAnew { .. } => true,
+            SourceError::Input { source, .. } => {
+                source.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
+            }
+            _ => false,
+        }
+    }
 }

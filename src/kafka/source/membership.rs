@@ -286,7 +286,7 @@ impl Source {
         self.placing.end(partition);
         self.metrics.partitions.set(self.ledger.partitions().len() as i64);
         self.lag.forget(partition);
-        self.hearing.forget(partition);
+        self.ends.forget(partition);
     }
 
     /// After a failure: commits what is settled, so that less comes again.

@@ -17,6 +17,8 @@
 //! Where the group has no offset, the thread asks for the one that `auto.offset.reset` means, and
 //! commits it before there is a message: from there on it is known what is missing, to others too,
 //! and `latest` is asked for but once. Where that can't be told, librdkafka looks for it by itself.
+//! A partition that the group didn't know when the worker was started begins at its beginning:
+//! nothing in it is older than the group.
 //!
 //! # Invariants
 //!
@@ -36,6 +38,7 @@ use super::waiting::Waiting;
 use crate::config::Config;
 use crate::kafka::caller::Caller;
 use crate::kafka::consumer::{SourceConsumer, is_final, take, take_none};
+use crate::kafka::group_begins;
 use crate::tracked::{Assignment, NextOffset};
 
 /// How long an assignment stays unanswered.
@@ -60,8 +63,7 @@ type Question = (Assignments, Duration);
 /// The partitions whose beginnings aren't known yet.
 pub(super) struct Placing {
     topic: String,
-    /// Where a group without an offset begins; `None` where that is an error.
-    reset: Option<Position>,
+    reset: Reset,
     caller: Caller<Question, KafkaResult<TopicPartitionList>>,
     unplaced: Assignments,
     /// Those that a question is under way for.
@@ -78,6 +80,25 @@ pub(super) struct Placing {
     waiting: Waiting,
     /// Why there was no answer, the last time.
     trouble: Option<KafkaError>,
+}
+
+/// Where a partition begins of which the group has no offset.
+#[derive(Clone, Copy)]
+struct Reset {
+    /// `None` where that is an error.
+    begins: Option<Position>,
+    /// The partitions that the group knew when the worker was started.
+    known: usize,
+}
+
+impl Reset {
+    fn of(self, partition: i32) -> Option<Position> {
+        let is_new = usize::try_from(partition).is_ok_and(|partition| partition >= self.known);
+        match self.begins {
+            Some(Position::End) if is_new => Some(Position::Beginning),
+            begins => begins,
+        }
+    }
 }
 
 /// A partition that has its beginning.
@@ -98,10 +119,12 @@ impl Placing {
     pub(super) fn start(
         consumer: &Arc<SourceConsumer>,
         config: &Config,
+        known: usize,
     ) -> std::io::Result<Placing> {
         // The last one to let go of the consumer leaves the group, and that isn't for this thread.
         let consumer: Weak<SourceConsumer> = Arc::downgrade(consumer);
-        let (topic, reset) = (config.input.topic.clone(), reset_of(config));
+        let topic = config.input.topic.clone();
+        let reset = Reset { begins: group_begins(config), known };
         let caller = Caller::start("capvec-placing", move |question| {
             Some(ask(&*consumer.upgrade()?, &topic, question, reset))
         })?;
@@ -282,7 +305,11 @@ impl Placing {
             };
             if begins.is_none() {
                 let none = KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset);
-                answer.set_partition_offset(&self.topic, partition, self.reset.ok_or(none)?)?;
+                answer.set_partition_offset(
+                    &self.topic,
+                    partition,
+                    self.reset.of(partition).ok_or(none)?,
+                )?;
             }
             placed.push(Placed { partition, begins });
         }
@@ -298,13 +325,13 @@ impl Placing {
     }
 }
 
-/// Asks for the group's offsets, and where it has none for those that `reset` means, which it
+/// Asks for the group's offsets, and where it has none for those that are meant then, which it
 /// commits.
 fn ask(
     consumer: &SourceConsumer,
     topic: &str,
     (assignments, patience): Question,
-    reset: Option<Position>,
+    reset: Reset,
 ) -> KafkaResult<TopicPartitionList> {
     let mut partitions = TopicPartitionList::with_capacity(assignments.len());
     for &partition in assignments.keys() {
@@ -313,9 +340,11 @@ fn ask(
     let mut committed = consumer.committed_offsets(partitions, patience)?;
     let mut without = TopicPartitionList::new();
     for element in committed.elements() {
-        if let (Ok(()), Position::Invalid, Some(reset)) = (element.error(), element.offset(), reset)
+        let partition = element.partition();
+        if let (Ok(()), Position::Invalid, Some(begins)) =
+            (element.error(), element.offset(), reset.of(partition))
         {
-            without.add_partition_offset(element.topic(), element.partition(), reset)?;
+            without.add_partition_offset(topic, partition, begins)?;
         }
     }
     if without.count() == 0 {
@@ -348,13 +377,4 @@ fn ask(
         consumer.commit(&beginnings, CommitMode::Sync)?;
     }
     Ok(committed)
-}
-
-/// Returns where a group without an offset begins. The names are librdkafka's.
-fn reset_of(config: &Config) -> Option<Position> {
-    match config.kafka.property("auto.offset.reset").map(str::to_lowercase).as_deref() {
-        None | Some("earliest" | "smallest" | "beginning") => Some(Position::Beginning),
-        Some("latest" | "largest" | "end") => Some(Position::End),
-        Some(_) => None,
-    }
 }

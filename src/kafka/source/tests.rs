@@ -3,6 +3,8 @@
 use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::consumer::CommitMode;
 use rdkafka::error::RDKafkaErrorCode;
@@ -52,7 +54,7 @@ impl Rig<Source> {
         let all: Vec<_> = all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let config = load(None, &all).unwrap();
         let metrics = Metrics::new();
-        let connection = Connection::new(&config, &metrics.source).unwrap();
+        let connection = Connection::new(&config, 1, &metrics.source).unwrap();
         let consumer = Arc::clone(&connection.consumer);
         let (out, received) = queue::bounded("received", 100, &metrics.queues);
         let (settlements, settled) = crossbeam_channel::bounded(100);
@@ -160,6 +162,39 @@ fn where_offsets_go_back_a_worker_of_exactly_once_delivery_ends() {
     assert_eq!(source, went_back);
     assert_eq!(rig.shutdown.wanted(), Wanted::Abort, "the open transaction is not to be committed");
     drop(first);
+}
+
+/// It would be for a topic that has its name by then.
+#[test]
+fn nothing_is_committed_for_a_topic_that_is_no_more() {
+    let options = [
+        ("delivery.commit_interval", "1h"),
+        ("kafka.librdkafka.topic.metadata.refresh.interval.ms", "300"),
+        ("kafka.librdkafka.topic.metadata.propagation.max.ms", "0"),
+    ];
+    for is_made_anew in [true, false] {
+        let rig = Rig::start(&options);
+        let messages = rig.receive_until(9);
+        messages.iter().for_each(|message| rig.settle(message));
+        drop(messages);
+        let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+        if is_made_anew {
+            for id in ["YaprMwCWTBOr1FzOY+mTUw", "Yc7avGnyTlyn95c5wJ/WVQ"] {
+                let line = format!("[thrd:main]: Topic {TOPIC} changed id from {id} to {id}");
+                rig.consumer.context().log(RDKafkaLogLevel::Debug, "METADATA", &line);
+            }
+        } else {
+            rig.broker.cluster().topic_error(TOPIC, unknown).unwrap();
+        }
+        rig.await_end();
+        let error = rig.source.join().unwrap().unwrap_err();
+        assert_eq!(matches!(error, SourceError::MadeAnew { .. }), is_made_anew, "{error}");
+        let mut partition = TopicPartitionList::new();
+        partition.add_partition(TOPIC, 0);
+        let consumer: BaseConsumer = rig.broker.client().set("group.id", "group").create().unwrap();
+        let committed = consumer.committed_offsets(partition, PATIENCE).unwrap();
+        assert_eq!(committed.elements()[0].offset(), Position::Offset(0), "where it began");
+    }
 }
 
 /// librdkafka may hand it out twice around a rebalance.
