@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use clap::Args;
 use rdkafka::producer::Producer;
 use serde_json::json;
@@ -17,7 +17,7 @@ use super::letters::{Cause, Letter};
 use super::selection::{Selected, Selection};
 use super::sender::Sender;
 use crate::cli::progress::{Progress, Unit};
-use crate::cli::{self, say, tell};
+use crate::cli::{self, Interrupted, say, tell};
 use crate::clock::since_epoch;
 use crate::config::Config;
 use crate::kafka::asker::Asker;
@@ -92,9 +92,7 @@ fn send_all(
     let (done, total) = selected.letters.progress();
     progress.update(done, total, &selected.in_words());
     progress.finish();
-    if shutdown.wanted() != Wanted::Run {
-        bail!("stopped before the end");
-    }
+    ensure!(shutdown.wanted() == Wanted::Run, Interrupted);
     Ok(())
 }
 

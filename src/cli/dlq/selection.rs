@@ -79,6 +79,12 @@ impl Selection {
         let Some(topic) = config.dead_letter_topic() else {
             bail!("there is no dead-letter topic; reject.topic names it");
         };
+        let mut named = HashSet::new();
+        if let Some((partition, _)) =
+            self.from.iter().find(|(partition, _)| !named.insert(partition))
+        {
+            bail!("--from names partition {partition} twice");
+        }
         let letters = Letters::open(config, topic, &self.from, shutdown)
             .with_context(|| format!("the dead letters in {topic:?} can't be read"))?;
         Ok(Selected {
