@@ -1,6 +1,8 @@
 //! `capvec check`: finds what would go wrong before the worker runs, one line a check.
 
 mod captions;
+mod messages;
+mod texts;
 
 use std::io;
 use std::process::ExitCode;
@@ -13,7 +15,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{ConfigArgs, EXIT_USAGE, PATIENCE, patience, say, tell};
-use crate::config::{Config, ConfigError, DeliveryMode, EmbedderKind, Fault};
+use crate::causes::with_causes;
+use crate::config::{Config, ConfigError, DeliveryMode, EmbedderKind, Fault, as_written};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::asker::Asker;
@@ -28,7 +31,7 @@ use crate::tokenize::Tokenizer;
 pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Checks the configuration alone: no brokers, no topics, no model.
+    /// Checks the configuration alone, with the secrets in it: no brokers, no topics, no model.
     #[arg(long)]
     offline: bool,
     /// Prints a JSON object a check, for programs: check, status (ok, failed, warning or skipped)
@@ -120,8 +123,8 @@ fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Che
         checks.tell(Status::Skipped, "topics and group", "no brokers");
         return;
     };
-    let looked = checks.check("input topic", || captions::read(config, tokenizer));
-    if let Some((status, said)) = looked.and_then(|looked| looked.verdict(config)) {
+    let judged = checks.check("input topic", || messages::read(config, tokenizer));
+    if let Some((status, said)) = judged.and_then(|judged| judged.verdict(config)) {
         checks.tell(status, "captions", &said);
     }
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
@@ -140,6 +143,7 @@ fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Che
 /// end a worker that runs under the same name.
 fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())> {
     let wanted = config.delivery.transaction_timeout;
+    let in_words = as_written(wanted);
     let id = config.transactional_id().map_err(anyhow::Error::msg)?;
     let untried =
         format!("none is tried as {id:?}, since that would end a running worker of that name");
@@ -166,11 +170,13 @@ fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())
     }
     match shortest {
         Some((allowed, broker)) if wanted > allowed => bail!(
-            "delivery.transaction_timeout is {wanted:?}, more than the {allowed:?} of \
-             transaction.max.timeout.ms at broker {broker}; shorten the one, or lengthen the other"
+            "delivery.transaction_timeout is {in_words}, more than the {} of \
+             transaction.max.timeout.ms at broker {broker}; shorten the one, or lengthen the other",
+            as_written(allowed)
         ),
         Some((allowed, _)) => {
-            Ok((format!("may take {wanted:?}, and the brokers allow {allowed:?}; {untried}"), ()))
+            let allowed = as_written(allowed);
+            Ok((format!("may take {in_words}, and the brokers allow {allowed}; {untried}"), ()))
         }
         None => Ok((untried, ())),
     }
@@ -251,7 +257,7 @@ impl Checks {
                 Some(value)
             }
             Err(error) => {
-                self.tell(Status::Failed, what, &format!("{error:#}"));
+                self.tell(Status::Failed, what, &with_causes(&error));
                 None
             }
         }
