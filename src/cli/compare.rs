@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::captions::Captions;
 use super::network::NetworkArgs;
 use super::progress::{Progress, Unit};
-use super::spread::Spread;
+use super::spread::{Spread, medians_of};
 use super::{above_zero, say};
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
@@ -352,8 +352,11 @@ fn describe(report: &Report) -> String {
         lines.push(format!("speed           A {}", rate(&speed.a)));
         lines.push(format!("                B {}", rate(&speed.b)));
         lines.push(format!(
-            "                B is {:.2} times A; medians of {} passes of {} captions, {} tokens",
-            speed.ratio, speed.repeats, speed.captions, speed.tokens
+            "                B is {:.2} times A; {} of {} captions, {} tokens",
+            speed.ratio,
+            medians_of(speed.repeats, "pass", "passes"),
+            speed.captions,
+            speed.tokens
         ));
     }
     lines.join("\n")

@@ -116,7 +116,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         config.embed.embedder == EmbedderKind::Onnx,
         "embed.embedder is another than onnx: `capvec bench host` measures without a network"
     );
-    cluster.create_topics(&config)?;
+    cluster.create_topics(&config, &shutdown)?;
     let rig = Rig::start(cluster, &config, shutdown.clone()).map_err(|error| {
         // A worker that is told to stop before it runs says so as an error of its own.
         if shutdown.wanted() == Wanted::Drain { anyhow::Error::new(Interrupted) } else { error }

@@ -104,13 +104,14 @@ impl WorkerReport {
     pub fn text(&self) -> String {
         let mut parts = vec![
             format!(
-                "{}, sessions × threads {} × {}, batches of {} tokens, {} brokers, {} runs of {} s",
+                "{}, sessions × threads {} × {}, batches of {} tokens, {} brokers, {} {} of {} s",
                 self.model,
                 self.sessions,
                 self.threads,
                 self.tokens_max,
                 self.brokers,
                 self.repeats,
+                if self.repeats == 1 { "run" } else { "runs" },
                 self.seconds
             ),
             format!(
