@@ -121,11 +121,22 @@ fn a_missing_library_says_how_to_get_it() {
 #[test]
 fn what_is_no_package_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (_, error) = capvec_fails(&["model", "inspect", text(folder.path())]);
-    assert!(
-        error.contains("not a model package") && error.contains("capvec model import"),
-        "{error}"
-    );
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [folder.path(), &file] {
+        let (_, error) = capvec_fails(&["model", "inspect", text(path)]);
+        assert!(
+            error.contains("not a model package") && error.contains("capvec model import"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_library_that_is_named_and_not_there_is_told_by_what_names_it() {
+    let args = ["embed", "--model", text(tiny_package()), "/dev/null", "--out", "/dev/null"];
+    let (_, error) = capvec_fails(&[&args[..], &["--onnxruntime", "/nowhere"]].concat());
+    assert!(error.contains("--onnxruntime or embed.onnxruntime names /nowhere"), "{error}");
 }
 
 #[test]
