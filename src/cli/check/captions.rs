@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rdkafka::message::{BorrowedMessage, Message};
 
-use super::Status;
+use super::lines::Status;
 use super::texts::texts_in_words;
 use crate::config::{Config, OnEmpty, OnReject};
 use crate::tokenize::task::accept;
@@ -73,8 +73,8 @@ struct OfReason {
     number: usize,
     /// Where the first of them lies, and what is wrong with it.
     first: String,
-    /// Whether another `input.pointer` could mend it.
-    is_of_pointer: bool,
+    /// The option that could mend it, where all messages are so.
+    remedy: Option<&'static str>,
 }
 
 impl Judged {
@@ -110,15 +110,18 @@ impl Judged {
                 self.cut += usize::from(tokens.truncated);
             }
             Err(Rejection { reason, detail }) => {
-                let is_of_pointer =
-                    matches!(reason, RejectReason::CaptionMissing | RejectReason::CaptionNotText);
                 let of_reason = self.rejected.entry(reason.as_label()).or_insert_with(|| {
-                    let texts = if is_of_pointer { texts_in_words(value) } else { String::new() };
-                    OfReason {
-                        number: 0,
-                        first: format!("{place}: {detail}{texts}"),
-                        is_of_pointer,
-                    }
+                    let (remedy, texts) = match reason {
+                        RejectReason::CaptionMissing | RejectReason::CaptionNotText => {
+                            let remedy = "set input.pointer to where the captions stand";
+                            (Some(remedy), texts_in_words(value))
+                        }
+                        RejectReason::IdMissing => {
+                            (Some("set output.id to where an id is"), String::new())
+                        }
+                        _ => (None, String::new()),
+                    };
+                    OfReason { number: 0, first: format!("{place}: {detail}{texts}"), remedy }
                 });
                 of_reason.number += 1;
             }
@@ -175,8 +178,8 @@ impl Judged {
         let stops_at_first =
             config.dead_letter_topic().is_none() && reject.on_reject == OnReject::Stop;
         let is_too_much = share > reject.breaker_share;
-        let (status, why) = if is_all && most.is_of_pointer {
-            (Status::Failed, "set input.pointer to where the captions stand".into())
+        let (status, why) = if let Some(remedy) = most.remedy.filter(|_| is_all) {
+            (Status::Failed, remedy.into())
         } else if stops_at_first {
             (
                 Status::Failed,
@@ -201,6 +204,7 @@ impl Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::vector::VectorFormat;
 
     fn judge() -> Judge<'static> {
         Judge::new(&Config::default(), None)
@@ -247,6 +251,18 @@ mod tests {
         let (status, said) = judged(&["no json"; 20]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert!(said.contains("not_json 20") && !said.contains("input.pointer"), "{said}");
+    }
+
+    #[test]
+    fn no_message_with_an_id_is_a_fault_that_says_which_option_it_is_of() {
+        let mut config = with_dead_letters();
+        config.output.format = VectorFormat::Json;
+        let value = br#"{"caption": "a fox"}"#;
+        let mut without_key = Judged::default();
+        without_key.count("captions/0/0", value, Judge::new(&config, None).judge(None, value));
+        let (status, said) = without_key.verdict(&config).unwrap();
+        assert_eq!(status, Status::Failed);
+        assert!(said.contains("id_missing 1") && said.ends_with("set output.id to where an id is"));
     }
 
     #[test]
