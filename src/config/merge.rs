@@ -141,7 +141,7 @@ fn sorted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::fixtures::{faults, load_text};
+    use crate::config::fixtures::{MINIMAL, faults, load_layers, load_text};
 
     #[test]
     fn every_fault_is_told_at_once_by_its_path() {
@@ -174,6 +174,13 @@ mod tests {
             assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}\n{faults:#?}");
         }
         assert_eq!(faults.len(), 13, "{faults:#?}");
+    }
+
+    #[test]
+    fn of_a_section_that_is_none_its_options_are_not_missed_too() {
+        let faults = faults(load_layers(MINIMAL, &[], &[("kafka", "1"), ("input", "2")]));
+        let due = |section| format!("{section}: a section is due, with options in it");
+        assert_eq!(faults, [due("input"), due("kafka")]);
     }
 
     #[test]

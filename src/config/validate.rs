@@ -254,9 +254,13 @@ struct Faults<'a> {
 }
 
 impl Faults<'_> {
-    /// Adds a fault of an option, unless one of it was known before.
+    /// Adds a fault of an option, unless one of it, or of all of its section, was known before.
     fn add(&mut self, path: &str, message: impl Into<String>) {
-        if !self.known.iter().any(|known| known.path == path) {
+        let is_of = |known: &str| {
+            let rest = path.strip_prefix(known);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if !self.known.iter().any(|known| is_of(&known.path)) {
             self.found.push(Fault::new(path, message));
         }
     }
