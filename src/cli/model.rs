@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use indicatif::{DecimalBytes, HumanCount};
 
-use super::progress::{Progress, Unit};
+use super::progress::{LongWork, Unit};
 use super::{compare, say};
 use crate::model::import::{self, Import, import};
 use crate::model::manifest::{Manifest, Precision};
@@ -170,7 +170,7 @@ fn shown<T, E>(
     what: &'static str,
     work: impl FnOnce(&mut dyn FnMut(import::ImportProgress<'_>)) -> Result<T, E>,
 ) -> Result<T, E> {
-    let mut progress = Progress::start(what, Unit::Bytes, None);
+    let mut progress = LongWork::start(what, Unit::Bytes, None);
     let mut total = 0;
     let result = work(&mut |p| {
         total = p.total_bytes;

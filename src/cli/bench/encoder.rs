@@ -16,7 +16,7 @@ use super::report::{ReportArgs, Table, percent};
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
 use crate::cli::network::{RuntimeArgs, threads};
-use crate::cli::progress::{Progress, Unit};
+use crate::cli::progress::{LongWork, Unit};
 use crate::cli::spread::{Spread, medians_of};
 use crate::config;
 use crate::embed::calibration::TOKENS_UNMEASURED;
@@ -159,7 +159,7 @@ pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
     let mut comparison = Comparison::new(&mut embedder, &mixes[0].captions)?;
     let repeats = args.report.repeats();
     let mut machine_flops = Vec::new();
-    let mut progress = Progress::start("bench encoder", Unit::Measurements, None);
+    let mut progress = LongWork::start("bench encoder", Unit::Measurements, None);
     let total = u64::from(repeats) * (cells.len() as u64 + 1);
     let mut done = 0;
     for _ in 0..repeats {

@@ -17,7 +17,7 @@ use super::process::Process;
 use super::relay::values;
 use super::report::{ReportArgs, Table};
 use crate::cli::Interrupted;
-use crate::cli::progress::{Progress, Unit};
+use crate::cli::progress::{LongWork, Unit};
 use crate::cli::spread::{Spread, medians_of};
 use crate::model::package::Package;
 use crate::model::synth::{Synthesis, synthesize};
@@ -134,7 +134,7 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
 
     let repeats = args.report.repeats();
     let total = 2 * u64::from(repeats);
-    let mut progress = Progress::start("bench host", Unit::Measurements, Some(total));
+    let mut progress = LongWork::start("bench host", Unit::Measurements, Some(total));
     let (mut worker, mut bare) = (Vec::new(), Vec::new());
     for repeat in 0..u64::from(repeats) {
         progress.update(2 * repeat, total, "the worker");

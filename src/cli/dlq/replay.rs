@@ -16,7 +16,7 @@ use serde_json::json;
 use super::letters::{Cause, Letter};
 use super::selection::{Selected, Selection};
 use super::sender::Sender;
-use crate::cli::progress::{Progress, Unit};
+use crate::cli::progress::{LongWork, Unit};
 use crate::cli::{self, Interrupted, say, tell};
 use crate::clock::since_epoch;
 use crate::config::Config;
@@ -76,7 +76,7 @@ fn send_all(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let what = if sender.is_some() { "replaying" } else { "reading" };
-    let mut progress = Progress::start(what, Unit::Records, None);
+    let mut progress = LongWork::start(what, Unit::Records, None);
     while let Some((letter, cause)) = selected.next()? {
         let (done, total) = selected.letters.progress();
         progress.update(done, total, &selected.in_words());

@@ -24,7 +24,7 @@ use super::offline::{self, Policy, Work};
 use super::report::ReportArgs;
 use crate::batch::policy::Limits;
 use crate::cli::Interrupted;
-use crate::cli::progress::{Progress, Unit};
+use crate::cli::progress::{LongWork, Unit};
 use crate::config::{Config, EmbedderKind};
 use crate::embed::Embedder;
 use crate::embed::load::{OnDevice, load};
@@ -275,14 +275,14 @@ impl<'a> Bench<'a> {
 
 /// Shows which measurement is under way.
 struct Steps {
-    progress: Progress,
+    progress: LongWork,
     done: u64,
     total: u64,
 }
 
 impl Steps {
     fn new(total: u64) -> Steps {
-        let progress = Progress::start("bench worker", Unit::Measurements, Some(total));
+        let progress = LongWork::start("bench worker", Unit::Measurements, Some(total));
         Steps { progress, done: 0, total }
     }
 
