@@ -23,7 +23,7 @@
 //!
 //! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`health`],
 //! [`admin`], [`queue`], [`lock`], [`seldom`], [`shutdown`], [`clock`], [`stats`], [`unfinished`],
-//! [`cli`].
+//! `causes`, [`cli`].
 //!
 //! It is for Unix alone: it takes signals and the modes of files for granted.
 
@@ -45,6 +45,7 @@ pub mod tracked;
 pub mod pipeline;
 
 pub mod admin;
+mod causes;
 pub mod cli;
 pub mod clock;
 pub mod config;

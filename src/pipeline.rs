@@ -13,9 +13,11 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use rdkafka::consumer::BaseConsumer;
+use rdkafka::producer::Producer;
 
 use crate::admin;
 use crate::batch::Batcher;
+use crate::causes::with_causes;
 use crate::config::Config;
 use crate::embed::duty::DutyClock;
 use crate::embed::load::{Embedders, OnDevice, load};
@@ -28,7 +30,7 @@ use crate::kafka::consumer_properties;
 use crate::kafka::known::known_to_group;
 use crate::kafka::sink::{Sink, SinkNeighbours};
 use crate::kafka::source::Source;
-use crate::kafka::topics::look_up_polling;
+use crate::kafka::topics::{TopicError, look_up, look_up_polling};
 use crate::kafka::writable::{Takes, asking, try_topics};
 use crate::metrics::{Metrics, Stage};
 use crate::model::package::Package;
@@ -231,12 +233,27 @@ fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<(usize
         .set("isolation.level", "read_uncommitted")
         .create_with_context(Asker::heard_as("consumer"))
         .context("the consumer can't be made")?;
-    let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
-    let topic = &config.input.topic;
-    let partitions = look_up_polling(&consumer, brokers, topic, "input.topic", patience, shutdown)?;
     let client =
         asking(config, Asker::heard_as("producer")).context("the producer can't be made")?;
-    let takes = try_topics(config, &client, shutdown)?;
+    let (brokers, patience) = (&config.kafka.brokers, config.kafka.startup_timeout);
+    let input = || {
+        let (topic, option) = (&config.input.topic, "input.topic");
+        look_up_polling(&consumer, brokers, topic, option, patience, shutdown)
+    };
+    let looked =
+        input().and_then(|partitions| Ok((partitions, try_topics(config, &client, shutdown)?)));
+    if let Err(TopicError::Unknown { .. }) = looked {
+        // Whoever forgot one topic forgot others: all are told at once.
+        let written = config.written_topics().map(|(topic, option)| {
+            look_up(client.client(), brokers, topic, option, patience, shutdown)
+        });
+        let missing: Vec<String> = std::iter::once(input())
+            .chain(written)
+            .filter_map(|looked_up| Some(looked_up.err()?.to_string()))
+            .collect();
+        ensure!(missing.is_empty(), missing.join("; "));
+    }
+    let (partitions, takes) = looked?;
     Ok((known_to_group(config, &consumer, partitions), takes))
 }
 
@@ -289,7 +306,8 @@ impl Stages {
                     // Said again when all have ended, which a pass that hangs may put off.
                     Err(error) => {
                         let stage = &guard.stage;
-                        tracing::error!(stage, "it failed, and the worker ends: {error:#}")
+                        let said = with_causes(error);
+                        tracing::error!(stage, "it failed, and the worker ends: {said}")
                     }
                 }
                 result

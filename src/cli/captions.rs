@@ -80,11 +80,12 @@ impl Captions {
         Ok(Captions { lines: reader.split(b'\n'), decoder, name, number: 0 })
     }
 
-    fn caption(&self, mut line: Vec<u8>) -> anyhow::Result<String> {
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-        let caption = self.decoder.decode(&line).map_err(|rejection| anyhow!(rejection.detail))?;
+    fn caption(&self, line: &[u8]) -> anyhow::Result<String> {
+        // As programs on Windows write it: a mark of the byte order, and lines that end with two.
+        let marked = line.strip_prefix("\u{feff}".as_bytes()).filter(|_| self.number == 1);
+        let line = marked.unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let caption = self.decoder.decode(line).map_err(|rejection| anyhow!(rejection.detail))?;
         Ok(caption.text.into_owned())
     }
 }
@@ -95,7 +96,7 @@ impl Iterator for Captions {
     fn next(&mut self) -> Option<Self::Item> {
         let line = self.lines.next()?;
         self.number += 1;
-        let caption = line.map_err(anyhow::Error::from).and_then(|line| self.caption(line));
+        let caption = line.map_err(anyhow::Error::from).and_then(|line| self.caption(&line));
         Some(caption.with_context(|| format!("{}, line {}", self.name, self.number)))
     }
 }

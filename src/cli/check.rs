@@ -1,19 +1,20 @@
 //! `capvec check`: finds what would go wrong before the worker runs, one line a check.
 
 mod captions;
+mod lines;
+mod messages;
+mod texts;
 
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
 use rdkafka::producer::Producer;
-use serde::Serialize;
-use serde_json::json;
 
-use super::{ConfigArgs, EXIT_USAGE, PATIENCE, patience, say, tell};
-use crate::config::{Config, ConfigError, DeliveryMode, EmbedderKind, Fault};
+use self::lines::{Checks, Status};
+use super::{ConfigArgs, EXIT_USAGE, PATIENCE, patience};
+use crate::config::{Config, DeliveryMode, EmbedderKind, as_written};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::asker::Asker;
@@ -28,7 +29,7 @@ use crate::tokenize::Tokenizer;
 pub struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Checks the configuration alone: no brokers, no topics, no model.
+    /// Checks the configuration alone, with the secrets in it: no brokers, no topics, no model.
     #[arg(long)]
     offline: bool,
     /// Prints a JSON object a check, for programs: check, status (ok, failed, warning or skipped)
@@ -39,7 +40,7 @@ pub struct CheckArgs {
 
 /// Runs the checks; the exit code is 0 where all are well, 64 for a bad configuration, else 1.
 pub fn run(args: &CheckArgs) -> ExitCode {
-    let mut checks = Checks { json: args.json, failed: false, untold: None };
+    let mut checks = Checks::new(args.json);
     let config = match args.config.load() {
         Ok(config) => {
             checks.tell(Status::Ok, "configuration", "");
@@ -120,8 +121,8 @@ fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Che
         checks.tell(Status::Skipped, "topics and group", "no brokers");
         return;
     };
-    let looked = checks.check("input topic", || captions::read(config, tokenizer));
-    if let Some((status, said)) = looked.and_then(|looked| looked.verdict(config)) {
+    let judged = checks.check("input topic", || messages::read(config, tokenizer));
+    if let Some((status, said)) = judged.and_then(|judged| judged.verdict(config)) {
         checks.tell(status, "captions", &said);
     }
     checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
@@ -140,6 +141,7 @@ fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Che
 /// end a worker that runs under the same name.
 fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())> {
     let wanted = config.delivery.transaction_timeout;
+    let in_words = as_written(wanted);
     let id = config.transactional_id().map_err(anyhow::Error::msg)?;
     let untried =
         format!("none is tried as {id:?}, since that would end a running worker of that name");
@@ -166,11 +168,13 @@ fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())
     }
     match shortest {
         Some((allowed, broker)) if wanted > allowed => bail!(
-            "delivery.transaction_timeout is {wanted:?}, more than the {allowed:?} of \
-             transaction.max.timeout.ms at broker {broker}; shorten the one, or lengthen the other"
+            "delivery.transaction_timeout is {in_words}, more than the {} of \
+             transaction.max.timeout.ms at broker {broker}; shorten the one, or lengthen the other",
+            as_written(allowed)
         ),
         Some((allowed, _)) => {
-            Ok((format!("may take {wanted:?}, and the brokers allow {allowed:?}; {untried}"), ()))
+            let allowed = as_written(allowed);
+            Ok((format!("may take {in_words}, and the brokers allow {allowed}; {untried}"), ()))
         }
         None => Ok((untried, ())),
     }
@@ -194,118 +198,5 @@ fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Resul
             bail!("{topic:?} took a record over its own limit; remove the key capvec-check")
         }
         Answer::None => bail!("{topic:?} doesn't answer within {PATIENCE:?}"),
-    }
-}
-
-/// What became of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Ok,
-    Failed,
-    Warning,
-    Skipped,
-}
-
-impl Status {
-    /// Returns the word of a line for people; what is wrong catches the eye.
-    fn as_word(self) -> &'static str {
-        match self {
-            Status::Ok => "ok",
-            Status::Failed => "FAILED",
-            Status::Warning => "WARNING",
-            Status::Skipped => "skipped",
-        }
-    }
-}
-
-/// A check as `--json` tells of it.
-#[derive(Debug, Serialize)]
-struct Told<'a> {
-    check: &'a str,
-    status: Status,
-    detail: &'a str,
-    /// The same one by one, where options are wrong.
-    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-    faults: &'a [Fault],
-}
-
-/// The checks so far.
-struct Checks {
-    json: bool,
-    failed: bool,
-    /// Why lines are missing from standard output, other than that nobody reads them.
-    untold: Option<io::Error>,
-}
-
-impl Checks {
-    /// Runs a check and prints its line; returns what it gave where it went well.
-    fn check<T>(
-        &mut self,
-        what: &str,
-        check: impl FnOnce() -> anyhow::Result<(String, T)>,
-    ) -> Option<T> {
-        match check() {
-            Ok((said, value)) => {
-                self.tell(Status::Ok, what, &said);
-                Some(value)
-            }
-            Err(error) => {
-                self.tell(Status::Failed, what, &format!("{error:#}"));
-                None
-            }
-        }
-    }
-
-    /// As [`Checks::check`], of something that has to be there for it; `why` it isn't otherwise.
-    fn check_with<T, U>(
-        &mut self,
-        what: &str,
-        needed: Option<&U>,
-        why: &str,
-        check: impl FnOnce(&U) -> anyhow::Result<(String, T)>,
-    ) -> Option<T> {
-        match needed {
-            Some(needed) => self.check(what, || check(needed)),
-            None => {
-                self.tell(Status::Skipped, what, why);
-                None
-            }
-        }
-    }
-
-    /// Prints a check's line. That nobody reads changes nothing of the checks and of the exit code.
-    fn tell(&mut self, status: Status, check: &str, detail: &str) {
-        self.say(Told { check, status, detail, faults: &[] });
-    }
-
-    /// Prints the line of a configuration that is none.
-    fn tell_faults(&mut self, check: &str, error: &ConfigError) {
-        let (detail, faults) = (&*error.to_string(), error.faults());
-        self.say(Told { check, status: Status::Failed, detail, faults });
-    }
-
-    fn say(&mut self, told: Told<'_>) {
-        let Told { check, status, detail, .. } = told;
-        self.failed |= status == Status::Failed;
-        let told = if self.json {
-            say(json!(told))
-        } else {
-            let colon = if detail.is_empty() { "" } else { ": " };
-            say(format_args!("{:<7} {check}{colon}{detail}", status.as_word()))
-        };
-        if let Err(error) = told
-            && error.kind() != io::ErrorKind::BrokenPipe
-        {
-            self.untold.get_or_insert(error);
-        }
-    }
-
-    /// Says what was not to be told, and returns the exit code.
-    fn end(&self) -> ExitCode {
-        if let Some(error) = &self.untold {
-            tell(format_args!("error: {error}"));
-        }
-        if self.failed || self.untold.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }

@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::captions::Captions;
 use super::network::NetworkArgs;
-use super::progress::{Progress, Unit};
-use super::spread::Spread;
+use super::progress::{LongWork, Unit};
+use super::spread::{Spread, medians_of};
 use super::{above_zero, say};
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
@@ -222,7 +222,7 @@ fn vectors(
     limits: Limits,
 ) -> anyhow::Result<Vectors> {
     let total = captions.len() as u64;
-    let mut progress = Progress::start(what, Unit::Captions, Some(total));
+    let mut progress = LongWork::start(what, Unit::Captions, Some(total));
     let captions: Vec<&ComparedCaption> = captions.iter().collect();
     let numbers = embed(network, &captions, limits, |done| {
         progress.update(done as u64, total, name);
@@ -266,7 +266,7 @@ fn embed(
 fn neighbours(a: &Vectors, b: &Vectors, queries: usize) -> Neighbours {
     let queries = sample(a.rows(), queries);
     let rows = a.rows() as u64;
-    let mut progress = Progress::start("neighbours", Unit::Captions, Some(2 * rows));
+    let mut progress = LongWork::start("neighbours", Unit::Captions, Some(2 * rows));
     let mut nearest = |vectors: &Vectors, before: u64| {
         vectors.nearest(&queries, NEIGHBOURS, |done| {
             progress.update(before + done as u64, 2 * rows, "");
@@ -286,7 +286,7 @@ fn speed(
 ) -> anyhow::Result<Speed> {
     let tokens = tokens(captions.iter().copied());
     let total = (2 * repeats * captions.len()) as u64;
-    let mut progress = Progress::start("speed", Unit::Captions, Some(total));
+    let mut progress = LongWork::start("speed", Unit::Captions, Some(total));
     let mut done = 0;
     let mut rates = [Vec::new(), Vec::new()];
     for _ in 0..repeats {
@@ -352,8 +352,11 @@ fn describe(report: &Report) -> String {
         lines.push(format!("speed           A {}", rate(&speed.a)));
         lines.push(format!("                B {}", rate(&speed.b)));
         lines.push(format!(
-            "                B is {:.2} times A; medians of {} passes of {} captions, {} tokens",
-            speed.ratio, speed.repeats, speed.captions, speed.tokens
+            "                B is {:.2} times A; {} of {} captions, {} tokens",
+            speed.ratio,
+            medians_of(speed.repeats, "pass", "passes"),
+            speed.captions,
+            speed.tokens
         ));
     }
     lines.join("\n")

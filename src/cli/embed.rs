@@ -19,7 +19,7 @@ use crossbeam_channel::Receiver;
 use super::captions::{Captions, InputArgs};
 use super::network::NetworkArgs;
 use super::output::{self, OutFile};
-use super::progress::{Progress, Unit};
+use super::progress::{LongWork, Unit};
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
 use crate::embed::alone::embed_finite;
@@ -124,7 +124,7 @@ fn embed_all<W: Write>(
         }
         Ok(())
     });
-    let mut progress = Progress::start("embedding", Unit::Stream, None);
+    let mut progress = LongWork::start("embedding", Unit::Stream, None);
     // On an error the reader isn't waited for: the next line may never come.
     let number = embed_batches(&receiver, embedder, limits, vectors, &mut progress)?;
     reader.join().expect("the reader doesn't panic")?;
@@ -138,7 +138,7 @@ fn embed_batches<W: Write>(
     embedder: &mut dyn Embedder,
     limits: Limits,
     vectors: &mut VectorWriter<W>,
-    progress: &mut Progress,
+    progress: &mut LongWork,
 ) -> anyhow::Result<u64> {
     // A batch is cut when it is full, and never because the reader is slow: batches, and with them
     // the last bits of the vectors, depend on the input alone.
@@ -211,7 +211,7 @@ mod tests {
         let limits = Limits { tokens_max: 7, captions_max: 9, wait_max: Duration::ZERO };
         let mut notes = Notes(Vec::new());
         let mut vectors = VectorWriter::new(Vec::new(), Format::F32);
-        let mut progress = Progress::start("embedding", Unit::Stream, None);
+        let mut progress = LongWork::start("embedding", Unit::Stream, None);
         let done = embed_batches(&receiver, &mut notes, limits, &mut vectors, &mut progress);
         reader.join().unwrap();
         assert_eq!(done.unwrap(), 5);
@@ -228,7 +228,7 @@ mod tests {
         drop(sender);
         let limits = Limits { tokens_max: 15, captions_max: 9, wait_max: Duration::ZERO };
         let mut vectors = VectorWriter::new(Vec::new(), Format::Jsonl);
-        let mut progress = Progress::start("embedding", Unit::Stream, None);
+        let mut progress = LongWork::start("embedding", Unit::Stream, None);
         let mut notes = Notes(Vec::new());
         let done = embed_batches(&receiver, &mut notes, limits, &mut vectors, &mut progress);
         assert!(done.unwrap_err().to_string().contains("caption 4 "));

@@ -29,7 +29,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
+use crate::causes::with_causes;
 use crate::config::{Config, ConfigError, load};
+use crate::kafka::topics::TopicError;
 
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's:
 /// 2.
@@ -136,13 +138,14 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            let said = with_causes(&error);
+            tracing::error!("{said}");
             if !tracing::event_enabled!(tracing::Level::ERROR) {
-                tell(format_args!("error: {error:#}"));
+                tell(format_args!("error: {said}"));
             }
             if error.is::<ConfigError>() {
                 ExitCode::from(EXIT_USAGE)
-            } else if error.is::<Interrupted>() {
+            } else if is_interrupted(&error) {
                 ExitCode::from(EXIT_INTERRUPTED)
             } else {
                 ExitCode::FAILURE
@@ -164,6 +167,10 @@ fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
 /// `eprintln!` would panic.
 fn tell(line: impl std::fmt::Display) {
     drop(writeln!(std::io::stderr().lock(), "{line}"));
+}
+
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    error.is::<Interrupted>() || matches!(error.downcast_ref(), Some(TopicError::Stopped { .. }))
 }
 
 /// Nobody reads standard output any more, who may have seen enough; `output` has the rest.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use indicatif::{DecimalBytes, HumanCount};
 
-use super::progress::{Progress, Unit};
+use super::progress::{LongWork, Unit};
 use super::{compare, say};
 use crate::model::import::{self, Import, import};
 use crate::model::manifest::{Manifest, Precision};
@@ -58,7 +58,7 @@ pub struct ImportArgs {
     #[command(flatten)]
     out: OutArgs,
     /// A name for people; by default that of the checkpoint's folder.
-    #[arg(long)]
+    #[arg(long, value_parser = readable)]
     name: Option<String>,
     /// Longest caption in tokens, [CLS] and [SEP] included [default: 128].
     #[arg(long, value_name = "N")]
@@ -66,6 +66,14 @@ pub struct ImportArgs {
     /// The number format of the layers' matrices.
     #[arg(long, value_enum, default_value_t = Precision::Fp32)]
     precision: Precision,
+}
+
+/// Reads a name that is part of the model id, which stands in headers, metrics and lines.
+fn readable(name: &str) -> Result<String, String> {
+    if name.trim().is_empty() || name.contains(char::is_control) {
+        return Err("a name of one line, with something in it, is due".into());
+    }
+    Ok(name.into())
 }
 
 /// Arguments of `capvec model synth`.
@@ -162,7 +170,7 @@ fn shown<T, E>(
     what: &'static str,
     work: impl FnOnce(&mut dyn FnMut(import::ImportProgress<'_>)) -> Result<T, E>,
 ) -> Result<T, E> {
-    let mut progress = Progress::start(what, Unit::Bytes, None);
+    let mut progress = LongWork::start(what, Unit::Bytes, None);
     let mut total = 0;
     let result = work(&mut |p| {
         total = p.total_bytes;

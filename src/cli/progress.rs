@@ -1,9 +1,10 @@
 //! Progress of long work: a bar on a terminal, a log line every few seconds elsewhere.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::tell;
 
@@ -26,7 +27,7 @@ pub enum Unit {
 }
 
 /// A piece of work that takes a while.
-pub struct Progress {
+pub struct LongWork {
     bar: Option<ProgressBar>,
     what: &'static str,
     unit: Unit,
@@ -35,16 +36,16 @@ pub struct Progress {
     done: u64,
 }
 
-impl Progress {
+impl LongWork {
     /// Starts showing; `total` is `None` where it isn't known.
-    pub fn start(what: &'static str, unit: Unit, total: Option<u64>) -> Progress {
+    pub fn start(what: &'static str, unit: Unit, total: Option<u64>) -> LongWork {
         let bar = std::io::stderr().is_terminal().then(|| {
             let counts = match unit {
                 Unit::Bytes => "{bytes}/{total_bytes}  {bytes_per_sec}",
-                Unit::Captions => "{human_pos}/{human_len} captions  {per_sec}",
-                Unit::Stream => "{human_pos} captions  {per_sec}",
+                Unit::Captions => "{human_pos}/{human_len} captions  {rate}",
+                Unit::Stream => "{human_pos} captions  {rate}",
                 Unit::Measurements => "{pos}/{len}",
-                Unit::Records => "{human_pos}/{human_len} records  {per_sec}",
+                Unit::Records => "{human_pos}/{human_len} records  {rate}",
             };
             let template = match unit {
                 Unit::Stream => {
@@ -52,13 +53,18 @@ impl Progress {
                 }
                 _ => format!("{{prefix}} {{bar:30}} {counts}  {{eta}} {{msg:.dim}}"),
             };
+            let style = ProgressStyle::with_template(&template).expect("the template is valid");
+            // The library's own has four decimals. A string takes whatever is written into it.
+            let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{:.0}/s", state.per_sec());
+            };
             let bar = ProgressBar::new(total.unwrap_or(0));
-            bar.set_style(ProgressStyle::with_template(&template).expect("the template is valid"));
+            bar.set_style(style.with_key("rate", rate));
             bar.set_prefix(what);
             bar
         });
         let now = Instant::now();
-        Progress { bar, what, unit, started: now, last_line: now, done: 0 }
+        LongWork { bar, what, unit, started: now, last_line: now, done: 0 }
     }
 
     /// Shows how much is done, of how much where that is known, and what is being done.
@@ -105,6 +111,6 @@ impl Progress {
 }
 
 /// Returns a number of things of this name.
-fn counted(number: u64, name: &str) -> String {
+pub fn counted(number: u64, name: &str) -> String {
     format!("{number} {name}{}", if number == 1 { "" } else { "s" })
 }

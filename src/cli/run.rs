@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{ConfigArgs, logging};
+use crate::causes::with_causes;
 use crate::pipeline;
 use crate::shutdown::{Shutdown, Wanted};
 
@@ -27,7 +28,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         Ok(worker) => worker.wait()?,
         // Told to stop before it ran: it has taken nothing.
         Err(error) if shutdown.wanted() == Wanted::Drain => {
-            tracing::info!("stopped before the start: {error:#}");
+            tracing::info!("stopped before the start: {}", with_causes(&error));
             return Ok(());
         }
         Err(error) => return Err(error),

@@ -32,9 +32,23 @@ impl Spread {
     }
 }
 
+/// Returns of what the median of so many runs is one, in words; `runs` is what several are called.
+pub fn medians_of(repeats: usize, run: &str, runs: &str) -> String {
+    match repeats {
+        1 => format!("one {run}"),
+        _ => format!("medians of {repeats} {runs}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_run_has_no_medians() {
+        assert_eq!(medians_of(1, "pass", "passes"), "one pass");
+        assert_eq!(medians_of(5, "pass", "passes"), "medians of 5 passes");
+    }
 
     #[test]
     fn the_median_is_in_the_middle() {

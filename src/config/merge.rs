@@ -105,19 +105,23 @@ fn as_kind_of(value: &Value, default: &Value) -> Value {
     }
 }
 
-/// Returns the path of the option of this name that is in a section, if one is.
+/// Returns the path of the option of this name that is in a section, if one is. The section may
+/// stand before it, as in `kafka_brokers`.
 fn in_a_section(key: &str, sections: &Map<String, Value>) -> Option<String> {
-    let has = |options: &Value| options.get(key).is_some();
-    let (section, _) = sections.iter().find(|(_, options)| has(options))?;
-    Some(format!("{section}.{key}"))
+    sections.iter().find_map(|(section, options)| {
+        let rest = key.strip_prefix(section.as_str()).and_then(|rest| rest.strip_prefix('_'));
+        let option = [Some(key), rest].into_iter().flatten().find(|key| options.get(key).is_some());
+        option.map(|option| format!("{section}.{option}"))
+    })
 }
 
 /// Returns the known key that differs least from `key`, if one is near enough to be meant. Its
 /// words may stand in another order: `tokens_max` is `max_tokens` to many.
 pub(super) fn closest<'a>(key: &str, known: &'a Map<String, Value>) -> Option<&'a str> {
+    let key = key.to_lowercase();
     let distance = |candidate: &str| {
-        let as_written = strsim::damerau_levenshtein(key, candidate);
-        as_written.min(strsim::damerau_levenshtein(&sorted(key), &sorted(candidate)))
+        let as_written = strsim::damerau_levenshtein(&key, candidate);
+        as_written.min(strsim::damerau_levenshtein(&sorted(&key), &sorted(candidate)))
     };
     known
         .keys()
@@ -137,7 +141,7 @@ fn sorted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::fixtures::{faults, load_text};
+    use crate::config::fixtures::{MINIMAL, faults, load_layers, load_text};
 
     #[test]
     fn every_fault_is_told_at_once_by_its_path() {
@@ -148,6 +152,8 @@ mod tests {
             batch = { tokens_max = -2, wait_max = "soon" }
             colour = "red"
             pointer = "/caption"
+            kafka_client_id = "me"
+            INPUT = {}
         "#;
         let faults = faults(load_text(text, &[("CAPVEC__TOKENIZE__THREADS", "many")]));
         for expected in [
@@ -162,11 +168,21 @@ mod tests {
             "tokenize.threads: ",
             "colour: no such option",
             "pointer: no such option; is it input.pointer?",
+            "kafka_client_id: no such option; is it kafka.client_id?",
+            "INPUT: no such option; is it input?",
         ] {
             assert!(faults.iter().any(|f| f.starts_with(expected)), "{expected}\n{faults:#?}");
         }
-        assert_eq!(faults.len(), 11, "{faults:#?}");
+        assert_eq!(faults.len(), 13, "{faults:#?}");
     }
+
+    #[test]
+    fn of_a_section_that_is_none_its_options_are_not_missed_too() {
+        let faults = faults(load_layers(MINIMAL, &[], &[("kafka", "1"), ("input", "2")]));
+        let due = |section| format!("{section}: a section is due, with options in it");
+        assert_eq!(faults, [due("input"), due("kafka")]);
+    }
+
     #[test]
     fn an_option_is_found_whose_words_stand_in_another_order() {
         let faults = faults(load_text("[batch]\nmax_tokens = 1", &[]));

@@ -40,7 +40,7 @@ fn option_meant(key: &str, known: &Map<String, Value>) -> Option<String> {
     if key.split('_').any(|word| word == "SERVICE" || word == "PORT") {
         return None;
     }
-    closest(&key.to_lowercase(), known).map(str::to_uppercase)
+    closest(key, known).map(str::to_uppercase)
 }
 
 /// Notes of each fault the variable that sets its option, or something in it. A flag, which lies

@@ -19,6 +19,7 @@ mod secrets;
 mod together;
 mod transactional;
 mod validate;
+mod values;
 mod words;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,7 @@ pub use options::{
 pub use properties::Properties;
 pub use ready::IdFrom;
 pub use validate::THREADS_MAX;
+pub use values::as_written;
 
 /// All options.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

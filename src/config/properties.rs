@@ -80,7 +80,7 @@ pub(super) fn fault_of(key: &str, value: &str, is_secret: bool) -> Option<String
         KafkaError::ClientConfig(code, words, _, _)
             if !is_secret || *code == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN =>
         {
-            words.clone()
+            words.trim_end().into()
         }
         KafkaError::ClientConfig(..) => "librdkafka refuses the value".into(),
         other => other.to_string(),
@@ -172,6 +172,13 @@ mod tests {
             keys,
             ["acks", "delivery.report.only.error", "linger.mss", "session.timeout.ms"]
         );
+    }
+
+    #[test]
+    fn a_fault_is_one_line() {
+        let properties = properties(&[("linger.ms", "1000000000")]);
+        let said = &properties.faults()[0].1;
+        assert!(said.contains("outside allowed range") && !said.contains('\n'), "{said:?}");
     }
 
     #[test]

@@ -62,7 +62,8 @@ impl Config {
     }
 }
 
-/// Returns what is in a file, less the newline that editors put at its end.
+/// Returns what is in a file, less what editors put at its ends: a newline, and on Windows a mark of
+/// the byte order, which nobody would see in a login that is refused.
 fn read_value(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("names no file".into());
@@ -75,7 +76,8 @@ fn read_value(path: &str) -> Result<String, String> {
     if bytes as u64 > BYTES_MAX {
         return Err(format!("{shown}: is over {BYTES_MAX} bytes"));
     }
-    let value = value.strip_suffix('\n').unwrap_or(&value);
+    let value = value.strip_prefix('\u{feff}').unwrap_or(&value);
+    let value = value.strip_suffix('\n').unwrap_or(value);
     let value = value.strip_suffix('\r').unwrap_or(value);
     if value.is_empty() {
         return Err(format!("{shown}: is empty"));
@@ -123,10 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_the_file_less_one_newline() {
-        for (text, value) in
-            [("hunter2", "hunter2"), ("hunter2\n", "hunter2"), ("a\r\n", "a"), (" b \n\n", " b \n")]
-        {
+    fn a_value_is_the_file_less_what_editors_put_at_its_ends() {
+        for (text, value) in [
+            ("hunter2", "hunter2"),
+            ("hunter2\n", "hunter2"),
+            ("a\r\n", "a"),
+            (" b \n\n", " b \n"),
+            ("\u{feff}hunter2\r\n", "hunter2"),
+        ] {
             let file = file(text);
             let mut config = config(&[("sasl.password", file.path())]);
             assert_eq!(config.read_files(), []);

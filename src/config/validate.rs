@@ -1,14 +1,11 @@
-//! Relations between options, checked once before anything starts: a function a section, in the
-//! order of `config/capvec.toml`. A relation of two options stands with the one that it is a fault
-//! of.
+//! What options may be, and relations between them, checked once before anything starts: a function
+//! a section, in the order of `config/capvec.toml`. A relation of two options stands with the one
+//! that it is a fault of.
 
 use std::time::Duration;
 
-use humantime_serde::re::humantime::{FormattedDuration, format_duration};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
-
 use super::fault::Fault;
+use super::values::{as_written, fault_of_brokers, fault_of_filter, fault_of_topic};
 use super::{Config, DeliveryMode, IdFrom, InputFormat, OnReject};
 use crate::embed::device::{Device, DeviceChoice};
 use crate::kafka::producer_properties;
@@ -23,9 +20,6 @@ const NUMBER_MAX: usize = i64::MAX as usize;
 
 /// The longest that librdkafka takes is 2^31 - 1 milliseconds, 24.8 days.
 const DURATION_MAX: Duration = Duration::from_millis(i32::MAX as u64);
-
-/// The longest name of a topic, in bytes.
-const TOPIC_BYTES_MAX: usize = 249;
 
 /// librdkafka's default of `session.timeout.ms`.
 const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
@@ -52,9 +46,7 @@ impl Config {
     fn faults_of_kafka(&self, faults: &mut Faults<'_>) {
         let kafka = &self.kafka;
         faults.required("kafka.brokers", &kafka.brokers, "the brokers' addresses, host:port");
-        if let Some(message) = fault_of_brokers(&kafka.brokers) {
-            faults.add("kafka.brokers", message);
-        }
+        faults.of_value("kafka.brokers", fault_of_brokers(&kafka.brokers));
         faults.required("kafka.group", &kafka.group, "the consumer group's name");
         let second = Duration::from_secs(1);
         faults.duration("kafka.startup_timeout", kafka.startup_timeout, second);
@@ -62,14 +54,13 @@ impl Config {
         for (property, message) in kafka.librdkafka.faults() {
             faults.add(&format!("kafka.librdkafka.{property}"), message);
         }
-        if let Some(message) = fault_of_queue(self) {
-            faults.add("kafka.librdkafka.queue.buffering.max.kbytes", message);
-        }
+        let queue = "kafka.librdkafka.queue.buffering.max.kbytes";
+        faults.of_value(queue, fault_of_queue(self));
     }
 
     fn faults_of_input(&self, faults: &mut Faults<'_>) {
         faults.required("input.topic", &self.input.topic, "the topic of captions");
-        faults.topic("input.topic", &self.input.topic);
+        faults.of_value("input.topic", fault_of_topic(&self.input.topic));
         if self.input.format == InputFormat::Json
             && let Err(message) = self.input.pointer.parse::<Pointer>()
         {
@@ -117,7 +108,7 @@ impl Config {
     fn faults_of_output(&self, faults: &mut Faults<'_>) {
         let (input, output) = (&self.input, &self.output);
         faults.required("output.topic", &output.topic, "the topic of vectors");
-        faults.topic("output.topic", &output.topic);
+        faults.of_value("output.topic", fault_of_topic(&output.topic));
         faults.same_topic("output.topic", &output.topic, "input.topic", &input.topic);
         match output.id.parse::<IdFrom>() {
             Err(message) => faults.add("output.id", message),
@@ -138,7 +129,7 @@ impl Config {
 
     fn faults_of_reject(&self, faults: &mut Faults<'_>) {
         let reject = &self.reject;
-        faults.topic("reject.topic", &reject.topic);
+        faults.of_value("reject.topic", fault_of_topic(&reject.topic));
         faults.same_topic("reject.topic", &reject.topic, "input.topic", &self.input.topic);
         faults.same_topic("reject.topic", &reject.topic, "output.topic", &self.output.topic);
         if self.dead_letter_topic().is_some() && reject.on_reject == OnReject::Skip {
@@ -236,9 +227,7 @@ impl Config {
     }
 
     fn faults_of_log(&self, faults: &mut Faults<'_>) {
-        if let Some(message) = fault_of_filter(&self.log.filter) {
-            faults.add("log.filter", message);
-        }
+        faults.of_value("log.filter", fault_of_filter(&self.log.filter));
     }
 
     /// Captions wait for so long where all is well.
@@ -265,9 +254,13 @@ struct Faults<'a> {
 }
 
 impl Faults<'_> {
-    /// Adds a fault of an option, unless one of it was known before.
+    /// Adds a fault of an option, unless one of it, or of all of its section, was known before.
     fn add(&mut self, path: &str, message: impl Into<String>) {
-        if !self.known.iter().any(|known| known.path == path) {
+        let is_of = |known: &str| {
+            let rest = path.strip_prefix(known);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if !self.known.iter().any(|known| is_of(&known.path)) {
             self.found.push(Fault::new(path, message));
         }
     }
@@ -278,19 +271,10 @@ impl Faults<'_> {
         }
     }
 
-    /// A name that no topic has. Of a pattern, which begins with `^`, librdkafka would read every
-    /// topic that fits.
-    fn topic(&mut self, path: &str, name: &str) {
-        let is_letter = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
-        let is_name = name.chars().all(is_letter) && name.len() <= TOPIC_BYTES_MAX;
-        if !name.trim().is_empty() && (!is_name || [".", ".."].contains(&name)) {
-            self.add(
-                path,
-                format!(
-                    "is {name:?}, which no topic is called: names have at most {TOPIC_BYTES_MAX} of the \
-                     letters a to z and A to Z, digits, dots, underscores and hyphens"
-                ),
-            );
+    /// Adds what is wrong with a value by itself, if anything is.
+    fn of_value(&mut self, path: &str, wrong: Option<String>) {
+        if let Some(message) = wrong {
+            self.add(path, message);
         }
     }
 
@@ -314,11 +298,6 @@ impl Faults<'_> {
     }
 }
 
-/// Returns a duration as the configuration has it, such as `15m`.
-fn as_written(duration: Duration) -> FormattedDuration {
-    format_duration(duration)
-}
-
 /// Returns what is wrong with the room for records on their way. librdkafka calls an empty queue
 /// full, too, for a record that is larger than it: room for that would be waited for without end.
 fn fault_of_queue(config: &Config) -> Option<String> {
@@ -334,127 +313,20 @@ fn fault_of_queue(config: &Config) -> Option<String> {
     })
 }
 
-/// Returns what is wrong with the log's filter. A word alone that isn't a level would be the name
-/// of a target, of which there is none, and the log would be empty.
-fn fault_of_filter(filter: &str) -> Option<String> {
-    if filter.trim().is_empty() {
-        return Some("names no level; info is usual".into());
-    }
-    if let Err(error) = filter.parse::<EnvFilter>() {
-        return Some(error.to_string());
-    }
-    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
-    let is_target = |word: &str| {
-        let crate_name = word.split("::").next().unwrap_or_default();
-        ["capvec", "librdkafka"].contains(&crate_name)
-    };
-    let wrong = filter.split(',').map(str::trim).find(|directive| {
-        !directive.contains(['=', '[']) && !is_level(directive) && !is_target(directive)
-    })?;
-    Some(format!(
-        "{wrong:?} is no level; those are error, warn, info, debug, trace and off, and of a target it \
-         is such as capvec::kafka=debug"
-    ))
-}
-
-/// Returns what is wrong with the list of addresses, if it isn't empty. A port may be left out:
-/// librdkafka takes 9092.
-fn fault_of_brokers(brokers: &str) -> Option<String> {
-    let several = brokers.split(',').count() > 1;
-    brokers.split(',').map(str::trim).enumerate().find_map(|(before, entry)| {
-        let which = if several { format!("entry {} ", before + 1) } else { String::new() };
-        let lower = entry.to_lowercase();
-        if let Some(scheme) =
-            ["http://", "https://"].iter().find(|scheme| lower.starts_with(**scheme))
-        {
-            let example = "\"host:9092\", or \"host1:9092,host2:9092\" for several";
-            return Some(format!(
-                "{which}begins with {scheme}, which brokers don't speak; an address is {example}"
-            ));
-        }
-        if several && entry.is_empty() {
-            return Some(format!("{which}is empty; a list is such as \"host1:9092,host2:9092\""));
-        }
-        if entry.contains(char::is_whitespace) {
-            let example = "such as \"host1:9092,host2:9092\"";
-            return Some(format!(
-                "{which}has white space in it; commas separate addresses, {example}"
-            ));
-        }
-        let address = entry.rsplit_once("://").map_or(entry, |(_, address)| address);
-        let (host, port) = address.rsplit_once(':')?;
-        // An address of IPv6 has colons of its own.
-        let is_port = !host.contains(':') || host.ends_with(']');
-        (is_port && !port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| {
-            format!("{which}has the port {port:?}; one is of 1 to 65535, as in \"host:9092\"")
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::num::NonZeroUsize;
 
     #[test]
-    fn addresses_that_no_broker_has_are_refused() {
-        for good in
-            ["", "b", "b:9092", "a:1, b:2", "SASL_SSL://b:9092", "[::1]:9092", "[::1]", "::1"]
-        {
-            assert_eq!(fault_of_brokers(good), None, "{good}");
+    fn no_topic_has_a_name_that_topics_do_not_have() {
+        let mut config = Config::default();
+        for topic in [&mut config.input.topic, &mut config.output.topic, &mut config.reject.topic] {
+            *topic = "a b".into();
         }
-        for (wrong, expected) in [
-            ("http://b:9092", "begins with http://"),
-            ("a:1, HTTPS://b", "entry 2 begins with https://"),
-            ("a:1,", "entry 2 is empty"),
-            ("a:1, ,b:2", "entry 2 is empty"),
-            ("a:1 b:2", "has white space in it"),
-            ("a:1,b:99999", "entry 2 has the port \"99999\""),
-            ("SSL://b:9092/", "has the port \"9092/\""),
-            ("[::1]:kafka", "has the port \"kafka\""),
-            ("b:0", "has the port \"0\""),
-            ("b:", "has the port \"\""),
-        ] {
-            let said = fault_of_brokers(wrong).unwrap();
-            assert!(said.starts_with(expected) && said.contains(":9092\""), "{wrong}: {said}");
-        }
-    }
-
-    #[test]
-    fn names_that_no_topic_has_are_refused() {
-        let longest = "t".repeat(TOPIC_BYTES_MAX);
-        for (name, is_one) in [
-            ("captions.v1_a-B", true),
-            (&*longest, true),
-            (&*(longest.clone() + "t"), false),
-            ("a b", false),
-            ("^captions", false),
-            ("bilder-ö", false),
-            ("..", false),
-        ] {
-            let mut config = Config::default();
-            config.input.topic = name.into();
-            config.reject.topic = format!(" {name}");
-            let paths = paths(&config);
-            assert_eq!(!paths.contains(&"input.topic".into()), is_one, "{name}");
-            assert!(paths.contains(&"reject.topic".into()), "{name} after a space");
-        }
-    }
-
-    #[test]
-    fn a_filter_that_would_silence_the_log_is_refused() {
-        for good in [
-            "info",
-            "INFO",
-            "off",
-            "info,capvec::kafka=debug",
-            "capvec::kafka",
-            "warn,librdkafka=debug",
-        ] {
-            assert_eq!(fault_of_filter(good), None, "{good}");
-        }
-        for wrong in ["", " ", "warning", "inof", "info,verbose", "capvec=warning"] {
-            assert!(fault_of_filter(wrong).is_some(), "{wrong}");
+        let paths = paths(&config);
+        for path in ["input.topic", "output.topic", "reject.topic"] {
+            assert!(paths.contains(&path.to_owned()), "{path}");
         }
     }
 

@@ -28,7 +28,7 @@ const FILE_NAME: &str =
 #[derive(Debug, Error)]
 pub enum LibraryError {
     /// The library that was named isn't there.
-    #[error("{origin} names {path}, which is not there")]
+    #[error("{origin} names {path}, which is no file")]
     NotThere {
         /// Who named it.
         origin: &'static str,
@@ -70,7 +70,7 @@ fn list(paths: &[PathBuf]) -> String {
 pub fn find(named: Option<&Path>, devices: &DeviceChoice) -> Result<PathBuf, LibraryError> {
     let from_variable = env::var_os("ORT_DYLIB_PATH").filter(|v| !v.is_empty()).map(PathBuf::from);
     let named = match (named, from_variable) {
-        (Some(path), _) => Some(("the configuration", path.to_owned())),
+        (Some(path), _) => Some(("--onnxruntime or embed.onnxruntime", path.to_owned())),
         (None, Some(path)) => Some(("ORT_DYLIB_PATH", path)),
         (None, None) => None,
     };

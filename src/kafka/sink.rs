@@ -36,7 +36,7 @@ use super::consumer::SourceConsumer;
 use super::sequencer::Sequencer;
 use super::topics::TopicError;
 use super::writable::{Takes, limit_batches};
-use crate::config::{Config, DeliveryMode};
+use crate::config::{Config, DeliveryMode, as_written};
 use crate::handover::Finished;
 use crate::metrics::{Metrics, SinkMetrics, Stage};
 use crate::queue::{Closed, QueueReceiver};
@@ -111,8 +111,9 @@ pub enum SinkError {
     },
     /// The brokers allow no transaction that takes so long.
     #[error(
-        "delivery.transaction_timeout is {timeout:?}, more than the brokers' transaction.max.timeout.ms \
-         allows; shorten the one, or lengthen the other"
+        "delivery.transaction_timeout is {}, more than the brokers' transaction.max.timeout.ms allows; \
+         shorten the one, or lengthen the other",
+        as_written(*timeout)
     )]
     TransactionTimeout {
         /// The option's value.

@@ -10,6 +10,7 @@ use rdkafka::types::RDKafkaRespErr;
 use thiserror::Error;
 
 use super::login::{LoginTrouble, WithLogin};
+use crate::config::as_written;
 use crate::shutdown::{Shutdown, Wanted};
 
 /// Why a topic can't be used.
@@ -48,7 +49,10 @@ pub enum TopicError {
         words: String,
     },
     /// The brokers didn't answer in time.
-    #[error("no answer from the brokers at {brokers} (kafka.brokers) within {waited:?}: {reason}")]
+    #[error(
+        "no answer from the brokers at {brokers} (kafka.brokers) within {}: {reason}",
+        as_written(*waited)
+    )]
     NoAnswer {
         /// Their addresses.
         brokers: String,

@@ -119,7 +119,9 @@ impl Package {
                 let started_in = std::env::current_dir().unwrap_or_default();
                 return Err(PackageError::NoFolder { path: path.into(), started_in });
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(e)
+                if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&e.kind()) =>
+            {
                 return Err(PackageError::NotAPackage(path.into()));
             }
             Err(e) => return Err(io_error(&manifest_path)(e)),

@@ -2,7 +2,8 @@
 //! asserted: that is the machine's.
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -145,15 +146,39 @@ fn a_broker_that_is_away_ends_no_measurement() {
 }
 
 #[test]
+fn brokers_that_are_all_away_are_told_as_everywhere_and_not_waited_for_after_a_signal() {
+    let away = free_address();
+    let args = ["bench", "host", "--repeats", "1", "--brokers", &away];
+    let (code, error) = capvec_fails(&args);
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("no answer from the brokers at ") && error.contains(&away), "{error}");
+    assert!(error.contains("Connection refused"), "{error}");
+
+    let child = interruptible(&args);
+    let begun = Instant::now();
+    let error = interrupted(child);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{error}");
+    assert!(error.contains("stopped while waiting for the brokers at "), "{error}");
+}
+
+#[test]
 fn an_interrupted_benchmark_ends_as_shells_say_it_of_others() {
-    let mut child = Command::new("env")
-        .args(["--default-signal=INT", CAPVEC, "bench", "worker", "--model", package()])
-        .args(["--scenario", "closed", "--seconds", "3600"])
+    let closed = ["--scenario", "closed", "--seconds", "3600"];
+    let worker = [&["bench", "worker", "--model", package()], &closed[..]].concat();
+    let error = interrupted(interruptible(&worker));
+    assert!(error.contains("interrupted"), "{error}");
+}
+
+/// Starts the program with SIGINT as it has it on a terminal, and waits until it heeds that.
+fn interruptible(args: &[&str]) -> Child {
+    let child = Command::new("env")
+        .args(["--default-signal=INT", CAPVEC])
+        .args(args)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let id = child.id().to_string();
+    let id = child.id();
     eventually("it heeds SIGINT", || {
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
@@ -161,11 +186,17 @@ fn an_interrupted_benchmark_ends_as_shells_say_it_of_others() {
         // Signal 2 is the second bit.
         (caught & 2 != 0).then_some(())
     });
+    child
+}
+
+/// Sends SIGINT, waits for the end that is due, and returns standard error.
+fn interrupted(mut child: Child) -> String {
+    let id = child.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
     let mut error = String::new();
     child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{error}");
-    assert!(error.contains("interrupted"), "{error}");
+    error
 }
 
 #[test]

@@ -121,11 +121,22 @@ fn a_missing_library_says_how_to_get_it() {
 #[test]
 fn what_is_no_package_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (_, error) = capvec_fails(&["model", "inspect", text(folder.path())]);
-    assert!(
-        error.contains("not a model package") && error.contains("capvec model import"),
-        "{error}"
-    );
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [folder.path(), &file] {
+        let (_, error) = capvec_fails(&["model", "inspect", text(path)]);
+        assert!(
+            error.contains("not a model package") && error.contains("capvec model import"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_library_that_is_named_and_not_there_is_told_by_what_names_it() {
+    let args = ["embed", "--model", text(tiny_package()), "/dev/null", "--out", "/dev/null"];
+    let (_, error) = capvec_fails(&[&args[..], &["--onnxruntime", "/nowhere"]].concat());
+    assert!(error.contains("--onnxruntime or embed.onnxruntime names /nowhere"), "{error}");
 }
 
 #[test]
@@ -137,6 +148,16 @@ fn a_family_that_is_not_known_is_refused_by_its_name() {
     let (_, error) =
         capvec_fails(&["model", "import", dir, "--head", "head.pkl", "--out", text(&out)]);
     assert!(error.contains("xlm-roberta") && error.contains("distilbert"), "{error}");
+}
+
+#[test]
+fn a_name_that_nobody_could_read_is_refused() {
+    for name in ["", " ", "a\nb"] {
+        let to = ["--head", "h", "--out", "o", "--name", name];
+        let (code, error) = capvec_fails(&[&["model", "import", "none"], &to[..]].concat());
+        assert_eq!(code, 2, "{name:?}: {error}");
+        assert!(error.contains("--name"), "{error}");
+    }
 }
 
 #[test]
@@ -362,6 +383,16 @@ fn who_looks_at_dead_letters_does_not_wait_as_long_as_a_worker() {
 }
 
 #[test]
+fn where_letters_begin_in_a_partition_is_named_once() {
+    let options = ["kafka.brokers=b", "kafka.group=g", "input.topic=i", "output.topic=o"];
+    let options = [&options[..], &["reject.topic=dead", "model.package=none"]].concat();
+    let from = ["--from", "1:5", "--from", "0:3", "--from", "1:2"];
+    let (code, error) = capvec_fails(&[&["dlq", "list"][..], &from, &sets(&options)].concat());
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("--from names partition 1 twice"), "{error}");
+}
+
+#[test]
 fn check_compares_the_time_of_a_transaction_with_the_brokers_and_run_names_the_options() {
     let cluster = Cluster::shared();
     cluster.create_topics("timed", 1);
@@ -371,7 +402,7 @@ fn check_compares_the_time_of_a_transaction_with_the_brokers_and_run_names_the_o
     assert_eq!(code, Some(0), "{said}");
     let line = said.lines().find(|line| line.starts_with("ok      transactions: ")).unwrap();
     assert!(
-        line.contains("45s") && line.contains("900s") && line.contains("none is tried"),
+        line.contains("45s") && line.contains("allow 15m;") && line.contains("none is tried"),
         "{line}"
     );
 
@@ -379,7 +410,7 @@ fn check_compares_the_time_of_a_transaction_with_the_brokers_and_run_names_the_o
     let (code, said) = check(&cluster.bootstrap, &long);
     assert_eq!(code, Some(1), "{said}");
     let line = said.lines().find(|line| line.starts_with("FAILED  transactions: ")).unwrap();
-    for part in ["delivery.transaction_timeout", "1200s", "transaction.max.timeout.ms", "900s"] {
+    for part in ["delivery.transaction_timeout is 20m,", "15m of transaction.max.timeout.ms"] {
         assert!(line.contains(part), "{part}: {line}");
     }
 
@@ -394,9 +425,25 @@ fn check_compares_the_time_of_a_transaction_with_the_brokers_and_run_names_the_o
     ];
     let (code, error) = capvec_fails(&[&["run"][..], &sets(&long), &sets(&more)].concat());
     assert_eq!(code, 1);
-    for part in ["delivery.transaction_timeout is 1200s", "transaction.max.timeout.ms"] {
+    for part in ["delivery.transaction_timeout is 20m,", "transaction.max.timeout.ms"] {
         assert!(error.contains(part), "{part}: {error}");
     }
+}
+
+#[test]
+fn run_names_every_topic_that_is_missing() {
+    let cluster = Cluster::shared();
+    cluster.create_topic("only-this", 1);
+    let brokers = format!("kafka.brokers={}", cluster.bootstrap);
+    let package = format!("model.package={}", tiny_package().display());
+    let options = [&brokers, &package, "kafka.group=g", "admin.listen=127.0.0.1:0"];
+    let topics = ["input.topic=none.in", "output.topic=only-this", "reject.topic=none.dead"];
+    let (code, error) = capvec_fails(&[&["run"][..], &sets(&options), &sets(&topics)].concat());
+    assert_eq!(code, 1, "{error}");
+    for part in ["none.in", "input.topic", "none.dead", "reject.topic"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(!error.contains("only-this"), "{error}");
 }
 
 #[test]

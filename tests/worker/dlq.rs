@@ -366,8 +366,8 @@ fn a_replay_that_is_interrupted_says_from_where_to_go_on_and_loses_none() {
     assert!(Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
     let output = replaying.wait_with_output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    assert!(error.contains("stopped before the end"), "{error}");
+    assert_eq!(output.status.code(), Some(130), "{error}");
+    assert!(error.contains("interrupted"), "{error}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let next = report["next"]["0"].as_i64().unwrap();
     let arrived = cluster.ends("interrupted")[&0];

@@ -38,6 +38,10 @@ fn embed_takes_lines_and_json_lines_and_writes_three_formats() {
     let raw = embed("lines", "f32", &[]);
     assert_eq!(raw.len(), 3 * 640 * 4, "an empty caption is a row too");
     assert_eq!(embed("json", "f32", &["--pointer", "/c"]), raw, "the same captions");
+    // As programs on Windows write it, with a mark of the byte order.
+    let json = std::fs::read_to_string(file("json")).unwrap();
+    std::fs::write(file("marked"), format!("\u{feff}{}", json.replace('\n', "\r\n"))).unwrap();
+    assert_eq!(embed("marked", "f32", &["--pointer", "/c"]), raw, "the same captions");
 
     let npy = embed("lines", "npy", &[]);
     assert_eq!(&npy[..6], b"\x93NUMPY");

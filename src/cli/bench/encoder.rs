@@ -16,8 +16,8 @@ use super::report::{ReportArgs, Table, percent};
 use crate::batch::packing::TokenBatch;
 use crate::batch::policy::{Decision, Limits};
 use crate::cli::network::{RuntimeArgs, threads};
-use crate::cli::progress::{Progress, Unit};
-use crate::cli::spread::Spread;
+use crate::cli::progress::{LongWork, Unit};
+use crate::cli::spread::{Spread, medians_of};
 use crate::config;
 use crate::embed::calibration::TOKENS_UNMEASURED;
 use crate::embed::load::threads_of_one;
@@ -159,7 +159,7 @@ pub fn run(args: &EncoderArgs) -> anyhow::Result<()> {
     let mut comparison = Comparison::new(&mut embedder, &mixes[0].captions)?;
     let repeats = args.report.repeats();
     let mut machine_flops = Vec::new();
-    let mut progress = Progress::start("bench encoder", Unit::Measurements, None);
+    let mut progress = LongWork::start("bench encoder", Unit::Measurements, None);
     let total = u64::from(repeats) * (cells.len() as u64 + 1);
     let mut done = 0;
     for _ in 0..repeats {
@@ -354,7 +354,7 @@ impl EncoderReport {
         }
         let policies = &self.policies;
         format!(
-            "{model}, {device}, {threads} threads, medians of {repeats}\n\n{table}\n\
+            "{model}, {device}, {threads} threads, {medians}\n\n{table}\n\
              matrix products: {gflops:.1} GFLOP/s, of which `share` is a share\n\
              packed, {tokens_max} tokens: {packed:.1} captions/s; padded, 32 captions: {padded:.1} \
              captions/s, {padding} of its tokens fill up\n\
@@ -362,7 +362,7 @@ impl EncoderReport {
             model = self.model,
             device = self.device,
             threads = self.threads,
-            repeats = self.repeats,
+            medians = medians_of(self.repeats as usize, "run", "runs"),
             gflops = self.matrix_product_gflops.median,
             tokens_max = policies.tokens_max,
             packed = policies.packed_captions_per_second.median,

@@ -17,8 +17,8 @@ use super::process::Process;
 use super::relay::values;
 use super::report::{ReportArgs, Table};
 use crate::cli::Interrupted;
-use crate::cli::progress::{Progress, Unit};
-use crate::cli::spread::Spread;
+use crate::cli::progress::{LongWork, Unit};
+use crate::cli::spread::{Spread, medians_of};
 use crate::model::package::Package;
 use crate::model::synth::{Synthesis, synthesize};
 use crate::shutdown::{Shutdown, Wanted};
@@ -134,7 +134,7 @@ pub fn run(args: &HostArgs) -> anyhow::Result<()> {
 
     let repeats = args.report.repeats();
     let total = 2 * u64::from(repeats);
-    let mut progress = Progress::start("bench host", Unit::Measurements, Some(total));
+    let mut progress = LongWork::start("bench host", Unit::Measurements, Some(total));
     let (mut worker, mut bare) = (Vec::new(), Vec::new());
     for repeat in 0..u64::from(repeats) {
         progress.update(2 * repeat, total, "the worker");
@@ -191,7 +191,7 @@ impl Bench<'_> {
             ("output.format", args.format.as_str().into()),
         ];
         let config = cluster.config(&options, &args.cluster)?;
-        cluster.create_topics(&config)?;
+        cluster.create_topics(&config, &self.shutdown)?;
         let mut feed = Feed::new(&config, 5)?;
         let ahead = match cluster.is_embedded() {
             true => AHEAD_MAX.min(AHEAD_BYTES_MAX / self.mean_bytes()).max(1),
@@ -293,14 +293,14 @@ impl HostReport {
             ]);
         }
         format!(
-            "{} captions of {:.1} tokens on {} brokers, {} values of {} bytes, medians of {}\n\n\
+            "{} captions of {:.1} tokens on {} brokers, {} values of {} bytes, {}\n\n\
              {table}\nworker / bare client: {:.2} of the CPU time ({:.2} to {:.2})",
             self.messages,
             self.mean_tokens,
             self.brokers,
             self.format.as_str(),
             self.value_bytes,
-            self.repeats,
+            medians_of(self.repeats as usize, "run", "runs"),
             self.cpu_ratio.median,
             self.cpu_ratio.min,
             self.cpu_ratio.max,

@@ -1,241 +1,23 @@
-//! Reads messages of the input topic as a worker would, and says what would become of them.
-//!
-//! It joins no group, commits nothing, and takes nothing from a worker that runs.
+//! What would become of messages of the input topic, but for the network.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
 
-use anyhow::{Context, bail};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use serde_json::Value;
 
-use super::Status;
-use crate::cli::{PATIENCE, patience};
+use super::lines::Status;
+use super::texts::texts_in_words;
 use crate::config::{Config, OnEmpty, OnReject};
-use crate::kafka::asker::Asker;
-use crate::kafka::consumer::is_final;
-use crate::kafka::consumer_properties;
-use crate::kafka::topics::Inquiry;
-use crate::shutdown::Shutdown;
 use crate::tokenize::task::accept;
 use crate::tokenize::{TokenizedCaption, Tokenizer};
 use crate::tracked::{RejectReason, Rejection};
 use crate::wire::caption::{CaptionDecoder, key_as_id};
 
-/// Most messages with a value that are looked at.
-const LOOKED_AT_MAX: usize = 100;
-
-/// How long a request for the group's offsets may take; what is left of the whole is tried again.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Between two of these requests.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// How many offsets before the end of each partition it begins where nothing is left for the group.
-const LAST_OFFSETS: i64 = 10;
-
-/// Most places of text that are named of a message.
-const PLACES_MAX: usize = 8;
-
-/// Most names that a place of text has above it, itself included.
-const DEPTH_MAX: usize = 4;
-
-/// Most characters that are told of a name: it may be of any length.
-const NAME_CHARS_MAX: usize = 40;
-
-/// What was found in messages of the input topic.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Looked {
-    /// Messages without a value, which say nothing of captions.
-    tombstones: usize,
-    /// Messages with a value.
-    messages: usize,
-    /// Those of them that would be rejected, by reason.
-    rejected: BTreeMap<&'static str, OfReason>,
-    /// The fewest and the most tokens of a caption, where there is a tokenizer.
-    tokens: Option<(usize, usize)>,
-    /// Captions of more tokens than the network takes.
-    cut: usize,
-}
-
-/// The messages that would be rejected for a reason.
-#[derive(Debug, PartialEq)]
-struct OfReason {
-    number: usize,
-    /// Where the first of them lies, and what is wrong with it.
-    first: String,
-    /// Whether another `input.pointer` could mend it.
-    is_of_pointer: bool,
-}
-
-/// Reads messages from where the group is, or the last ones where it has read all; says how many
-/// and from where.
-pub(super) fn read(
-    config: &Config,
-    tokenizer: Option<&Tokenizer>,
-) -> anyhow::Result<(String, Looked)> {
-    let mut properties = consumer_properties(config);
-    properties.set("enable.partition.eof", "true");
-    let consumer: BaseConsumer<Asker> = properties.create_with_context(Asker::default())?;
-    let topic = &config.input.topic;
-    let refused = RefCell::new(None);
-    let inquiry = Inquiry {
-        client: consumer.client(),
-        serve: &|patience| note_refusal(&consumer, patience, &refused),
-        brokers: &config.kafka.brokers,
-        patience: patience(config),
-        shutdown: &Shutdown::default(),
-    };
-    let partitions = inquiry.partitions_of(topic, "input.topic")?;
-    let begins = begins_of_group(&consumer, config, partitions, &refused)?;
-    let judge = Judge::new(config, tokenizer);
-    let unreadable = || format!("{topic:?} can't be read");
-    let mut looked = look_from(&consumer, &begins, &judge).with_context(unreadable)?;
-    let group = &config.kafka.group;
-    let mut said = match looked.read() {
-        1 => format!("a message was read from where the group {group:?} would begin"),
-        read => format!("{read} messages were read from where the group {group:?} would begin"),
-    };
-    if looked.messages == 0 {
-        let last = last_offsets(&consumer, topic, partitions).with_context(unreadable)?;
-        let found = look_from(&consumer, &last, &judge).with_context(unreadable)?;
-        if found.messages > 0 {
-            looked = found;
-            let last = match looked.read() {
-                1 => "the last message was read".into(),
-                read => format!("the last {read} messages were read"),
-            };
-            said = format!("nothing is left for the group {group:?}, so {last}");
-        }
-    }
-    if looked.read() == 0 {
-        said = "nothing to read now".into();
-    }
-    Ok((format!("{topic}, {partitions} partitions; {said}"), looked))
-}
-
-/// Polls a consumer that has no messages yet, and notes in `refused` if the group isn't for it: of
-/// that librdkafka tells once, and whoever asks for the group's offsets waits in vain.
-fn note_refusal(
-    consumer: &BaseConsumer<Asker>,
-    patience: Duration,
-    refused: &RefCell<Option<RDKafkaErrorCode>>,
-) {
-    if let Some(Err(error)) = consumer.poll(patience)
-        && is_final(&error)
-    {
-        *refused.borrow_mut() = error.rdkafka_error_code();
-    }
-}
-
-/// Returns from where a worker of the group would read; what the group has behind it no worker
-/// will.
-fn begins_of_group(
-    consumer: &BaseConsumer<Asker>,
-    config: &Config,
-    partitions: usize,
-    refused: &RefCell<Option<RDKafkaErrorCode>>,
-) -> anyhow::Result<TopicPartitionList> {
-    let topic = &config.input.topic;
-    let mut list = TopicPartitionList::new();
-    list.add_partition_range(topic, 0, partitions as i32 - 1);
-    let group = &config.kafka.group;
-    let deadline = Instant::now() + PATIENCE;
-    let committed = loop {
-        note_refusal(consumer, PAUSE, refused);
-        if let Some(code) = *refused.borrow() {
-            bail!("the brokers refuse the group {group:?} (kafka.group): {code}");
-        }
-        match consumer.committed_offsets(list.clone(), REQUEST_TIMEOUT) {
-            Ok(committed) => break committed,
-            // Of a group that is asked for the first time, the coordinator is still being found.
-            Err(error) if Instant::now() < deadline && is_transient(&error) => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("the group {group:?} can't be read"));
-            }
-        }
-    };
-    list.set_all_offsets(Offset::Beginning)?;
-    for partition in committed.elements() {
-        if let Offset::Offset(_) = partition.offset() {
-            list.set_partition_offset(topic, partition.partition(), partition.offset())?;
-        }
-    }
-    Ok(list)
-}
-
-/// Returns the last offsets of the partitions that have any.
-fn last_offsets(
-    consumer: &BaseConsumer<Asker>,
-    topic: &str,
-    partitions: usize,
-) -> anyhow::Result<TopicPartitionList> {
-    let mut list = TopicPartitionList::new();
-    for partition in 0..partitions as i32 {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, PATIENCE)?;
-        if low < high {
-            let begin = low.max(high - LAST_OFFSETS);
-            list.add_partition_offset(topic, partition, Offset::Offset(begin))?;
-        }
-    }
-    Ok(list)
-}
-
-/// Looks at messages up to the ends of all partitions, or so many as are enough. Errors that pass,
-/// as of one of several brokers, are passed over, as the worker does.
-fn look_from(
-    consumer: &BaseConsumer<Asker>,
-    begins: &TopicPartitionList,
-    judge: &Judge<'_>,
-) -> anyhow::Result<Looked> {
-    // Assigned by hand, this joins no group.
-    consumer.assign(begins)?;
-    let partitions = begins.count();
-    let deadline = Instant::now() + PATIENCE;
-    let mut looked = Looked::default();
-    let mut ends = BTreeSet::new();
-    let mut trouble = None;
-    while ends.len() < partitions && looked.messages < LOOKED_AT_MAX {
-        match consumer.poll(deadline.saturating_duration_since(Instant::now())) {
-            Some(Ok(message)) => looked.take(&message, judge),
-            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ends.insert(partition)),
-            Some(Err(error)) if is_final(&error) => return Err(error.into()),
-            Some(Err(error)) => trouble = Some(error),
-            None => {}
-        }
-        if Instant::now() >= deadline {
-            if looked.read() > 0 {
-                break;
-            }
-            let reason = trouble.map_or("they say nothing".into(), |error| error.to_string());
-            let without = partitions - ends.len();
-            bail!(
-                "{without} of {partitions} partitions didn't answer within {PATIENCE:?}: {reason}"
-            );
-        }
-    }
-    consumer.unassign()?;
-    Ok(looked)
-}
-
-fn is_transient(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::NotCoordinator
-                | RDKafkaErrorCode::CoordinatorNotAvailable
-                | RDKafkaErrorCode::CoordinatorLoadInProgress
-        )
-    )
-}
+/// How many messages it takes to call the rejected ones a fault of the configuration: whoever tries
+/// a new topic out sends it bad messages, too.
+const ENOUGH: usize = 20;
 
 /// Tells what would become of a message, but for the network.
-struct Judge<'a> {
+pub(super) struct Judge<'a> {
     decoder: CaptionDecoder,
     needs_key: bool,
     on_empty: OnEmpty,
@@ -244,7 +26,8 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn new<'a>(config: &Config, tokenizer: Option<&'a Tokenizer>) -> Judge<'a> {
+    /// Returns one that judges as a worker of this configuration.
+    pub(super) fn new<'a>(config: &Config, tokenizer: Option<&'a Tokenizer>) -> Judge<'a> {
         Judge {
             decoder: config.decoder(),
             needs_key: config.key_is_id(),
@@ -269,13 +52,39 @@ impl Judge<'_> {
     }
 }
 
-impl Looked {
+/// What was found in messages of the input topic.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Judged {
+    /// Messages without a value, which say nothing of captions.
+    tombstones: usize,
+    /// Messages with a value.
+    pub(super) messages: usize,
+    /// Those of them that would be rejected, by reason.
+    rejected: BTreeMap<&'static str, OfReason>,
+    /// The fewest and the most tokens of a caption, where there is a tokenizer.
+    tokens: Option<(usize, usize)>,
+    /// Captions of more tokens than the network takes.
+    cut: usize,
+}
+
+/// The messages that would be rejected for a reason.
+#[derive(Debug, PartialEq)]
+struct OfReason {
+    number: usize,
+    /// Where the first of them lies, and what is wrong with it.
+    first: String,
+    /// The option that could mend it, where all messages are so.
+    remedy: Option<&'static str>,
+}
+
+impl Judged {
     /// Returns how many messages were read.
-    fn read(&self) -> usize {
+    pub(super) fn read(&self) -> usize {
         self.tombstones + self.messages
     }
 
-    fn take(&mut self, message: &BorrowedMessage<'_>, judge: &Judge<'_>) {
+    /// Judges a message and counts it.
+    pub(super) fn take(&mut self, message: &BorrowedMessage<'_>, judge: &Judge<'_>) {
         let Some(value) = message.payload() else {
             self.tombstones += 1;
             return;
@@ -301,147 +110,101 @@ impl Looked {
                 self.cut += usize::from(tokens.truncated);
             }
             Err(Rejection { reason, detail }) => {
-                let is_of_pointer =
-                    matches!(reason, RejectReason::CaptionMissing | RejectReason::CaptionNotText);
                 let of_reason = self.rejected.entry(reason.as_label()).or_insert_with(|| {
-                    let texts = if is_of_pointer { texts_in_words(value) } else { String::new() };
-                    OfReason {
-                        number: 0,
-                        first: format!("{place}: {detail}{texts}"),
-                        is_of_pointer,
-                    }
+                    let (remedy, texts) = match reason {
+                        RejectReason::CaptionMissing | RejectReason::CaptionNotText => {
+                            let remedy = "set input.pointer to where the captions stand";
+                            (Some(remedy), texts_in_words(value))
+                        }
+                        RejectReason::IdMissing => {
+                            (Some("set output.id to where an id is"), String::new())
+                        }
+                        _ => (None, String::new()),
+                    };
+                    OfReason { number: 0, first: format!("{place}: {detail}{texts}"), remedy }
                 });
                 of_reason.number += 1;
             }
         }
     }
 
-    /// Returns what would become of the messages: a fault where all would be rejected, or so many
-    /// that the worker would stop; `None` where there is none to tell of.
+    /// Returns what would become of the messages; `None` where there is none to tell of.
     pub(super) fn verdict(&self, config: &Config) -> Option<(Status, String)> {
-        if self.messages == 0 {
-            return None;
+        match self.messages {
+            0 => None,
+            _ if self.rejected.is_empty() => Some((Status::Ok, self.captions_in_words())),
+            _ => self.verdict_on_rejected(config),
         }
+    }
+
+    fn captions_in_words(&self) -> String {
+        let mut said = match self.messages {
+            1 => "the message that was read has one".into(),
+            number => format!("all {number} messages that were read have one"),
+        };
+        if let Some((fewest, most)) = self.tokens {
+            let range =
+                if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
+            said += &format!(", of {range} tokens");
+        }
+        if self.cut > 0 {
+            said += &format!("; {} of them would be cut to the model's limit", self.cut);
+        }
+        said
+    }
+
+    /// It is a fault where all would be rejected, or so many that the worker would stop.
+    fn verdict_on_rejected(&self, config: &Config) -> Option<(Status, String)> {
+        let most = self.rejected.values().max_by_key(|of_reason| of_reason.number)?;
         let number = self.messages;
         let rejected: usize = self.rejected.values().map(|of_reason| of_reason.number).sum();
-        let Some(most) = self.rejected.values().max_by_key(|of_reason| of_reason.number) else {
-            let mut said = match number {
-                1 => "the message that was read has one".into(),
-                _ => format!("all {number} messages that were read have one"),
-            };
-            if let Some((fewest, most)) = self.tokens {
-                let range =
-                    if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
-                said += &format!(", of {range} tokens");
+        let (is_all, share) = (rejected == number, rejected as f64 / number as f64);
+        let which = match number {
+            1 => "the message that was read".into(),
+            _ if is_all => format!("all {number} messages that were read"),
+            _ => {
+                let percent = 100.0 * share;
+                format!("{rejected} of the {number} messages that were read ({percent:.0} %)")
             }
-            if self.cut > 0 {
-                said += &format!("; {} of them would be cut to the model's limit", self.cut);
-            }
-            return Some((Status::Ok, said));
         };
-        let by_reason: Vec<_> = self
-            .rejected
-            .iter()
+        let of_reasons = self.rejected.iter();
+        let by_reason: Vec<_> = of_reasons
             .map(|(reason, of_reason)| format!("{reason} {}", of_reason.number))
             .collect();
-        let (by_reason, first) = (by_reason.join(", "), &most.first);
-        Some(if rejected < number {
-            let share = rejected as f64 / number as f64;
-            let percent = 100.0 * share;
-            let said = format!(
-                "{rejected} of the {number} messages that were read ({percent:.0} %) would be rejected: \
-                 {by_reason}; {first}"
-            );
-            match stops_worker(config, share) {
-                Some(why) => (Status::Failed, format!("{said}; {why}")),
-                None => (Status::Warning, said),
-            }
+        let said = format!("{which} would be rejected: {}; {}", by_reason.join(", "), most.first);
+
+        let reject = &config.reject;
+        let enough = ENOUGH.min(reject.breaker_window.get());
+        let stops_at_first =
+            config.dead_letter_topic().is_none() && reject.on_reject == OnReject::Stop;
+        let is_too_much = share > reject.breaker_share;
+        let (status, why) = if let Some(remedy) = most.remedy.filter(|_| is_all) {
+            (Status::Failed, remedy.into())
+        } else if stops_at_first {
+            (
+                Status::Failed,
+                "the worker would stop at the first, as there is no reject.topic".into(),
+            )
+        } else if !is_all && !is_too_much {
+            return Some((Status::Warning, said));
+        } else if number < enough {
+            let few = format!("fewer than {enough} messages are too few to call it a fault");
+            (Status::Warning, few)
+        } else if is_too_much {
+            let (percent, window) = (100.0 * reject.breaker_share, reject.breaker_window);
+            let stop = "the worker would stop at more than";
+            (Status::Failed, format!("{stop} {percent:.0} % of {window} (reject.breaker_share)"))
         } else {
-            let all = match number {
-                1 => "the message that was read would be rejected".into(),
-                _ => format!("all {number} messages that were read would be rejected"),
-            };
-            let to_do = if most.is_of_pointer {
-                "; set input.pointer to where the captions stand"
-            } else {
-                ""
-            };
-            (Status::Failed, format!("{all}: {by_reason}; {first}{to_do}"))
-        })
+            return Some((Status::Failed, said));
+        };
+        Some((status, format!("{said}; {why}")))
     }
-}
-
-/// Returns why a worker wouldn't go on, were this share of all messages rejected.
-fn stops_worker(config: &Config, share: f64) -> Option<String> {
-    let reject = &config.reject;
-    if config.dead_letter_topic().is_none() && reject.on_reject == OnReject::Stop {
-        return Some("the worker would stop at the first, as there is no reject.topic".into());
-    }
-    let allowed = reject.breaker_share;
-    (share > allowed).then(|| {
-        format!(
-            "the worker would stop at more than {:.0} % of {} (reject.breaker_share)",
-            100.0 * allowed,
-            reject.breaker_window
-        )
-    })
-}
-
-/// Returns where text stands in a message in which no caption was found. Names alone are told: what
-/// stands there is for none but its readers.
-fn texts_in_words(json: &[u8]) -> String {
-    let mut places = places_of_text(json);
-    if places.is_empty() {
-        return ", and text nowhere".into();
-    }
-    let more = if places.len() > PLACES_MAX { " and elsewhere" } else { "" };
-    places.truncate(PLACES_MAX);
-    format!(", but text at {}{more}", places.join(", "))
-}
-
-/// Returns pointers to texts of a JSON, one more than are told at most, those with the fewest names
-/// first.
-fn places_of_text(json: &[u8]) -> Vec<String> {
-    let Ok(json) = serde_json::from_slice::<Value>(json) else { return Vec::new() };
-    let mut places = Vec::new();
-    let mut left = VecDeque::from([(String::new(), 0, &json)]);
-    while let Some((place, depth, value)) = left.pop_front() {
-        match value {
-            Value::String(_) if place.is_empty() => places.push("\"\"".into()),
-            Value::String(_) if places.len() <= PLACES_MAX => places.push(place),
-            Value::Object(map) if depth < DEPTH_MAX => {
-                left.extend(
-                    map.iter().map(|(name, value)| {
-                        (format!("{place}/{}", shown(name)), depth + 1, value)
-                    }),
-                );
-            }
-            // The others of a list are mostly as its first.
-            Value::Array(list) if depth < DEPTH_MAX => {
-                left.extend(list.first().map(|value| (format!("{place}/0"), depth + 1, value)));
-            }
-            _ => {}
-        }
-    }
-    places
-}
-
-/// Returns a name as it stands in a pointer, and not at any length. It may have a terminal's
-/// commands in it.
-fn shown(name: &str) -> String {
-    let mut shown: String = name.chars().take(NAME_CHARS_MAX).collect();
-    if shown.len() < name.len() {
-        shown.push('…');
-    }
-    shown.replace(char::is_control, " ").replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::embedded::EmbeddedBroker;
-    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-    use serde_json::json;
+    use crate::wire::vector::VectorFormat;
 
     fn judge() -> Judge<'static> {
         Judge::new(&Config::default(), None)
@@ -454,19 +217,19 @@ mod tests {
         config
     }
 
-    fn looked(values: &[&str]) -> Looked {
-        let mut looked = Looked::default();
+    fn judged(values: &[&str]) -> Judged {
+        let mut judged = Judged::default();
         for (offset, value) in values.iter().enumerate() {
             let value = value.as_bytes();
-            looked.count(&format!("captions/0/{offset}"), value, judge().judge(None, value));
+            judged.count(&format!("captions/0/{offset}"), value, judge().judge(None, value));
         }
-        looked
+        judged
     }
 
     #[test]
     fn no_caption_at_the_pointer_is_a_fault_that_says_where_text_is() {
         let other = r#"{"text": "a secret", "meta": {"lang": "sv", "n": 1}}"#;
-        let (status, said) = looked(&[other]).verdict(&with_dead_letters()).unwrap();
+        let (status, said) = judged(&[other]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert_eq!(
             said,
@@ -475,60 +238,73 @@ mod tests {
              captions stand"
         );
         let (status, said) =
-            looked(&["no json", other, other]).verdict(&with_dead_letters()).unwrap();
+            judged(&["no json", other, other]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         let all = "all 3 messages that were read would be rejected: caption_missing 2, not_json 1; \
                    captions/0/1: ";
         assert!(said.starts_with(all), "{said}");
-        let (_, said) = looked(&[r#"{"caption": 3}"#]).verdict(&with_dead_letters()).unwrap();
+        let (_, said) = judged(&[r#"{"caption": 3}"#]).verdict(&with_dead_letters()).unwrap();
         assert!(
             said.contains("a number stands at /caption") && said.contains("text nowhere"),
             "{said}"
         );
-        let (status, said) = looked(&["no json"]).verdict(&with_dead_letters()).unwrap();
+        let (status, said) = judged(&["no json"; 20]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
-        assert!(said.contains("not_json 1") && !said.contains("input.pointer"), "{said}");
+        assert!(said.contains("not_json 20") && !said.contains("input.pointer"), "{said}");
     }
 
     #[test]
-    fn a_group_that_is_refused_is_told_as_that() {
-        let broker = EmbeddedBroker::start(&[("captions", 1)]).unwrap();
-        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 1000];
-        broker.cluster().request_errors(RDKafkaApiKey::FindCoordinator, &refusals);
-        let mut config = Config::default();
-        config.kafka.brokers = broker.bootstrap();
-        config.kafka.group = "theirs".into();
-        config.input.topic = "captions".into();
-        let said = read(&config, None).unwrap_err().to_string();
-        assert!(
-            said.starts_with("the brokers refuse the group \"theirs\" (kafka.group): "),
-            "{said}"
-        );
-        assert!(said.contains("GroupAuthorizationFailed"), "{said}");
+    fn no_message_with_an_id_is_a_fault_that_says_which_option_it_is_of() {
+        let mut config = with_dead_letters();
+        config.output.format = VectorFormat::Json;
+        let value = br#"{"caption": "a fox"}"#;
+        let mut without_key = Judged::default();
+        without_key.count("captions/0/0", value, Judge::new(&config, None).judge(None, value));
+        let (status, said) = without_key.verdict(&config).unwrap();
+        assert_eq!(status, Status::Failed);
+        assert!(said.contains("id_missing 1") && said.ends_with("set output.id to where an id is"));
+    }
+
+    #[test]
+    fn bad_ones_among_the_first_messages_of_a_topic_are_no_fault_of_the_configuration() {
+        let config = with_dead_letters();
+        let (status, said) = judged(&["no json"]).verdict(&config).unwrap();
+        assert_eq!(status, Status::Warning);
+        let few = "; fewer than 20 messages are too few to call it a fault";
+        assert!(said.contains("not_json 1") && said.ends_with(few), "{said}");
+        let good = r#"{"caption": "a fox"}"#;
+        let (status, said) = judged(&[good, "no json", "{}"]).verdict(&config).unwrap();
+        assert_eq!(status, Status::Warning);
+        assert!(said.starts_with("2 of the 3 ") && said.ends_with(few), "{said}");
+
+        let mut narrow = with_dead_letters();
+        narrow.reject.breaker_window = 3.try_into().unwrap();
+        let (status, said) = judged(&[good, "no json", "{}"]).verdict(&narrow).unwrap();
+        assert_eq!(status, Status::Failed, "the worker would look at no more: {said}");
     }
 
     #[test]
     fn some_captions_are_a_warning_with_the_share_of_the_others() {
         let good = r#"{"caption": "a fox"}"#;
-        let (status, said) = looked(&[good, "{}", good, "{}", "no json", good])
+        let (status, said) = judged(&[good, "{}", good, "{}", "no json", good])
             .verdict(&with_dead_letters())
             .unwrap();
         assert_eq!(status, Status::Warning);
         let share = "3 of the 6 messages that were read (50 %) would be rejected: caption_missing 2, \
                      not_json 1; captions/0/1: nothing stands at /caption";
         assert!(said.starts_with(share) && !said.contains("set input.pointer"), "{said}");
-        let (status, said) = looked(&[good, good]).verdict(&with_dead_letters()).unwrap();
+        let (status, said) = judged(&[good, good]).verdict(&with_dead_letters()).unwrap();
         assert_eq!((status, &*said), (Status::Ok, "all 2 messages that were read have one"));
-        assert_eq!(looked(&[]).verdict(&with_dead_letters()), None);
+        assert_eq!(judged(&[]).verdict(&with_dead_letters()), None);
     }
 
     #[test]
     fn so_many_rejections_that_the_worker_stops_are_a_fault() {
         let mut values = [r#"{"caption": "a fox"}"#; 25];
         values[0] = "no json";
-        let few = looked(&values);
+        let few = judged(&values);
         values[1..24].fill("no json");
-        let many = looked(&values);
+        let many = judged(&values);
         let mut config = with_dead_letters();
         assert_eq!(few.verdict(&config).unwrap().0, Status::Warning);
         let (status, said) = many.verdict(&config).unwrap();
@@ -544,20 +320,5 @@ mod tests {
         assert!(said.ends_with("would stop at the first, as there is no reject.topic"), "{said}");
         config.reject.on_reject = OnReject::Skip;
         assert_eq!(few.verdict(&config).unwrap().0, Status::Warning);
-    }
-
-    #[test]
-    fn places_of_text_are_bounded_and_harmless() {
-        let places = |json: Value| places_of_text(json.to_string().as_bytes());
-        assert_eq!(places(json!("a")), ["\"\""]);
-        assert_eq!(places(json!({"a/b~": ["x", "y"], "z": "t"})), ["/z", "/a~1b~0/0"]);
-        assert_eq!(places(json!({"\u{1b}[2J": "x"})), ["/ [2J"]);
-        let long = "ä".repeat(NAME_CHARS_MAX + 1);
-        assert_eq!(places(json!({ long: "x" })), [format!("/{}…", "ä".repeat(NAME_CHARS_MAX))]);
-        assert_eq!(places(json!({"1": {"2": {"3": {"4": "x"}}}})), ["/1/2/3/4"]);
-        assert_eq!(places(json!({"1": {"2": {"3": {"4": {"5": "x"}}}}})), [""; 0]);
-        let many: serde_json::Map<_, _> = (0..100).map(|i| (i.to_string(), "x".into())).collect();
-        let said = texts_in_words(Value::Object(many).to_string().as_bytes());
-        assert_eq!(said, ", but text at /0, /1, /10, /11, /12, /13, /14, /15 and elsewhere");
     }
 }

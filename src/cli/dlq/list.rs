@@ -5,7 +5,7 @@ use std::fmt::Display;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::letters::{Cause, Letter};
 use super::selection::Selection;
@@ -67,7 +67,6 @@ fn say_letter(
     values: bool,
 ) -> std::io::Result<()> {
     if as_json {
-        let key = letter.message.key.as_deref().map(String::from_utf8_lossy);
         let mut object = json!({
             "partition": letter.partition,
             "offset": letter.offset,
@@ -78,16 +77,12 @@ fn say_letter(
                 "partition": cause.partition,
                 "offset": cause.offset,
             },
-            "key": key,
             "value_bytes": letter.message.value.as_ref().map(Vec::len),
             "timestamp_ms": letter.message.timestamp_ms,
         });
+        put_bytes(&mut object, "key", letter.message.key.as_deref());
         if values {
-            let value = letter.message.value.as_deref();
-            match value.map(std::str::from_utf8).transpose() {
-                Ok(text) => object["value"] = json!(text),
-                Err(_) => object["value_base64"] = json!(value.map(|v| STANDARD.encode(v))),
-            }
+            put_bytes(&mut object, "value", letter.message.value.as_deref());
         }
         return say(object);
     }
@@ -101,6 +96,15 @@ fn say_letter(
         say(format_args!("    {}", shown(letter.message.value.as_deref())))?;
     }
     Ok(())
+}
+
+/// Puts bytes into a JSON object: as text where they are one, and else whole all the same, as
+/// `NAME_base64`.
+fn put_bytes(object: &mut Value, name: &str, bytes: Option<&[u8]>) {
+    match bytes.map(std::str::from_utf8).transpose() {
+        Ok(text) => object[name] = json!(text),
+        Err(_) => object[format!("{name}_base64")] = json!(bytes.map(|b| STANDARD.encode(b))),
+    }
 }
 
 /// Another program's sentences have line breaks, and anybody's may have a terminal's commands.
@@ -128,6 +132,15 @@ fn or_unknown(number: Option<impl Display>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_told_whole() {
+        let mut object = json!({});
+        put_bytes(&mut object, "key", Some(b"\x00\xff"));
+        put_bytes(&mut object, "value", Some("ä".as_bytes()));
+        put_bytes(&mut object, "none", None);
+        assert_eq!(object, json!({ "key_base64": "AP8=", "value": "ä", "none": null }));
+    }
 
     #[test]
     fn a_value_is_shown_on_one_line_and_not_at_any_length() {

@@ -12,7 +12,7 @@ use super::selection::Selected;
 
 /// Where a letter lies, and how new it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Found {
+struct FoundLetter {
     timestamp_ms: Option<i64>,
     /// The offset of the message that it was.
     source: Option<i64>,
@@ -20,7 +20,7 @@ struct Found {
 }
 
 /// The letters that were found in each partition, the oldest first.
-type ByPartition = BTreeMap<i32, VecDeque<Found>>;
+type ByPartition = BTreeMap<i32, VecDeque<FoundLetter>>;
 
 impl Selected {
     /// Returns the newest `number` letters that are selected, the oldest of them first.
@@ -41,7 +41,7 @@ impl Selected {
             while let Some((letter, cause)) = self.next()? {
                 let letters = earlier.entry(letter.partition).or_default();
                 let (timestamp_ms, offset) = (letter.message.timestamp_ms, letter.offset);
-                letters.push_back(Found { timestamp_ms, source: cause.offset, offset });
+                letters.push_back(FoundLetter { timestamp_ms, source: cause.offset, offset });
                 if letters.len() > number {
                     letters.pop_front();
                 }
@@ -92,7 +92,7 @@ fn put_before(found: &mut ByPartition, earlier: ByPartition, number: usize) {
 fn newest_of(mut found: ByPartition, number: usize) -> Vec<(i32, i64)> {
     let mut newest = Vec::new();
     while newest.len() < number {
-        let last = |(&partition, letters): (&i32, &VecDeque<Found>)| {
+        let last = |(&partition, letters): (&i32, &VecDeque<FoundLetter>)| {
             letters.back().map(|letter| (letter.timestamp_ms, letter.source, partition))
         };
         let Some((.., partition)) = found.iter().filter_map(last).max() else { break };
@@ -111,7 +111,7 @@ mod tests {
         let letters = |letters: &[(i64, i64)]| {
             let found = |&(time, offset)| {
                 let source = Some(100 + offset);
-                Found { timestamp_ms: Some(time), source, offset }
+                FoundLetter { timestamp_ms: Some(time), source, offset }
             };
             letters.iter().map(found).collect()
         };

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use clap::Args;
 use rdkafka::producer::Producer;
 use serde_json::json;
@@ -16,8 +16,8 @@ use serde_json::json;
 use super::letters::{Cause, Letter};
 use super::selection::{Selected, Selection};
 use super::sender::Sender;
-use crate::cli::progress::{Progress, Unit};
-use crate::cli::{self, say, tell};
+use crate::cli::progress::{LongWork, Unit};
+use crate::cli::{self, Interrupted, say, tell};
 use crate::clock::since_epoch;
 use crate::config::Config;
 use crate::kafka::asker::Asker;
@@ -76,7 +76,7 @@ fn send_all(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let what = if sender.is_some() { "replaying" } else { "reading" };
-    let mut progress = Progress::start(what, Unit::Records, None);
+    let mut progress = LongWork::start(what, Unit::Records, None);
     while let Some((letter, cause)) = selected.next()? {
         let (done, total) = selected.letters.progress();
         progress.update(done, total, &selected.in_words());
@@ -92,9 +92,7 @@ fn send_all(
     let (done, total) = selected.letters.progress();
     progress.update(done, total, &selected.in_words());
     progress.finish();
-    if shutdown.wanted() != Wanted::Run {
-        bail!("stopped before the end");
-    }
+    ensure!(shutdown.wanted() == Wanted::Run, Interrupted);
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::letters::{Cause, Letter, Letters};
 use crate::cli::ConfigArgs;
+use crate::cli::progress::counted;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::tracked::RejectReason;
@@ -79,6 +80,12 @@ impl Selection {
         let Some(topic) = config.dead_letter_topic() else {
             bail!("there is no dead-letter topic; reject.topic names it");
         };
+        let mut named = HashSet::new();
+        if let Some((partition, _)) =
+            self.from.iter().find(|(partition, _)| !named.insert(partition))
+        {
+            bail!("--from names partition {partition} twice");
+        }
         let letters = Letters::open(config, topic, &self.from, shutdown)
             .with_context(|| format!("the dead letters in {topic:?} can't be read"))?;
         Ok(Selected {
@@ -137,7 +144,7 @@ impl Selected {
     /// Returns how many letters were selected, and what was left out, in words.
     pub(super) fn in_words(&self) -> String {
         let number: u64 = self.by_reason.values().sum();
-        let mut words = format!("{number} dead letter{}", if number == 1 { "" } else { "s" });
+        let mut words = counted(number, "dead letter");
         let of_reason = self.by_reason.iter().map(|(reason, number)| format!("{reason} {number}"));
         if number > 0 {
             words += &format!(": {}", of_reason.collect::<Vec<_>>().join(", "));

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -13,6 +13,7 @@ use rdkafka::message::{DeliveryResult, Header, Headers, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::letters::Letter;
+use crate::cli::Interrupted;
 use crate::config::Config;
 use crate::kafka::acknowledged::{acknowledged, is_refused_for_another};
 use crate::kafka::dead_letter::HEADERS;
@@ -120,9 +121,7 @@ impl Sender {
 
     fn wait(&mut self, patience: Duration) -> anyhow::Result<()> {
         self.producer.poll(patience);
-        if self.shutdown.wanted() != Wanted::Run {
-            bail!("stopped before the end");
-        }
+        ensure!(self.shutdown.wanted() == Wanted::Run, Interrupted);
         self.take_reports()
     }
 

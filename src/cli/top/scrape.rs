@@ -24,7 +24,7 @@ pub(super) struct Target {
 #[derive(Debug, Error)]
 pub(super) enum LookError {
     /// Nobody answers, or not so.
-    #[error("{url}: {reason}")]
+    #[error("{url}: {}", in_words(.reason))]
     Http {
         /// What was asked for.
         url: String,
@@ -45,6 +45,15 @@ pub(super) enum LookError {
         /// What was asked for.
         url: String,
     },
+}
+
+/// Returns why nobody answers, in the system's words or plain ones.
+fn in_words(reason: &ureq::Error) -> String {
+    match reason {
+        ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Timeout(_) => format!("no answer within {TIMEOUT:?}"),
+        other => other.to_string(),
+    }
 }
 
 /// All metrics at a moment.
@@ -268,7 +277,15 @@ mod tests {
         let error = address.to_string().parse::<Target>().unwrap().look().unwrap_err();
         let said = format!("{:#}", anyhow::Error::from(error));
         assert_eq!(said.matches("refused").count(), 1, "{said}");
-        assert!(said.starts_with(&format!("http://{address}/metrics: ")), "{said}");
+        assert!(
+            said.starts_with(&format!("http://{address}/metrics: Connection refused")),
+            "{said}"
+        );
+        let error = LookError::Http {
+            url: "http://a".into(),
+            reason: ureq::Error::Timeout(ureq::Timeout::Global),
+        };
+        assert_eq!(error.to_string(), "http://a: no answer within 10s");
     }
 
     #[test]

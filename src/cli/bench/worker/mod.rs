@@ -24,7 +24,7 @@ use super::offline::{self, Policy, Work};
 use super::report::ReportArgs;
 use crate::batch::policy::Limits;
 use crate::cli::Interrupted;
-use crate::cli::progress::{Progress, Unit};
+use crate::cli::progress::{LongWork, Unit};
 use crate::config::{Config, EmbedderKind};
 use crate::embed::Embedder;
 use crate::embed::load::{OnDevice, load};
@@ -116,7 +116,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
         config.embed.embedder == EmbedderKind::Onnx,
         "embed.embedder is another than onnx: `capvec bench host` measures without a network"
     );
-    cluster.create_topics(&config)?;
+    cluster.create_topics(&config, &shutdown)?;
     let rig = Rig::start(cluster, &config, shutdown.clone()).map_err(|error| {
         // A worker that is told to stop before it runs says so as an error of its own.
         if shutdown.wanted() == Wanted::Drain { anyhow::Error::new(Interrupted) } else { error }
@@ -275,14 +275,14 @@ impl<'a> Bench<'a> {
 
 /// Shows which measurement is under way.
 struct Steps {
-    progress: Progress,
+    progress: LongWork,
     done: u64,
     total: u64,
 }
 
 impl Steps {
     fn new(total: u64) -> Steps {
-        let progress = Progress::start("bench worker", Unit::Measurements, Some(total));
+        let progress = LongWork::start("bench worker", Unit::Measurements, Some(total));
         Steps { progress, done: 0, total }
     }
 

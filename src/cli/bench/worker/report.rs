@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::cli::bench::chart::{Chart, Scale, Series};
 use crate::cli::bench::report::{Table, milliseconds, percent};
 use crate::cli::bench::stats::Latencies;
+use crate::cli::progress::counted;
 use crate::cli::spread::Spread;
 
 /// What is printed as JSON.
@@ -104,13 +105,13 @@ impl WorkerReport {
     pub fn text(&self) -> String {
         let mut parts = vec![
             format!(
-                "{}, sessions × threads {} × {}, batches of {} tokens, {} brokers, {} runs of {} s",
+                "{}, sessions × threads {} × {}, batches of {} tokens, {} brokers, {} of {} s",
                 self.model,
                 self.sessions,
                 self.threads,
                 self.tokens_max,
                 self.brokers,
-                self.repeats,
+                counted(self.repeats.into(), "run"),
                 self.seconds
             ),
             format!(
