@@ -73,7 +73,8 @@ def stateful_for_exactly_once(chart):
 def grace_period(chart):
     """the grace period is the drain, rounded up, and 15 s"""
     for drain, seconds in [("30s", 45), ("1500ms", 17), ("1m 30s", 105), ("44s", 59), ("100ms", 16)]:
-        objects = chart.render({"config": {"delivery": {"drain_timeout": drain}}})
+        session = {"librdkafka": {"session.timeout.ms": 120000}}
+        objects = chart.render({"config": {"delivery": {"drain_timeout": drain}, "kafka": session}})
         got = workload(objects)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
         assert got == seconds, f"{drain}: {got}"
     objects = chart.render({"terminationGracePeriodSeconds": 300})
