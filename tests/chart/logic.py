@@ -572,6 +572,17 @@ def absence_where_none_is_due(chart):
     assert names[2] == [name for name in names[1] if name != "CapvecAbsent"], names[2]
 
 
+def alerts_left_out(chart):
+    """alerts that are named are left out, and the rest stays"""
+    def rules(**over):
+        rule = one(chart.render({"monitoring": {"prometheusRule": {"enabled": True, **over}}}), "PrometheusRule")
+        return [rule for group in rule["spec"]["groups"] for rule in group["rules"]]
+
+    left = rules(leaveOut=["CapvecLagGrows", "CapvecAbsent"])
+    assert left == [rule for rule in rules() if rule.get("alert") not in ["CapvecLagGrows", "CapvecAbsent"]]
+    assert len(left) == len(rules()) - 2
+
+
 def absence_of_one_job(chart):
     """the alerts of absence watch the release's own job where the chart says what it is called"""
 

@@ -127,6 +127,8 @@ BAD = [
     ("a scrape that takes longer than its interval",
      {"monitoring": {"podMonitor": {"enabled": True, "interval": "5500ms", "scrapeTimeout": "6s"}}},
      "monitoring.podMonitor.scrapeTimeout is 6s, longer than the interval of 5500ms"),
+    ("an alert to leave out that there isn't", {"monitoring": {"prometheusRule": {"leaveOut": ["CapvecLag"]}}},
+     'monitoring.prometheusRule.leaveOut has "CapvecLag", and there is no alert of that name'),
     ("a rollout that can't begin", {"rollout": {"maxSurge": 0, "maxUnavailable": 0}}, "no rollout could begin"),
     ("a rollout that can't begin, by the default of the other", {"rollout": {"maxSurge": 0}}, "no rollout could begin"),
     ("a rollout of GPUs that can't begin", {"gpu": {"enabled": True}, "rollout": {"maxUnavailable": "0%"}},

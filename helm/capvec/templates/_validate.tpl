@@ -175,6 +175,11 @@ do. templates/validate.yaml, which is always rendered, includes it.
 {{- $faults = append $faults (printf "monitoring.podMonitor.scrapeTimeout is %s, longer than the interval of %s, so that the operator would leave the monitor out: make it shorter, or leave it empty" .scrapeTimeout .interval) -}}
 {{- end -}}
 {{- end -}}
+{{- range .Values.monitoring.prometheusRule.leaveOut -}}
+{{- if not (contains (printf "alert: %s\n" .) (include "capvec.file" (dict "root" $ "name" "alerts.yaml"))) -}}
+{{- $faults = append $faults (printf "monitoring.prometheusRule.leaveOut has %q, and there is no alert of that name" .) -}}
+{{- end -}}
+{{- end -}}
 
 {{- if $faults -}}
 {{- fail (printf "\n\nthe values have %d fault%s:\n  - %s\n" (len $faults) (ternary "" "s" (eq (len $faults) 1)) (join "\n  - " $faults)) -}}
