@@ -27,12 +27,13 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use server::ConnectionLimits;
 
-/// Probes, scrapes and some pages that are open.
+/// Probes, scrapes and some pages that are open. Should connections that read no answers take all
+/// places, these are free again before a liveness probe has failed three times, ten seconds apart.
 const LIMITS: ConnectionLimits = ConnectionLimits {
     connections: 128,
     head: Duration::from_secs(10),
-    open: Duration::from_secs(60),
-    rest: Duration::from_secs(20),
+    open: Duration::from_secs(10),
+    rest: Duration::from_secs(10),
 };
 
 /// What the page may do in the browser: load its own files and ask this port. The policy says so
