@@ -10,7 +10,7 @@
 //!
 //! - Nothing here changes anything: methods other than GET and HEAD are refused.
 //! - The page loads nothing from elsewhere, and its policy forbids the browser to.
-//! - Connections are bounded, and one that says nothing is closed.
+//! - Connections are bounded, and one that says nothing, or reads nothing, is closed.
 
 mod server;
 
@@ -27,11 +27,13 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use server::ConnectionLimits;
 
-/// Probes, scrapes and some pages that are open.
+/// Probes, scrapes and some pages that are open. Should connections that read no answers take all
+/// places, these are free again before a liveness probe has failed three times, ten seconds apart.
 const LIMITS: ConnectionLimits = ConnectionLimits {
     connections: 128,
     head: Duration::from_secs(10),
-    open: Duration::from_secs(3600),
+    open: Duration::from_secs(10),
+    rest: Duration::from_secs(10),
 };
 
 /// What the page may do in the browser: load its own files and ask this port. The policy says so
@@ -114,7 +116,7 @@ fn answer(trouble: Option<impl Into<String>>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpStream;
 
     /// Sends a request and returns the whole answer.
@@ -187,14 +189,35 @@ mod tests {
 
     #[test]
     fn a_connection_that_reads_no_answers_makes_room_for_others() {
-        let open = Duration::from_secs(1);
-        let address = serve_within(ConnectionLimits { connections: 1, open, ..LIMITS });
+        let (open, rest) = (Duration::from_millis(500), Duration::from_millis(500));
+        let address = serve_within(ConnectionLimits { connections: 1, open, rest, ..LIMITS });
         let mut deaf = TcpStream::connect(address).unwrap();
         deaf.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
         // Until the answers fill what lies between.
         let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
         while deaf.write_all(request).is_ok() {}
         assert!(ask(address, "GET", "/livez").starts_with("HTTP/1.1 200 "), "the place is free");
+    }
+
+    #[test]
+    fn a_connection_that_is_used_for_long_ends_with_an_answer() {
+        let open = Duration::from_millis(500);
+        let address = serve_within(ConnectionLimits { connections: 1, open, ..LIMITS });
+        let mut kept = TcpStream::connect(address).unwrap();
+        kept.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut answers = BufReader::new(kept.try_clone().unwrap());
+        loop {
+            kept.write_all(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                let read = answers.read_line(&mut head).unwrap();
+                assert!(read > 0, "it ends without a word: {head}");
+            }
+            if head.to_lowercase().contains("\r\nconnection: close\r\n") {
+                break;
+            }
+        }
+        assert_eq!(answers.read(&mut [0]).unwrap(), 0, "it is closed");
     }
 
     #[test]

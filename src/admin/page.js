@@ -11,6 +11,9 @@ const SPAN_MAX_MS = 180_000;
 const WINDOW_MS = 5_000;
 // Longer than a forward pass takes, and an acknowledgement of brokers that are well.
 const STALLED_SECONDS = 60;
+// Such a share of so many messages that wait in one partition is a matter of its keys.
+const HOT_MESSAGES = 1000;
+const HOT_SHARE = 0.9;
 // Less is a few bad messages, which the dashboard shows.
 const REJECTED_SHARE = 0.01;
 const STAGES = ["tokenize", "wait", "embed", "deliver"];
@@ -217,12 +220,21 @@ function troubleOf(series) {
   return stalled > STALLED_SECONDS ? `nothing has come of the oldest message in the worker for ${showSeconds(stalled)}` : "";
 }
 
+// More workers don't help where one partition of several has what waits.
+function hotOf(series) {
+  const lags = all(series, "capvec_consumer_lag_messages");
+  const total = sum(series, "capvec_consumer_lag_messages");
+  const hot = lags.find((s) => s.value >= HOT_SHARE * total);
+  if (lags.length < 2 || total < HOT_MESSAGES || !hot) return "";
+  return `; ${showPercent(hot.value / total)} of those that wait are in partition ${hot.labels.partition}`;
+}
+
 function stateOf(series) {
   if (!hasModel(series)) {
     return isAway(series, "consumer") ? "waiting for the brokers" : "the model is being loaded";
   }
   const seconds = sum(series, "capvec_lag_seconds");
-  if (seconds > 1) return `the oldest message that waits is ${showSeconds(seconds)} old`;
+  if (seconds > 1) return `the oldest message that waits is ${showSeconds(seconds)} old${hotOf(series)}`;
   return sum(series, "capvec_assigned_partitions") ? "keeping up" : "no partitions: others have them all, or the group hasn't answered";
 }
 

@@ -2,9 +2,13 @@
 //! Each holds a file descriptor of the process, which the clients of the brokers need too.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use axum::middleware::map_response;
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -21,8 +25,11 @@ pub(super) struct ConnectionLimits {
     pub connections: usize,
     /// From the opening of a connection, or the last answer, to the end of a request's head.
     pub head: Duration,
-    /// How long one may stay open. Who reads no answers is found by this alone.
+    /// After so long the next answer says that it is the last.
     pub open: Duration,
+    /// How long one may then wait for its last request, and for that to be answered. Who reads no
+    /// answers is found by this alone.
+    pub rest: Duration,
 }
 
 /// Answers what comes to the listener, for ever.
@@ -40,10 +47,17 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Connect
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let opened = Instant::now();
+        let router = router.clone().layer(map_response(move |mut answer: Response| async move {
+            if opened.elapsed() >= limits.open {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }));
+        let connection =
+            http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         tokio::spawn(async move {
-            match tokio::time::timeout(limits.open, connection).await {
+            match tokio::time::timeout(limits.open + limits.rest, connection).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "a connection to the admin port ended"),
                 Err(_) => tracing::debug!("a connection to the admin port was open for too long"),

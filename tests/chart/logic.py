@@ -73,7 +73,8 @@ def stateful_for_exactly_once(chart):
 def grace_period(chart):
     """the grace period is the drain, rounded up, and 15 s"""
     for drain, seconds in [("30s", 45), ("1500ms", 17), ("1m 30s", 105), ("44s", 59), ("100ms", 16)]:
-        objects = chart.render({"config": {"delivery": {"drain_timeout": drain}}})
+        session = {"librdkafka": {"session.timeout.ms": 120000}}
+        objects = chart.render({"config": {"delivery": {"drain_timeout": drain}, "kafka": session}})
         got = workload(objects)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
         assert got == seconds, f"{drain}: {got}"
     objects = chart.render({"terminationGracePeriodSeconds": 300})
@@ -569,6 +570,17 @@ def absence_where_none_is_due(chart):
     names = [[rule.get("alert", rule.get("record")) for group in spec["groups"] for rule in group["rules"]] for spec in whole]
     assert whole[0] == whole[1] and "CapvecAbsent" in names[1]
     assert names[2] == [name for name in names[1] if name != "CapvecAbsent"], names[2]
+
+
+def alerts_left_out(chart):
+    """alerts that are named are left out, and the rest stays"""
+    def rules(**over):
+        rule = one(chart.render({"monitoring": {"prometheusRule": {"enabled": True, **over}}}), "PrometheusRule")
+        return [rule for group in rule["spec"]["groups"] for rule in group["rules"]]
+
+    left = rules(leaveOut=["CapvecLagGrows", "CapvecAbsent"])
+    assert left == [rule for rule in rules() if rule.get("alert") not in ["CapvecLagGrows", "CapvecAbsent"]]
+    assert len(left) == len(rules()) - 2
 
 
 def absence_of_one_job(chart):

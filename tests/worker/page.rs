@@ -221,6 +221,19 @@ fn a_worker_in_which_a_message_is_stuck_is_not_shown_as_keeping_up() {
 }
 
 #[test]
+fn a_partition_that_has_what_waits_is_named() {
+    let Ok(chromium) = chromium().map_err(skipped) else { return };
+    let page = page_at_work(chromium, |metrics| {
+        metrics.source.lag.seconds.set(40.0);
+        metrics.source.lag.partition_messages.with_label_values(&["0"]).set(50);
+        metrics.source.lag.partition_messages.with_label_values(&["3"]).set(4950);
+    });
+    let due =
+        ">the oldest message that waits is 40.0 s old; 99 % of those that wait are in partition 3<";
+    assert!(page.contains(due), "{page}");
+}
+
+#[test]
 fn a_worker_that_rejects_does_not_only_keep_up() {
     let Ok(chromium) = chromium().map_err(skipped) else { return };
     let page = page_at_work(chromium, |metrics| metrics.sink.rejected_share.set(0.9));

@@ -36,6 +36,24 @@ do. templates/validate.yaml, which is always rendered, includes it.
 {{- if and $grace (lt $grace $least) -}}
 {{- $faults = append $faults (printf "terminationGracePeriodSeconds is %d, and a worker may need %d to stop: delivery.drain_timeout, and 15 to leave the group. Leave it at 0, or shorten config.delivery.drain_timeout" $grace $least) -}}
 {{- end -}}
+
+{{- /* Durations that must be in order, which the program refuses too: told here, before a pod ends by it. */}}
+{{- $outage := dig "kafka" "delivery_timeout" "10m" .Values.config -}}
+{{- $stall := dig "admin" "stall_timeout" "15m" .Values.config -}}
+{{- if ge (include "capvec.milliseconds" $outage | int64) (include "capvec.milliseconds" $stall | int64) -}}
+{{- $faults = append $faults (printf "config.kafka.delivery_timeout is %s, not shorter than the %s of config.admin.stall_timeout: an outage of the brokers that the workers would sit out would restart them" $outage $stall) -}}
+{{- end -}}
+{{- $drain := dig "delivery" "drain_timeout" "30s" .Values.config -}}
+{{- $session := get (include "capvec.freeMap" . | fromYaml) "session.timeout.ms" | default 45000 -}}
+{{- if ge (include "capvec.milliseconds" $drain | int64) (int64 $session) -}}
+{{- $faults = append $faults (printf "config.delivery.drain_timeout is %s, not shorter than the group's session timeout of %d ms: shorten it, or set config.kafka.librdkafka.\"session.timeout.ms\"" $drain (int64 $session)) -}}
+{{- end -}}
+{{- $interval := dig "delivery" "commit_interval" "1s" .Values.config -}}
+{{- $timeout := dig "delivery" "transaction_timeout" "45s" .Values.config -}}
+{{- if and (eq (include "capvec.deliveryMode" .) "exactly-once") (lt (include "capvec.milliseconds" $timeout | int64) (include "capvec.milliseconds" $interval | int64 | mul 2)) -}}
+{{- $faults = append $faults (printf "config.delivery.transaction_timeout is %s, less than twice the %s of config.delivery.commit_interval: the brokers could abort a transaction before it is committed" $timeout $interval) -}}
+{{- end -}}
+
 {{- range .Values.extraEnv -}}
 {{- /* The program takes variables in any case, a dot for two underscores, and for a property's dots as many as one likes. */}}
 {{- $name := upper .name | replace "." "__" -}}
@@ -155,6 +173,11 @@ do. templates/validate.yaml, which is always rendered, includes it.
 {{- with .Values.monitoring.podMonitor -}}
 {{- if and .enabled .interval .scrapeTimeout (gt (include "capvec.milliseconds" .scrapeTimeout | int64) (include "capvec.milliseconds" .interval | int64)) -}}
 {{- $faults = append $faults (printf "monitoring.podMonitor.scrapeTimeout is %s, longer than the interval of %s, so that the operator would leave the monitor out: make it shorter, or leave it empty" .scrapeTimeout .interval) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.monitoring.prometheusRule.leaveOut -}}
+{{- if not (contains (printf "alert: %s\n" .) (include "capvec.file" (dict "root" $ "name" "alerts.yaml"))) -}}
+{{- $faults = append $faults (printf "monitoring.prometheusRule.leaveOut has %q, and there is no alert of that name" .) -}}
 {{- end -}}
 {{- end -}}
 

@@ -7,6 +7,12 @@ use serde::Serialize;
 use super::scrape::Look;
 use crate::metrics::Stage;
 
+/// Fewer messages that wait are no backlog.
+const HOT_MESSAGES: u64 = 1000;
+
+/// Such a share of them in one partition is a matter of its keys.
+const HOT_SHARE: f64 = 0.9;
+
 /// What happened between two looks, and how things were at the second. The names are those of
 /// `capvec top --json`, on which programs rely. A mean or a quantile of nothing is null. A quantile
 /// is null, too, where it is longer than the histogram can tell; then the field `..._over_seconds`
@@ -58,6 +64,8 @@ pub(super) struct WorkerFigures {
     pub(super) duty_cycle: Option<f64>,
     /// Messages that aren't settled, in the topic and in the worker.
     pub(super) lag_messages: u64,
+    /// The same by partition; empty with `metrics.per_partition = false`.
+    pub(super) lag_by_partition: BTreeMap<String, u64>,
     /// Age of the oldest.
     pub(super) lag_seconds: f64,
     /// Messages in the worker.
@@ -179,6 +187,7 @@ impl WorkerFigures {
             )
             .map(|share| share.min(1.0)),
             lag_messages: now.count("capvec_lag_messages"),
+            lag_by_partition: now.counts("capvec_consumer_lag_messages", "partition"),
             lag_seconds: now.sum("capvec_lag_seconds", &[]),
             in_flight_messages: now.count("capvec_in_flight_messages"),
             in_flight_messages_limit: now.count("capvec_in_flight_messages_limit"),
@@ -219,6 +228,16 @@ impl WorkerFigures {
     /// nothing to write needs no connection.
     pub(super) fn cannot_write(&self) -> bool {
         self.outstanding_records > 0 && self.brokers_up.get("producer") == Some(&0)
+    }
+
+    /// Returns the one partition of several that has what waits, and its share of it. More workers
+    /// don't help there.
+    pub(super) fn hot_partition(&self) -> Option<(&str, f64)> {
+        let total: u64 = self.lag_by_partition.values().sum();
+        let (hot, lag) = self.lag_by_partition.iter().max_by_key(|(_, lag)| **lag)?;
+        let share = ratio(*lag as f64, total as f64)?;
+        let is_hot = self.lag_by_partition.len() > 1 && total >= HOT_MESSAGES && share >= HOT_SHARE;
+        is_hot.then_some((hot.as_str(), share))
     }
 
     /// Returns the model's id, or what the worker does before it has one.

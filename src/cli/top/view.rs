@@ -133,10 +133,14 @@ fn lag(figures: &WorkerFigures) -> String {
     if figures.model.is_some() && figures.partitions == 0 {
         return "no partitions: others have them all, or the group hasn't answered".into();
     }
+    let hot = figures.hot_partition();
     format!(
-        "{} messages, the oldest {} old",
+        "{} messages, the oldest {} old{}",
         style(HumanCount(figures.lag_messages)).bold(),
         style(show_seconds(Some(figures.lag_seconds))).bold(),
+        hot.map_or_else(String::new, |(partition, share)| {
+            format!(", {:.0} % of them in partition {partition}", share * 100.0)
+        }),
     )
 }
 
@@ -217,6 +221,23 @@ mod tests {
              capvec_assigned_partitions 0\ncapvec_lag_messages 0\n",
         );
         assert!(text.contains("no partitions: ") && !text.contains("0 messages"), "{text}");
+    }
+
+    #[test]
+    fn a_partition_that_has_what_waits_is_named() {
+        let of = |first: u32, second: u32| {
+            panel_of(&format!(
+                "capvec_model_info{{model=\"m@1\"}} 1\ncapvec_brokers_up{{client=\"consumer\"}} 3\n\
+                 capvec_assigned_partitions 2\ncapvec_lag_messages 5000\ncapvec_lag_seconds 40\n\
+                 capvec_consumer_lag_messages{{partition=\"0\"}} {first}\n\
+                 capvec_consumer_lag_messages{{partition=\"3\"}} {second}\n"
+            ))
+        };
+        let text = of(50, 4950);
+        assert!(text.contains("the oldest 40.0 s old, 99 % of them in partition 3;"), "{text}");
+        for (first, second) in [(2500, 2500), (1, 500)] {
+            assert!(!of(first, second).contains("of them in partition"), "{first} {second}");
+        }
     }
 
     #[test]
