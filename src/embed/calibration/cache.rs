@@ -16,7 +16,7 @@ use super::{Calibration, Found, Wanted};
 
 /// The layout of the file, and how what is in it was measured. What has another number is measured
 /// again.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Most calibrations in a file; the oldest goes first.
 const ENTRIES_MAX: usize = 16;
@@ -36,6 +36,8 @@ pub struct Key {
     pub cpus: usize,
     /// ONNX Runtime's library.
     pub onnxruntime: PathBuf,
+    /// Its size: another version may lie at the same path.
+    pub onnxruntime_bytes: u64,
     /// The version of this program: another one may make another graph.
     pub capvec: String,
     /// What the configuration left open.
@@ -160,6 +162,7 @@ mod tests {
             device: "a CPU".into(),
             cpus,
             onnxruntime: "lib.so".into(),
+            onnxruntime_bytes: 9,
             capvec: "1".into(),
             wanted: Wanted::default(),
         }
@@ -234,7 +237,7 @@ mod tests {
             &text.replace("\"sessions\": 1", "\"sessions\": 11111111"),
             &text.replace("\"threads\": 1", "\"threads\": 11111111"),
             &text.replace("\"tokens\": 64", "\"tokens\": 18446744073709551615"),
-            &text.replace("\"format\": 3", "\"format\": 2"),
+            &text.replace("\"format\": 4", "\"format\": 3"),
         ] {
             fs::write(cache.path(), damaged).unwrap();
             assert_eq!(cache.get(&key("a", 8)), None, "{damaged}");
