@@ -4,7 +4,6 @@
 //! order. A stage ends when the queue before it is closed and empty; a stage that fails asks the
 //! source to abort, and the closing of queues brings the others down.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -17,7 +16,6 @@ use rdkafka::consumer::BaseConsumer;
 use crate::admin;
 use crate::batch::Batcher;
 use crate::config::Config;
-use crate::embed::duty::DutyClock;
 use crate::embed::load::{Embedders, OnDevice, load};
 use crate::embed::task::EmbedTask;
 use crate::handover::Finished;
@@ -171,14 +169,11 @@ pub fn start_with(
         wait_seconds: metrics.stage(Stage::Wait),
     };
     stages.spawn("batch", move || Ok(batcher.run()?))?;
-    let mut clocks: BTreeMap<String, DutyClock> = BTreeMap::new();
     for (number, (embedder, jobs)) in embedders.into_iter().zip(batches).enumerate() {
         let OnDevice { device, embedder } = embedder;
-        let clock = || DutyClock::new(metrics.embed.device_busy_seconds(&device));
-        let duty = clocks.entry(device.clone()).or_insert_with(clock).clone();
         let task = EmbedTask {
             embedder,
-            duty,
+            duty: metrics.embed.clock_of(&device),
             watch: health.watch_passes(),
             number,
             requests: requests.clone(),

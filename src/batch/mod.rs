@@ -274,7 +274,6 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::embed::duty::DutyClock;
     use crate::embed::hash::HashEmbedder;
     use crate::embed::task::EmbedTask;
     use crate::health::Health;
@@ -318,7 +317,7 @@ mod tests {
         let (job, jobs) = crossbeam_channel::bounded(1);
         let embedder = EmbedTask {
             embedder: Box::new(HashEmbedder::new(4)),
-            duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
+            duty: metrics.embed.clock_of("none"),
             watch: Health::new(PATIENCE).watch_passes(),
             number: 0,
             requests,

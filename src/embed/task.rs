@@ -127,7 +127,6 @@ impl EmbedTask {
         let started = Instant::now();
         let result = self.watch.run(|| self.duty.run(|| self.embedder.embed(batch)));
         let seconds = started.elapsed().as_secs_f64();
-        self.metrics.busy_seconds.inc_by(seconds);
         (result, seconds)
     }
 
@@ -394,7 +393,7 @@ mod tests {
         let (_batcher, jobs) = crossbeam_channel::bounded(1);
         let mut task = EmbedTask {
             embedder,
-            duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
+            duty: metrics.embed.clock_of("none"),
             watch: Health::new(Duration::from_secs(60)).watch_passes(),
             number: 0,
             requests,
