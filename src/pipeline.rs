@@ -131,6 +131,7 @@ pub fn start_with(
         metrics.source.clone(),
     )
     .context("the source can't start")?;
+    let intake = source.intake();
 
     let mut stages = Stages {
         shutdown: shutdown.clone(),
@@ -156,6 +157,7 @@ pub fn start_with(
     }
     let batcher = Batcher {
         input: tokenized,
+        intake,
         requests: free_embedders,
         jobs,
         around: to_sink.clone(),

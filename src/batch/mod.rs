@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use prometheus::Histogram;
 
-use crate::handover::{Finished, PreparedCaption};
+use crate::handover::{Finished, Intake, PreparedCaption};
 use crate::metrics::BatchMetrics;
 use crate::queue::{Closed, QueueReceiver, QueueSender};
 use crate::tracked::Tracked;
@@ -74,6 +74,8 @@ pub struct Pass {
 pub struct Batcher {
     /// Captions from the tokenizers.
     pub input: QueueReceiver<Vec<Tracked<PreparedCaption>>>,
+    /// Whether more may come to them.
+    pub intake: Intake,
     /// Free embedders.
     pub requests: Receiver<Request>,
     /// Where each embedder waits for its batch. There is room for one.
@@ -127,7 +129,10 @@ impl Batcher {
             }
             let mut alarm = never();
             if let Some(request) = free.front() {
-                match self.decide(&pending, free.len(), is_more) {
+                // At a limit in flight more come once some have gone out, and where no pass is
+                // under way these must be the next.
+                let is_stuck = free.len() == self.jobs.len() && self.intake.is_full();
+                match self.decide(&pending, free.len(), is_more && !is_stuck) {
                     Decision::Cut { captions, reason } => {
                         // An embedder that has ended in the meantime has failed the worker; the
                         // batch is redelivered.
@@ -295,6 +300,7 @@ mod tests {
     ) -> Batcher {
         Batcher {
             input,
+            intake: Intake::default(),
             requests,
             jobs,
             around,
@@ -398,6 +404,41 @@ mod tests {
         drop(captions);
         let job: Job = jobs.recv_timeout(PATIENCE).expect("it is cut at once");
         assert_eq!(job.captions.len(), 1);
+        assert!(batcher.join().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_kept_back_while_a_limit_in_flight_keeps_others_out() {
+        let metrics = Metrics::new();
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(2);
+        let (jobs, batches): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| crossbeam_channel::bounded(1)).unzip();
+        let intake = Intake::default();
+        let batcher = Batcher {
+            intake: intake.clone(),
+            wait_max: Duration::from_secs(3600),
+            ..batcher(&metrics, input, free, jobs, around)
+        };
+        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        let ask = |embedder| {
+            requests.send(Request { embedder, last: None, out_of_memory: None }).unwrap();
+        };
+        let cut = |embedder: usize| -> Result<Job, _> { batches[embedder].recv_timeout(PATIENCE) };
+        ask(0);
+        ask(1);
+        captions.send(vec![caption(20)]).unwrap();
+        // It has begun to wait for more by then, or begins without.
+        intake.set_full(true);
+        assert_eq!(cut(0).expect("the limit is noticed").captions.len(), 1);
+        // One is under way: when it is done others may come.
+        captions.send(vec![caption(20)]).unwrap();
+        let short = 4 * LEAVING_CHECK;
+        assert!(batches[1].recv_timeout(short).is_err(), "it is kept back for more");
+        ask(0);
+        assert_eq!(cut(1).expect("none is under way").captions.len(), 1);
+        drop((captions, requests));
         assert!(batcher.join().unwrap());
     }
 
