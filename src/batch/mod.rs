@@ -278,6 +278,7 @@ impl Batcher {
 
 #[cfg(test)]
 mod tests {
+    use super::budget::Step;
     use super::*;
     use crate::embed::hash::HashEmbedder;
     use crate::embed::task::EmbedTask;
@@ -438,6 +439,71 @@ mod tests {
         assert!(batches[1].recv_timeout(short).is_err(), "it is kept back for more");
         ask(0);
         assert_eq!(cut(1).expect("none is under way").captions.len(), 1);
+        drop((captions, requests));
+        assert!(batcher.join().unwrap());
+    }
+
+    #[test]
+    fn what_a_request_tells_of_the_last_batch_is_learnt() {
+        let metrics = Metrics::new();
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(1);
+        let (job, jobs) = crossbeam_channel::bounded(1);
+        let step = |tokens: usize| Step { tokens, tokens_per_second: tokens as f64 };
+        // Passes of either size take a second: 40 tokens are best.
+        let budget = TokenBudget::new(vec![step(20), step(40)]);
+        let batcher = Batcher { budget, ..batcher(&metrics, input, free, vec![job], around) };
+        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        let ask = |last, out_of_memory| {
+            requests.send(Request { embedder: 0, last, out_of_memory }).unwrap();
+        };
+        let cut = || -> Job { jobs.recv_timeout(PATIENCE).unwrap() };
+        ask(None, None);
+        // Those of 20 tokens, which are tried now and then, take an instant from now on.
+        let (begun, mut waiting) = (Instant::now(), 0);
+        while metrics.batch.tokens_limit.get() != 20 {
+            if waiting < 2 {
+                captions.send(vec![caption(20), caption(20), caption(20), caption(20)]).unwrap();
+                waiting += 4;
+            }
+            let Job { captions, batch } = cut();
+            waiting -= captions.len();
+            let tokens = batch.tokens();
+            let seconds = if tokens == 20 { 1e-3 } else { 1.0 };
+            ask(Some(Pass { tokens, seconds }), None);
+            assert!(begun.elapsed() < PATIENCE, "the smaller ones are never found to be better");
+        }
+        assert!(metrics.batch.token_seconds.get() > 0.0);
+        captions.send(vec![caption(20)]).unwrap();
+        drop(cut());
+        ask(None, Some(20));
+        while metrics.batch.tokens_limit.get() != 10 {
+            assert!(begun.elapsed() < 2 * PATIENCE, "a lack of memory makes no smaller batches");
+            std::thread::yield_now();
+        }
+        drop((captions, requests));
+        assert!(batcher.join().unwrap());
+    }
+
+    #[test]
+    fn what_is_asked_back_is_left_to_the_next_owner_while_all_embedders_are_busy() {
+        let metrics = Metrics::new();
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, finished) = queue::bounded("finished", 2, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(1);
+        let (job, jobs) = crossbeam_channel::bounded(1);
+        let batcher = batcher(&metrics, input, free, vec![job], around);
+        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        let asked_back = caption(20);
+        let assignment = std::sync::Arc::clone(&asked_back.origin.assignment);
+        captions.send(vec![asked_back, caption(20)]).unwrap();
+        assignment.leave();
+        let abandoned = finished.inner().recv_timeout(PATIENCE);
+        assert!(matches!(abandoned, Ok(Finished::Abandoned(_))), "{abandoned:?}");
+        requests.send(Request { embedder: 0, last: None, out_of_memory: None }).unwrap();
+        let job: Job = jobs.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(job.captions.len(), 1, "the other's partition is held");
         drop((captions, requests));
         assert!(batcher.join().unwrap());
     }
