@@ -1,6 +1,9 @@
 //! What the stages hand to each other, beside [`Tracked`] itself: a caption that is prepared for
-//! the network, a batch that it has embedded, and what is finished and waits for the sink.
+//! the network, a batch that it has embedded, what is finished and waits for the sink, and whether
+//! more can come.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::tokenize::TokenizedCaption;
@@ -55,6 +58,23 @@ pub enum Finished {
     Tombstone(Tracked<()>),
     /// A message whose partition is being given up before it was embedded.
     Abandoned(Tracked<()>),
+}
+
+/// Whether a limit in flight is reached, and the source takes no messages before some are settled.
+/// Clones tell the same.
+#[derive(Clone, Debug, Default)]
+pub struct Intake(Arc<AtomicBool>);
+
+impl Intake {
+    /// Says whether it is.
+    pub fn set_full(&self, is_full: bool) {
+        self.0.store(is_full, Ordering::Release);
+    }
+
+    /// Returns whether it is.
+    pub fn is_full(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 #[cfg(test)]

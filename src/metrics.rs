@@ -204,6 +204,7 @@ impl Metrics {
 
     /// Returns all metrics in Prometheus's text format.
     pub fn render(&self) -> String {
+        self.embed.count_passes();
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .expect("names and labels are valid, which registering has checked")

@@ -4,7 +4,6 @@
 //! order. A stage ends when the queue before it is closed and empty; a stage that fails asks the
 //! source to abort, and the closing of queues brings the others down.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -19,7 +18,6 @@ use crate::admin;
 use crate::batch::Batcher;
 use crate::causes::with_causes;
 use crate::config::Config;
-use crate::embed::duty::DutyClock;
 use crate::embed::load::{Embedders, OnDevice, load};
 use crate::embed::task::EmbedTask;
 use crate::handover::Finished;
@@ -136,6 +134,7 @@ pub fn start_with(
         metrics.source.clone(),
     )
     .context("the source can't start")?;
+    let intake = source.intake();
 
     let mut stages = Stages {
         shutdown: shutdown.clone(),
@@ -161,6 +160,7 @@ pub fn start_with(
     }
     let batcher = Batcher {
         input: tokenized,
+        intake,
         requests: free_embedders,
         jobs,
         around: to_sink.clone(),
@@ -174,14 +174,11 @@ pub fn start_with(
         wait_seconds: metrics.stage(Stage::Wait),
     };
     stages.spawn("batch", move || Ok(batcher.run()?))?;
-    let mut clocks: BTreeMap<String, DutyClock> = BTreeMap::new();
     for (number, (embedder, jobs)) in embedders.into_iter().zip(batches).enumerate() {
         let OnDevice { device, embedder } = embedder;
-        let clock = || DutyClock::new(metrics.embed.device_busy_seconds(&device));
-        let duty = clocks.entry(device.clone()).or_insert_with(clock).clone();
         let task = EmbedTask {
             embedder,
-            duty,
+            duty: metrics.embed.clock_of(&device),
             watch: health.watch_passes(),
             number,
             requests: requests.clone(),

@@ -319,6 +319,23 @@ mod tests {
     }
 
     #[test]
+    fn batches_that_are_not_full_do_not_show_that_more_would_fit() {
+        let mut budget = TokenBudget::fixed(1000);
+        budget.out_of_memory(1000);
+        for _ in 0..2 * LIFT_EVERY {
+            budget.cut(20, false);
+        }
+        assert_eq!(budget.tokens(), 500);
+    }
+
+    #[test]
+    fn a_pass_that_was_quick_beyond_belief_is_not_believed() {
+        let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
+        budget.observe(16, 16, 1e-9);
+        assert!(budget.tokens() >= 48, "{}", budget.tokens());
+    }
+
+    #[test]
     fn no_try_is_larger_than_the_memory() {
         let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
         budget.out_of_memory(96);

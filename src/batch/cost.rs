@@ -200,6 +200,33 @@ mod tests {
     }
 
     #[test]
+    fn the_error_is_a_part_of_what_the_passes_took() {
+        let mut model = CostModel::default();
+        run(&mut model, &[50, 500, 200], 300, |tokens| 0.01 + tokens * 0.001);
+        assert!(model.error() < 1e-3);
+        // It was predicted to take as long again.
+        model.observe(90, 0.05);
+        let error = model.error();
+        assert!((error - ERROR_GAIN).abs() < 2e-3, "{error}");
+        // The first prediction tells all that is known of the error.
+        let mut model = CostModel::default();
+        run(&mut model, &[100], 4, |_| 1.0);
+        model.observe(100, 0.5);
+        assert!((model.error() - 1.0).abs() < 0.02, "{model:?}");
+    }
+
+    #[test]
+    fn a_time_that_is_none_changes_nothing() {
+        let mut model = CostModel::default();
+        run(&mut model, &[50, 500, 200], 300, |tokens| 0.01 + tokens * 0.001);
+        for seconds in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            model.observe(50, seconds);
+        }
+        assert_predicts(&model, 200, 0.21);
+        assert!(model.error() < 1e-3, "{model:?}");
+    }
+
+    #[test]
     fn a_stop_of_the_machine_is_no_new_cost() {
         let mut model = CostModel::default();
         run(&mut model, &[50, 500, 200], 300, |tokens| tokens * 0.001);

@@ -58,3 +58,32 @@ impl Line {
         tokens / self.seconds(tokens)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(sizes: &[usize], seconds: impl Fn(f64) -> f64) -> Vec<Step> {
+        let step = |&tokens: &usize| Step {
+            tokens,
+            tokens_per_second: tokens as f64 / seconds(tokens as f64),
+        };
+        sizes.iter().map(step).collect()
+    }
+
+    #[test]
+    fn goes_through_four_steps_that_lie_on_it() {
+        let exact = |tokens: f64| 0.016 + 0.005 * tokens;
+        let line = Line::through(&steps(&[16, 64, 256, 512], exact)).unwrap();
+        for tokens in [1.0, 100.0, 1000.0] {
+            assert!((line.seconds(tokens) / exact(tokens) - 1.0).abs() < 1e-9, "{line:?}");
+        }
+        assert!(Line::through(&steps(&[16, 64, 256], exact)).is_none());
+    }
+
+    #[test]
+    fn no_pass_takes_less_than_its_tokens_do() {
+        let line = Line::through(&steps(&[16, 20, 24, 28], |t| 0.001 * t.powf(1.2))).unwrap();
+        assert_eq!(line.seconds(0.0), 0.0, "{line:?}");
+    }
+}

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, after, never, select};
 use prometheus::Histogram;
 
-use crate::handover::{Finished, PreparedCaption};
+use crate::handover::{Finished, Intake, PreparedCaption};
 use crate::metrics::BatchMetrics;
 use crate::queue::{Closed, QueueReceiver, QueueSender};
 use crate::tracked::Tracked;
@@ -74,6 +74,8 @@ pub struct Pass {
 pub struct Batcher {
     /// Captions from the tokenizers.
     pub input: QueueReceiver<Vec<Tracked<PreparedCaption>>>,
+    /// Whether more may come to them.
+    pub intake: Intake,
     /// Free embedders.
     pub requests: Receiver<Request>,
     /// Where each embedder waits for its batch. There is room for one.
@@ -127,7 +129,10 @@ impl Batcher {
             }
             let mut alarm = never();
             if let Some(request) = free.front() {
-                match self.decide(&pending, free.len(), is_more) {
+                // At a limit in flight more come once some have gone out, and where no pass is
+                // under way these must be the next.
+                let is_stuck = free.len() == self.jobs.len() && self.intake.is_full();
+                match self.decide(&pending, free.len(), is_more && !is_stuck) {
                     Decision::Cut { captions, reason } => {
                         // An embedder that has ended in the meantime has failed the worker; the
                         // batch is redelivered.
@@ -273,8 +278,8 @@ impl Batcher {
 
 #[cfg(test)]
 mod tests {
+    use super::budget::Step;
     use super::*;
-    use crate::embed::duty::DutyClock;
     use crate::embed::hash::HashEmbedder;
     use crate::embed::task::EmbedTask;
     use crate::health::Health;
@@ -296,6 +301,7 @@ mod tests {
     ) -> Batcher {
         Batcher {
             input,
+            intake: Intake::default(),
             requests,
             jobs,
             around,
@@ -318,7 +324,7 @@ mod tests {
         let (job, jobs) = crossbeam_channel::bounded(1);
         let embedder = EmbedTask {
             embedder: Box::new(HashEmbedder::new(4)),
-            duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
+            duty: metrics.embed.clock_of("none"),
             watch: Health::new(PATIENCE).watch_passes(),
             number: 0,
             requests,
@@ -399,6 +405,106 @@ mod tests {
         drop(captions);
         let job: Job = jobs.recv_timeout(PATIENCE).expect("it is cut at once");
         assert_eq!(job.captions.len(), 1);
+        assert!(batcher.join().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_kept_back_while_a_limit_in_flight_keeps_others_out() {
+        let metrics = Metrics::new();
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(2);
+        let (jobs, batches): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| crossbeam_channel::bounded(1)).unzip();
+        let intake = Intake::default();
+        let batcher = Batcher {
+            intake: intake.clone(),
+            wait_max: Duration::from_secs(3600),
+            ..batcher(&metrics, input, free, jobs, around)
+        };
+        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        let ask = |embedder| {
+            requests.send(Request { embedder, last: None, out_of_memory: None }).unwrap();
+        };
+        let cut = |embedder: usize| -> Result<Job, _> { batches[embedder].recv_timeout(PATIENCE) };
+        ask(0);
+        ask(1);
+        captions.send(vec![caption(20)]).unwrap();
+        // It has begun to wait for more by then, or begins without.
+        intake.set_full(true);
+        assert_eq!(cut(0).expect("the limit is noticed").captions.len(), 1);
+        // One is under way: when it is done others may come.
+        captions.send(vec![caption(20)]).unwrap();
+        let short = 4 * LEAVING_CHECK;
+        assert!(batches[1].recv_timeout(short).is_err(), "it is kept back for more");
+        ask(0);
+        assert_eq!(cut(1).expect("none is under way").captions.len(), 1);
+        drop((captions, requests));
+        assert!(batcher.join().unwrap());
+    }
+
+    #[test]
+    fn what_a_request_tells_of_the_last_batch_is_learnt() {
+        let metrics = Metrics::new();
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(1);
+        let (job, jobs) = crossbeam_channel::bounded(1);
+        let step = |tokens: usize| Step { tokens, tokens_per_second: tokens as f64 };
+        // Passes of either size take a second: 40 tokens are best.
+        let budget = TokenBudget::new(vec![step(20), step(40)]);
+        let batcher = Batcher { budget, ..batcher(&metrics, input, free, vec![job], around) };
+        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        let ask = |last, out_of_memory| {
+            requests.send(Request { embedder: 0, last, out_of_memory }).unwrap();
+        };
+        let cut = || -> Job { jobs.recv_timeout(PATIENCE).unwrap() };
+        ask(None, None);
+        // Those of 20 tokens, which are tried now and then, take an instant from now on.
+        let (begun, mut waiting) = (Instant::now(), 0);
+        while metrics.batch.tokens_limit.get() != 20 {
+            if waiting < 2 {
+                captions.send(vec![caption(20), caption(20), caption(20), caption(20)]).unwrap();
+                waiting += 4;
+            }
+            let Job { captions, batch } = cut();
+            waiting -= captions.len();
+            let tokens = batch.tokens();
+            let seconds = if tokens == 20 { 1e-3 } else { 1.0 };
+            ask(Some(Pass { tokens, seconds }), None);
+            assert!(begun.elapsed() < PATIENCE, "the smaller ones are never found to be better");
+        }
+        assert!(metrics.batch.token_seconds.get() > 0.0);
+        captions.send(vec![caption(20)]).unwrap();
+        drop(cut());
+        ask(None, Some(20));
+        while metrics.batch.tokens_limit.get() != 10 {
+            assert!(begun.elapsed() < 2 * PATIENCE, "a lack of memory makes no smaller batches");
+            std::thread::yield_now();
+        }
+        drop((captions, requests));
+        assert!(batcher.join().unwrap());
+    }
+
+    #[test]
+    fn what_is_asked_back_is_left_to_the_next_owner_while_all_embedders_are_busy() {
+        let metrics = Metrics::new();
+        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+        let (around, finished) = queue::bounded("finished", 2, &metrics.queues);
+        let (requests, free) = crossbeam_channel::bounded(1);
+        let (job, jobs) = crossbeam_channel::bounded(1);
+        let batcher = batcher(&metrics, input, free, vec![job], around);
+        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        let asked_back = caption(20);
+        let assignment = std::sync::Arc::clone(&asked_back.origin.assignment);
+        captions.send(vec![asked_back, caption(20)]).unwrap();
+        assignment.leave();
+        let abandoned = finished.inner().recv_timeout(PATIENCE);
+        assert!(matches!(abandoned, Ok(Finished::Abandoned(_))), "{abandoned:?}");
+        requests.send(Request { embedder: 0, last: None, out_of_memory: None }).unwrap();
+        let job: Job = jobs.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(job.captions.len(), 1, "the other's partition is held");
+        drop((captions, requests));
         assert!(batcher.join().unwrap());
     }
 

@@ -172,6 +172,17 @@ mod tests {
         assert_eq!((batch.rows(), batch.width), (4, 128));
     }
 
+    #[test]
+    fn a_row_has_several_short_captions_and_the_longest_are_placed_first() {
+        let pack = |lengths: &[usize]| {
+            let captions: Vec<Vec<u32>> = lengths.iter().map(|&n| vec![1; n]).collect();
+            let batch = TokenBatch::pack(captions.iter().map(Vec::as_slice));
+            (batch.rows(), batch.width)
+        };
+        assert_eq!(pack(&[16; 10]), (3, WIDTH_MIN));
+        assert_eq!(pack(&[24, 24, 40, 40]), (2, WIDTH_MIN));
+    }
+
     proptest! {
         #[test]
         fn every_token_has_a_slot_of_its_own_among_its_caption(

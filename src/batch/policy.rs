@@ -223,6 +223,9 @@ mod tests {
         assert_eq!(decide(patient, &[10], 2 * MS), Decision::Wait(3 * MS));
         assert_eq!(decide(patient, &[10], 5 * MS), cut(1, CutReason::Deadline));
         assert_eq!(decide(patient, &[99, 2], Duration::ZERO), cut(1, CutReason::Full));
+        assert_eq!(decide(patient, &[60, 40], Duration::ZERO), cut(2, CutReason::Full));
+        assert_eq!(decide(patient, &[1; 10], Duration::ZERO), cut(10, CutReason::Full));
+        assert_eq!(decide(patient, &[1; 9], Duration::ZERO), Decision::Wait(5 * MS));
     }
 
     /// A millisecond a token.
@@ -261,6 +264,11 @@ mod tests {
             Decision::Wait(wait) => assert!((28 * MS..30 * MS).contains(&wait), "{wait:?}"),
             other => panic!("{other:?}"),
         }
+        let unknown = Objective { left: 50 * MS, cost: &CostModel::default() };
+        let decided = patient.decide([20], Duration::ZERO, Some(unknown));
+        assert_eq!(decided, Decision::Wait(50 * MS - WAKE_MAX), "a pass may take no time");
+        let less_patient = limits(100, 10, 5 * MS);
+        assert_eq!(decide_within(less_patient, &[20], 50 * MS), Decision::Wait(5 * MS));
         // When that wait is over: in time, and a moment too late for it.
         for left in [20 * MS + MS / 2, 19 * MS, Duration::ZERO] {
             let decided = decide_within(patient, &[20], left);

@@ -239,6 +239,19 @@ mod tests {
     }
 
     #[test]
+    fn passes_at_the_same_time_are_predicted_to_take_what_they_took() {
+        let seconds = |tokens: usize| 0.005 + tokens as f64 * 1e-3;
+        let step = |tokens| {
+            let together = 2.0 * tokens as f64;
+            Step { tokens, tokens_per_second: together / seconds(tokens) }
+        };
+        let steps = [16, 32, 64, 128, 256, 512].map(step).to_vec();
+        let calibration = Calibration { sessions: 2, threads: 1, steps };
+        let predicted = calibration.cost().predict(100).unwrap().as_secs_f64();
+        assert!((predicted / seconds(100) - 1.0).abs() < 0.1, "{predicted}");
+    }
+
+    #[test]
     fn what_the_configuration_names_is_kept() {
         let wanted = Wanted { tokens: Some(300), sessions: Some(2), threads: None };
         let load = |sessions: usize, _| {

@@ -101,13 +101,15 @@ impl EmbedError {
     /// Returns why a batch that failed so is split.
     ///
     /// ONNX Runtime has no error code for a lack of memory, only these words: of its arena, of the
-    /// arena's limit, of C++'s allocator on the CPU, of CUDA and of cuBLAS.
+    /// arena's limit, of C++'s allocator on the CPU, of CUDA, and of cuBLAS, whose status it gives as
+    /// a sentence or by its name.
     pub fn split_reason(&self) -> SplitReason {
         let words = [
             "Failed to allocate memory",
             "is smaller than requested bytes",
             "bad_alloc",
             "out of memory",
+            "the resource allocation failed",
             "CUBLAS_STATUS_ALLOC_FAILED",
         ];
         match self {
@@ -146,10 +148,15 @@ mod tests {
         assert_eq!(failed(arena), SplitReason::OutOfMemory);
         assert_eq!(failed("CUDA failure 2: out of memory ; GPU=0"), SplitReason::OutOfMemory);
         assert_eq!(failed("std::bad_alloc"), SplitReason::OutOfMemory);
+        let cublas = "CUBLAS failure 3: the resource allocation failed ; GPU=0 ; hostname=a";
+        assert_eq!(failed(cublas), SplitReason::OutOfMemory);
+        assert_eq!(failed("cublasLtMatmul: CUBLAS_STATUS_ALLOC_FAILED"), SplitReason::OutOfMemory);
         let limit = "Available memory of 20 is smaller than requested bytes of 300";
         assert_eq!(failed(limit), SplitReason::OutOfMemory);
         assert_eq!(failed("Gather node: index out of bounds"), SplitReason::Failed);
         let shape = EmbedError::Shape { found: vec![1], captions: 1, dim: 640 };
         assert_eq!(shape.split_reason(), SplitReason::Failed);
+        let not_finite = EmbedError::NotFinite { vectors: 1, captions: 2 };
+        assert_eq!(not_finite.split_reason(), SplitReason::NotFinite);
     }
 }

@@ -127,7 +127,6 @@ impl EmbedTask {
         let started = Instant::now();
         let result = self.watch.run(|| self.duty.run(|| self.embedder.embed(batch)));
         let seconds = started.elapsed().as_secs_f64();
-        self.metrics.busy_seconds.inc_by(seconds);
         (result, seconds)
     }
 
@@ -348,6 +347,27 @@ mod tests {
         }
     }
 
+    /// Fails on the token 5, the second time for want of memory.
+    struct Narrowing {
+        inner: HashEmbedder,
+        is_first: bool,
+    }
+
+    impl Embedder for Narrowing {
+        fn dim(&self) -> usize {
+            self.inner.dim()
+        }
+
+        fn embed(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EmbedError> {
+            if !batch.token_ids.contains(&5) {
+                return self.inner.embed(batch);
+            }
+            let is_first = std::mem::take(&mut self.is_first);
+            let reason = if is_first { "bad luck" } else { "std::bad_alloc" }.into();
+            Err(EmbedError::Run { captions: batch.captions(), tokens: batch.tokens(), reason })
+        }
+    }
+
     fn caption(sequence: u64, token: u32) -> Tracked<PreparedCaption> {
         caption_of(&Assignment::new(0, 1), sequence, token)
     }
@@ -394,7 +414,7 @@ mod tests {
         let (_batcher, jobs) = crossbeam_channel::bounded(1);
         let mut task = EmbedTask {
             embedder,
-            duty: DutyClock::new(metrics.embed.device_busy_seconds("none")),
+            duty: metrics.embed.clock_of("none"),
             watch: Health::new(Duration::from_secs(60)).watch_passes(),
             number: 0,
             requests,
@@ -482,7 +502,26 @@ mod tests {
     }
 
     #[test]
+    fn the_smallest_part_that_was_too_large_is_reported() {
+        // Nine of 3 tokens: halves of four and five, 12 and 15 tokens, are too many.
+        let outcome = run(&[5; 9], State::Works, 10);
+        assert_eq!(outcome.result.unwrap().out_of_memory, Some(12));
+        assert_eq!(outcome.embedded.len(), 9);
+    }
+
+    #[test]
+    fn a_batch_tells_what_it_took_and_how_many_of_it_were_late() {
+        let outcome = run(&[5; 4], State::Works, 1000);
+        assert_eq!(outcome.result.unwrap().pass.map(|pass| pass.tokens), Some(12));
+        assert_eq!(outcome.metrics.embed.objective_missed.get(), 0, "within the hour");
+    }
+
+    #[test]
     fn no_caption_is_rejected_for_want_of_memory() {
+        let narrowing = Narrowing { inner: HashEmbedder::new(4), is_first: true };
+        let outcome = run_with(Box::new(narrowing), vec![caption(0, 5)]);
+        assert!(matches!(outcome.result, Err(EmbedTaskError::OutOfMemory(_))), "at the second try");
+        assert!(outcome.rejected.is_empty());
         let outcome = run(&[5, 6], State::Works, 2);
         assert!(matches!(outcome.result, Err(EmbedTaskError::OutOfMemory(_))));
         assert_eq!((outcome.embedded.len(), outcome.rejected.len()), (0, 0));

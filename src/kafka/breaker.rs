@@ -156,6 +156,10 @@ mod tests {
         assert_eq!(breaker.check(), Ok(()), "half is not more than half");
         breaker.rejected_after_all();
         assert_eq!(breaker.check(), Err(Tripped::Share { rejected: 3, window: 4 }));
+        for _ in 0..4 {
+            breaker.accepted();
+        }
+        assert_eq!(breaker.share(), 0.0, "it left the window like the others");
     }
 
     #[test]

@@ -354,6 +354,71 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_is_where_it_began_before_anything_has_settled() {
+        let (mut ledger, assignment) = ledger();
+        ledger.begin_at(0, NextOffset(3));
+        let position = |ledger: &OffsetLedger| ledger.progress(0).unwrap().position;
+        assert_eq!(position(&ledger), Some(NextOffset(3)));
+        ledger.open(0, message(5, None), now()).unwrap();
+        assert_eq!(position(&ledger), Some(NextOffset(3)));
+        ledger.settle(&assignment, Offset(5));
+        assert_eq!(position(&ledger), Some(NextOffset(6)));
+    }
+
+    #[test]
+    fn the_widest_gap_of_a_partition_is_told_once() {
+        let (mut ledger, _assignment) = ledger();
+        ledger.begin_at(0, NextOffset(3));
+        let mut gap_after = |offsets: &[i64]| {
+            for &offset in offsets {
+                ledger.open(0, message(offset, None), now()).unwrap();
+            }
+            let gap = ledger.take_gaps().remove(&0)?;
+            Some((gap.from.0, gap.to.0, gap.offsets()))
+        };
+        assert_eq!(gap_after(&[3, 4]), None);
+        assert_eq!(gap_after(&[6, 10, 12]), Some((7, 10, 3)), "of three the second");
+        assert_eq!(gap_after(&[13]), None);
+        // Of one that begins with a gap.
+        ledger.assign(Assignment::new(0, 2));
+        ledger.begin_at(0, NextOffset(3));
+        ledger.open(0, message(5, None), now()).unwrap();
+        assert_eq!(ledger.take_gaps()[&0], Gap { from: NextOffset(3), to: Offset(5) });
+    }
+
+    #[test]
+    fn what_is_on_its_way_keeps_a_partition_busy_and_what_is_settled_does_not_count() {
+        let (mut ledger, assignment) = ledger();
+        assert!(ledger.is_busy(0), "the test holds on to it");
+        assert!(!ledger.is_busy(1), "not assigned");
+        for offset in [3, 4, 5] {
+            ledger.open(0, message(offset, None), now()).unwrap();
+        }
+        ledger.settle(&assignment, Offset(4));
+        assert_eq!((ledger.unsettled(0), ledger.unsettled(1)), (2, 0));
+        drop(assignment);
+        assert!(!ledger.is_busy(0));
+    }
+
+    #[test]
+    fn the_oldest_is_the_one_that_came_first() {
+        let (mut ledger, assignment) = ledger();
+        ledger.assign(Assignment::new(1, 2));
+        assert_eq!(ledger.oldest(), None);
+        let first = now();
+        let second = first + std::time::Duration::from_millis(1);
+        ledger.open(1, message(7, None), second).unwrap();
+        ledger.open(0, message(8, None), first).unwrap();
+        ledger.open(0, message(9, None), second).unwrap();
+        let oldest = |partition, offset, received| {
+            Some(Oldest { received, partition, offset: Offset(offset) })
+        };
+        assert_eq!(ledger.oldest(), oldest(0, 8, first));
+        ledger.settle(&assignment, Offset(8));
+        assert_eq!(ledger.oldest(), oldest(0, 9, second), "of two that came together");
+    }
+
+    #[test]
     fn an_offset_waits_for_all_before_it() {
         let (mut ledger, assignment) = ledger();
         for offset in [3, 5, 9] {

@@ -60,6 +60,7 @@ use super::committer::{Committed, Committer};
 use super::consumer::{Connection, Held, SourceConsumer, is_final};
 use super::offsets::{Incoming, OffsetLedger, WentBack};
 use crate::config::{Config, DeliveryMode};
+use crate::handover::Intake;
 use crate::health::Health;
 use crate::metrics::{CommitResult, SourceMetrics};
 use crate::queue::{Closed, QueueSender};
@@ -106,6 +107,7 @@ pub struct Source {
     drain_timeout: Duration,
     assignments: u64,
     full: Option<Full>,
+    intake: Intake,
     turns: Turns,
     last_commit: Instant,
     refused: Refused,
@@ -168,6 +170,7 @@ impl Source {
             drain_timeout: config.delivery.drain_timeout,
             assignments: 0,
             full: None,
+            intake: Intake::default(),
             turns: Turns::default(),
             last_commit: Instant::now(),
             refused: Refused::new(refused::PATIENCE),
@@ -176,6 +179,11 @@ impl Source {
             stopping: false,
             waiting: Some(Waiting::since(Instant::now())),
         })
+    }
+
+    /// Returns what tells whether it takes messages.
+    pub fn intake(&self) -> Intake {
+        self.intake.clone()
     }
 
     /// Runs until a drain has ended, or a stage has.

@@ -1,10 +1,15 @@
 //! Metrics of the embedders and their devices.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
 use prometheus::core::Collector;
 use prometheus::{Counter, CounterVec, Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 
 use super::make::{counter, counter_vec, counters, float_gauge, gauge, seconds};
 use crate::embed::SplitReason;
+use crate::embed::duty::DutyClock;
+use crate::lock::lock;
 
 /// Of the embedder.
 #[derive(Clone, Debug)]
@@ -13,13 +18,14 @@ pub struct EmbedMetrics {
     pub captions: IntCounter,
     /// Their tokens.
     pub tokens: IntCounter,
-    /// Time spent in forward passes.
-    pub busy_seconds: Counter,
     /// Batches that failed and were split, by `reason`.
     pub splits: IntCounterVec,
     /// Captions whose pass was done later than the latency objective says.
     pub objective_missed: IntCounter,
+    busy_seconds: Counter,
     device_busy_seconds: CounterVec,
+    /// They count both, each of one device.
+    clocks: Arc<Mutex<BTreeMap<String, DutyClock>>>,
     /// Nodes of the graph that run on the CPU though the network is on a GPU.
     pub nodes_on_cpu: IntGauge,
     /// Embedders: passes that may be under way at a time.
@@ -44,6 +50,7 @@ impl EmbedMetrics {
                 "Seconds for which a device had a forward pass under way; its rate is the duty cycle",
                 "device",
             ),
+            clocks: Arc::default(),
             nodes_on_cpu: gauge(
                 r,
                 "embed_nodes_on_cpu",
@@ -66,13 +73,30 @@ impl EmbedMetrics {
         }
     }
 
-    /// Returns the seconds for which a device had a pass under way.
-    pub fn device_busy_seconds(&self, device: &str) -> Counter {
-        self.device_busy_seconds.with_label_values(&[device])
+    /// Returns the clock of a device, which all of its embedders share.
+    pub fn clock_of(&self, device: &str) -> DutyClock {
+        let of_device = || self.device_busy_seconds.with_label_values(&[device]);
+        let mut clocks = lock(&self.clocks);
+        let clock = clocks
+            .entry(device.to_owned())
+            .or_insert_with(|| DutyClock::new(of_device(), self.busy_seconds.clone()));
+        clock.clone()
     }
 
-    /// Returns the same of all devices, on average.
+    /// Counts what has gone by of passes that are under way: who looks wants to know of them too.
+    pub fn count_passes(&self) {
+        lock(&self.clocks).values().for_each(DutyClock::count);
+    }
+
+    /// Returns the seconds spent in forward passes, of all embedders together.
+    pub fn busy_seconds(&self) -> f64 {
+        self.count_passes();
+        self.busy_seconds.get()
+    }
+
+    /// Returns the seconds for which a device had a pass under way, on average of all devices.
     pub fn mean_busy_seconds(&self) -> f64 {
+        self.count_passes();
         let families = self.device_busy_seconds.collect();
         let devices = families.iter().flat_map(|family| family.get_metric());
         let seconds: Vec<f64> = devices.map(|device| device.get_counter().get_value()).collect();

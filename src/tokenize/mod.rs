@@ -240,6 +240,14 @@ mod tests {
     }
 
     #[test]
+    fn a_caption_of_one_token_is_not_empty() {
+        let tokenizer = tokenizer(&TokenizerConfig::default());
+        let is_empty = |text: &str| tokenizer.tokenize(text).unwrap().is_empty();
+        assert!(!is_empty("hello") && !is_empty("\u{1f600}"));
+        assert!(is_empty("") && is_empty(" \u{0}"));
+    }
+
+    #[test]
     fn honours_the_three_options() {
         let cased = TokenizerConfig { do_lower_case: false, ..Default::default() };
         let lower = TokenizerConfig::default();
@@ -364,6 +372,21 @@ mod tests {
             for text in texts.iter().chain(&texts) {
                 let with_words = tokenizer.tokenize_with(&mut words, text).unwrap();
                 prop_assert_eq!(with_words, tokenizer.tokenize(text).unwrap(), "{:?}", text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_caption_of_many_words_is_read_to_its_end() {
+        let json = from_vocabulary(VOCAB, &TokenizerConfig::default()).unwrap();
+        let tokenizer = Tokenizer::from_json(&json, 100).unwrap();
+        for number in [WORDS_AHEAD - 1, WORDS_AHEAD, WORDS_AHEAD + 1, 3 * WORDS_AHEAD] {
+            let text = format!("{}!", "hello ".repeat(number));
+            let mut words = Words::default();
+            for _ in 0..2 {
+                let with_words = tokenizer.tokenize_with(&mut words, &text).unwrap();
+                assert_eq!(with_words.ids.len(), number + 3, "[CLS], the words, !, [SEP]");
+                assert_eq!(with_words, tokenizer.tokenize(&text).unwrap());
             }
         }
     }

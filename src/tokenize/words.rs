@@ -162,6 +162,9 @@ mod tests {
         words.put(nothing, &[]);
         assert_eq!(words.get(hello), Some(&[7, 8][..]));
         assert_eq!(words.get(hell), None);
+        for text in ["hell", "hella", "hello!"] {
+            assert_eq!(words.get(Word { text, ..hello }), None, "{text} at the same place");
+        }
         assert_eq!(words.get(nothing), Some(&[][..]));
         let texts: Vec<String> = (0..1_000_000).map(|number| format!("w{number}")).collect();
         let mut others = texts.iter().map(|text| word(&words, text));

@@ -155,6 +155,11 @@ mod tests {
         assert_eq!(rejected(&decoder, br#"{"caption": null}"#), RejectReason::CaptionNotText);
         let long = format!(r#"{{"caption": "{}"}}"#, "x".repeat(21));
         assert_eq!(rejected(&decoder, long.as_bytes()), RejectReason::CaptionTooLarge);
+        let of = |text: String| format!(r#"{{"caption": "{text}"}}"#);
+        let longest = of("ä".repeat(10));
+        assert!(decoder.decode(longest.as_bytes()).is_ok(), "as many bytes as there may be");
+        let many = of("ä".repeat(11));
+        assert_eq!(rejected(&decoder, many.as_bytes()), RejectReason::CaptionTooLarge);
     }
 
     #[test]
@@ -188,6 +193,15 @@ mod tests {
         assert_eq!(id(&format!(r#"{{"caption": "x", "id": {large}}}"#)), Id::Integer(large.into()));
         assert_eq!(rejected(&decoder, br#"{"caption": "x"}"#), RejectReason::IdMissing);
         assert_eq!(rejected(&decoder, br#"{"caption": "x", "id": []}"#), RejectReason::IdMissing);
+    }
+
+    #[test]
+    fn a_key_is_an_id_where_it_is_text() {
+        assert_eq!(key_as_id(Some("Älg".as_bytes())).unwrap(), "Älg");
+        assert_eq!(key_as_id(Some(b"")).unwrap(), "");
+        for key in [None, Some(&b"\xff"[..])] {
+            assert_eq!(key_as_id(key).unwrap_err().reason, RejectReason::IdMissing);
+        }
     }
 
     #[test]

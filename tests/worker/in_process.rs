@@ -46,6 +46,19 @@ fn a_limit_in_bytes_pauses_fetching_too() {
     assert!(worker.metric("capvec_source_paused_seconds_total") > 0.0, "it was paused");
 }
 
+/// What is in flight takes all bytes that there may be, so a batch would wait for nothing.
+#[test]
+fn no_caption_is_kept_back_for_others_that_a_limit_in_flight_keeps_out() {
+    let (_mock, cluster) = mock(1);
+    let mut config = cluster.config("in");
+    config.delivery.in_flight_bytes_max = 100.try_into().unwrap();
+    (config.batch.tokens_max, config.batch.wait_max) = (100_000, Duration::from_secs(3600));
+    let _worker = Running::start(&config);
+    cluster.send("in", &captions(2000));
+    // Of the last ones a few may stay below the limit, and wait.
+    cluster.await_records("in.out", 1900);
+}
+
 #[test]
 fn an_objective_that_is_missed_is_counted_and_drops_nothing() {
     let (_mock, cluster) = mock(1);

@@ -8,7 +8,9 @@ use capvec::model::manifest::Precision;
 use capvec::model::package::{Draft, Existing, Package, write};
 use capvec::model::synth::Preset;
 
-use crate::support::{capvec_ok, cosine, package_of, relative_error, text};
+use crate::support::{
+    Record, Worker, captions, capvec_ok, cosine, mock, package_of, relative_error, text,
+};
 
 /// Vectors of the demo's captions, in batches of at most so many captions.
 fn embed(package: &Path, batch_captions: &str) -> Vec<Vec<f32>> {
@@ -60,6 +62,42 @@ fn fp16_is_nearly_fp32_and_half_as_large() {
         assert!(error <= 2e-3, "caption {number}: {error:e}");
         let apart = relative_error(&alone[number], &together[number]);
         assert!(apart <= 1e-3, "caption {number}, alone and together: {apart:e}");
+    }
+}
+
+/// ONNX Runtime sets it for the thread that makes the first session and for its own; the embedders'
+/// have it of the former. Of Arm's CPUs it sets nothing.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn denormal_numbers_are_zero_in_every_embedder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = package_of(folder.path(), Precision::Fp32);
+    let network = Package::open(&path).unwrap().manifest.network;
+    // The file ends with the head, matrix and bias. A vector is the bias then.
+    let (matrix, bias) = (4 * network.hidden * network.dim, 4 * network.dim);
+    assert_eq!(matrix % 4096, 0, "the bias is on the page behind the matrix");
+    let weights = path.join("model.onnx.data");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let head = bytes.len() - matrix - bias;
+    bytes[head..][..matrix].fill(0);
+    bytes.truncate(head + matrix);
+    bytes.extend(std::iter::repeat_n(1e-40f32.to_le_bytes(), network.dim).flatten());
+    std::fs::write(&weights, bytes).unwrap();
+
+    let (_mock, cluster) = mock(1);
+    cluster.send("in", &captions(100));
+    let package = format!("model.package={}", text(&path));
+    // Sessions of one thread each run on the embedders' threads, and the other on its own too.
+    for (due, sessions, threads) in [(100, 1, 2), (200, 3, 1)] {
+        let numbers = [format!("embed.sessions={sessions}"), format!("embed.threads={threads}")];
+        let group = format!("kafka.group=of-{sessions}");
+        let options = ["embed.embedder=onnx", "batch.captions_max=2", &package, &group];
+        let options = [&options[..], &numbers.each_ref().map(String::as_str)].concat();
+        let worker = Worker::start(&cluster, "in", &options).ready();
+        let records = cluster.await_records("in.out", due);
+        worker.stop();
+        let is_zero = |record: &Record| record.vector().iter().all(|number| *number == 0.0);
+        assert!(records.iter().all(is_zero), "{sessions} sessions of {threads} threads");
     }
 }
 

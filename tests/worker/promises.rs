@@ -118,7 +118,7 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
     metrics.source.lag.partition_seconds.with_label_values(&["0"]).set(0.0);
     metrics.set_model("model", 640, "fp32");
     metrics.set_device("cpu", "CPUExecutionProvider");
-    metrics.embed.device_busy_seconds("cpu").inc_by(0.0);
+    metrics.embed.clock_of("cpu");
     metrics.set_execution_provider("CPUExecutionProvider", "CPUExecutionProvider");
     for queue in ["received", "tokenized", "finished"] {
         drop(capvec::queue::bounded::<()>(queue, 1, &metrics.queues));

@@ -85,7 +85,7 @@ impl Snapshot {
             batch_captions: batch.captions.get_sample_sum(),
             batch_tokens: batch.tokens.get_sample_sum(),
             cut: CutReason::ALL.map(|why| batch.cut.with_label_values(&[why.as_label()]).get()),
-            busy_seconds: metrics.embed.busy_seconds.get(),
+            busy_seconds: metrics.embed.busy_seconds(),
         }
     }
 

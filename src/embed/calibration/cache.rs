@@ -5,6 +5,7 @@
 
 use std::fs::{Metadata, Permissions};
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -16,10 +17,13 @@ use super::{Calibration, Found, Wanted};
 
 /// The layout of the file, and how what is in it was measured. What has another number is measured
 /// again.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Most calibrations in a file; the oldest goes first.
 const ENTRIES_MAX: usize = 16;
+
+/// Tokens a second of no device are beyond these. Times that are reckoned from them are finite.
+const RATES: RangeInclusive<f64> = 1e-3..=1e12;
 
 /// A larger file isn't one of ours.
 const BYTES_MAX: u64 = 1 << 20;
@@ -36,6 +40,8 @@ pub struct Key {
     pub cpus: usize,
     /// ONNX Runtime's library.
     pub onnxruntime: PathBuf,
+    /// Its size: another version may lie at the same path.
+    pub onnxruntime_bytes: u64,
     /// The version of this program: another one may make another graph.
     pub capvec: String,
     /// What the configuration left open.
@@ -89,9 +95,7 @@ impl Cache {
             && !entry.calibration.steps.is_empty()
             && entry.calibration.steps.is_sorted_by_key(|step| step.tokens)
             && entry.calibration.steps.iter().all(|step| {
-                (1..=tokens_max).contains(&step.tokens)
-                    && step.tokens_per_second.is_finite()
-                    && step.tokens_per_second > 0.0
+                (1..=tokens_max).contains(&step.tokens) && RATES.contains(&step.tokens_per_second)
             });
         usable.then_some(entry.calibration)
     }
@@ -160,6 +164,7 @@ mod tests {
             device: "a CPU".into(),
             cpus,
             onnxruntime: "lib.so".into(),
+            onnxruntime_bytes: 9,
             capvec: "1".into(),
             wanted: Wanted::default(),
         }
@@ -230,16 +235,23 @@ mod tests {
         for damaged in [
             &text[..text.len() / 2],
             &text.replace("1000.0", "-1.0"),
+            &text.replace("1000.0", "1e-304"),
+            &text.replace("1000.0", "1e304"),
             &text.replace("\"sessions\": 1", "\"sessions\": 0"),
             &text.replace("\"sessions\": 1", "\"sessions\": 11111111"),
             &text.replace("\"threads\": 1", "\"threads\": 11111111"),
             &text.replace("\"tokens\": 64", "\"tokens\": 18446744073709551615"),
-            &text.replace("\"format\": 3", "\"format\": 2"),
+            &text.replace("\"format\": 4", "\"format\": 3"),
         ] {
             fs::write(cache.path(), damaged).unwrap();
             assert_eq!(cache.get(&key("a", 8)), None, "{damaged}");
         }
         cache.put(key("a", 8), calibration(1)).unwrap();
         assert!(cache.get(&key("a", 8)).is_some());
+        let step = |tokens| Step { tokens, tokens_per_second: 1000.0 };
+        for steps in [vec![], vec![step(64), step(32)]] {
+            cache.put(key("a", 8), Calibration { steps, ..calibration(1) }).unwrap();
+            assert_eq!(cache.get(&key("a", 8)), None);
+        }
     }
 }

@@ -358,14 +358,16 @@ mod tests {
 
     #[test]
     fn what_takes_long_is_measured_no_more_than_it_must() {
-        let mut runs = 0;
-        let run = |sessions: &mut Sessions, passes: Passes| {
-            runs += 1;
-            sessions.run(passes)
-        };
-        let load = |number, _| sessions(number, 4_000_000, 0, 4096);
-        let found = choose(&Wanted::default(), 2, load, run).unwrap().calibration;
-        assert_eq!((found.sessions, found.steps.len()), (2, 1));
-        assert_eq!(runs, ROUNDS + 2 + ROUNDS, "one size, one comparison, the size again");
+        for (pass_us, rounds) in [(4_000_000, ROUNDS), (6_000_000, 2), (11_000_000, 1)] {
+            let mut runs = 0;
+            let run = |sessions: &mut Sessions, passes: Passes| {
+                runs += 1;
+                sessions.run(passes)
+            };
+            let load = |number, _| sessions(number, pass_us, 0, 4096);
+            let found = choose(&Wanted::default(), 2, load, run).unwrap().calibration;
+            assert_eq!((found.sessions, found.steps.len()), (2, 1));
+            assert_eq!(runs, rounds + 2 + rounds, "one size, one comparison, the size again");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! A package on a device, and how it is to run there: as the configuration says, as it was measured
 //! before, or as it is measured now.
 
+use std::fs;
 use std::path::Path;
 
 use super::{EmbeddersError, cpus};
@@ -107,6 +108,7 @@ impl Site<'_> {
             device: self.device_name(),
             cpus: cpus(),
             onnxruntime: self.library.into(),
+            onnxruntime_bytes: fs::metadata(self.library).map_or(0, |file| file.len()),
             capvec: env!("CARGO_PKG_VERSION").into(),
             wanted: *wanted,
         }
@@ -161,6 +163,23 @@ fn share(bytes_max: usize, sessions: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::synth::{Synthesis, synthesize};
+
+    #[test]
+    fn a_library_that_is_replaced_has_another_calibration() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, library) = (folder.path().join("tiny"), folder.path().join("library"));
+        synthesize(&Synthesis::tiny(1, &path), &mut |_| ()).unwrap();
+        let package = Package::open(&path).unwrap();
+        let site = Site { package: &package, library: &library, device: Device::CPU, bytes_max: 0 };
+        let key_with = |contents: &str| {
+            fs::write(&library, contents).unwrap();
+            site.key(&Wanted::default())
+        };
+        let first = key_with("version 1");
+        assert_ne!(first, key_with("version 1.1"));
+        assert_eq!(first, key_with("version 1"));
+    }
 
     #[test]
     fn gpus_that_differ_have_calibrations_of_their_own() {

@@ -40,9 +40,11 @@ impl Source {
             None if is_over => {
                 self.full = Some(Full { since: now, counted: now, is_paused: false });
                 self.metrics.paused.set(1);
+                self.intake.set_full(true);
             }
             Some(full) if is_half_free => {
                 self.metrics.paused.set(0);
+                self.intake.set_full(false);
                 let resume = full.is_paused && !self.stopping;
                 self.full = None;
                 if resume {
