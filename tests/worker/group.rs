@@ -126,10 +126,10 @@ fn partitions_that_were_lost_while_fetching_was_paused_go_on_when_they_come_back
     let messages = captions(number);
     let (early, late) = messages.split_at(number / 2);
     cluster.send("paused", early);
-    // A batch waits for more than may be in flight, so that fetching is paused meanwhile.
+    // Vectors wait for more than may be in flight, so that fetching is paused meanwhile.
     let options = [
         "delivery.in_flight_bytes_max=400",
-        "batch.wait_max=8s",
+        "kafka.librdkafka.linger.ms=8000",
         "delivery.drain_timeout=2s",
         "kafka.librdkafka.session.timeout.ms=3000",
         "kafka.librdkafka.heartbeat.interval.ms=500",
@@ -148,7 +148,8 @@ fn partitions_that_were_lost_while_fetching_was_paused_go_on_when_they_come_back
     eventually("the first knows", || {
         first.metric("capvec_rebalances_total{event=\"lost\"}").filter(|lost| *lost > 0.0)
     });
-    second.stop();
+    assert!(first.log().contains("lost with messages in the worker"), "{}", first.log());
+    second.kill();
     eventually("the first has all again", || (partitions(&first) == Some(4.0)).then_some(()));
     cluster.send("paused", late);
     eventually("all captions have vectors", || {
