@@ -316,6 +316,46 @@ mod tests {
         }
     }
 
+    /// A batcher that runs, and its neighbours' ends.
+    struct Rig {
+        metrics: Metrics,
+        captions: QueueSender<Vec<Tracked<PreparedCaption>>>,
+        requests: Sender<Request>,
+        jobs: Vec<Receiver<Job>>,
+        finished: QueueReceiver<Finished>,
+        thread: std::thread::JoinHandle<bool>,
+    }
+
+    impl Rig {
+        /// Starts one that so many embedders ask, after a change of it.
+        fn start(embedders: usize, change: impl FnOnce(&mut Batcher)) -> Rig {
+            let metrics = Metrics::new();
+            let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
+            let (around, finished) = queue::bounded("finished", 2, &metrics.queues);
+            let (requests, free) = crossbeam_channel::bounded(embedders);
+            let (senders, jobs) = (0..embedders).map(|_| crossbeam_channel::bounded(1)).unzip();
+            let mut batcher = batcher(&metrics, input, free, senders, around);
+            change(&mut batcher);
+            let thread = std::thread::spawn(move || batcher.run().is_ok());
+            Rig { metrics, captions, requests, jobs, finished, thread }
+        }
+
+        fn ask(&self, embedder: usize, last: Option<Pass>, out_of_memory: Option<usize>) {
+            self.requests.send(Request { embedder, last, out_of_memory }).unwrap();
+        }
+
+        /// Returns an embedder's next batch.
+        fn cut(&self, embedder: usize) -> Job {
+            self.jobs[embedder].recv_timeout(PATIENCE).expect("a batch is cut")
+        }
+
+        /// Returns whether it ends well where nothing comes any more.
+        fn ends(self) -> bool {
+            drop((self.captions, self.requests));
+            self.thread.join().unwrap()
+        }
+    }
+
     /// Starts an embedder and lets its batcher end, in whichever order their threads come to run.
     fn batcher_ends(metrics: &Metrics) {
         let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
@@ -358,154 +398,106 @@ mod tests {
 
     #[test]
     fn captions_that_come_together_go_to_all_that_are_free() {
-        let metrics = Metrics::new();
-        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
-        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
-        let (requests, free) = crossbeam_channel::bounded(2);
-        let (jobs, batches): (Vec<_>, Vec<_>) =
-            (0..2).map(|_| crossbeam_channel::bounded(1)).unzip();
         let mut cost = CostModel::default();
         for tokens in [10, 20, 40].into_iter().cycle().take(30) {
             cost.observe(tokens, tokens as f64 * 1e-3);
         }
-        let batcher = Batcher { cost, ..batcher(&metrics, input, free, jobs, around) };
-        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        let rig = Rig::start(2, |batcher| batcher.cost = cost);
         for embedder in 0..2 {
-            requests.send(Request { embedder, last: None, out_of_memory: None }).unwrap();
+            rig.ask(embedder, None, None);
         }
         // Both are known to be free once their channel is empty.
         let begun = Instant::now();
-        while !requests.is_empty() {
+        while !rig.requests.is_empty() {
             assert!(begun.elapsed() < PATIENCE);
             std::thread::yield_now();
         }
-        captions.send(vec![caption(20), caption(21), caption(19), caption(20)]).unwrap();
-        let sizes: Vec<usize> = batches
-            .iter()
-            .map(|jobs: &Receiver<Job>| jobs.recv_timeout(PATIENCE).unwrap().captions.len())
-            .collect();
+        rig.captions.send(vec![caption(20), caption(21), caption(19), caption(20)]).unwrap();
+        let sizes = [0, 1].map(|embedder| rig.cut(embedder).captions.len());
         assert_eq!(sizes, [2, 2]);
-        drop((captions, requests));
-        assert!(batcher.join().unwrap());
+        assert!(rig.ends());
     }
 
     #[test]
     fn nothing_is_kept_back_for_more_once_no_more_can_come() {
-        let metrics = Metrics::new();
-        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
-        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
-        let (requests, free) = crossbeam_channel::bounded(1);
-        let (job, jobs) = crossbeam_channel::bounded(1);
-        let wait_max = Duration::from_secs(3600);
-        let batcher = Batcher { wait_max, ..batcher(&metrics, input, free, vec![job], around) };
-        let batcher = std::thread::spawn(move || batcher.run().is_ok());
-        requests.send(Request { embedder: 0, last: None, out_of_memory: None }).unwrap();
-        captions.send(vec![caption(20)]).unwrap();
+        let rig = Rig::start(1, |batcher| batcher.wait_max = Duration::from_secs(3600));
+        rig.ask(0, None, None);
+        rig.captions.send(vec![caption(20)]).unwrap();
         // As where another stage has failed: the partitions aren't given up before, as at a stop.
-        drop(captions);
-        let job: Job = jobs.recv_timeout(PATIENCE).expect("it is cut at once");
+        drop(rig.captions);
+        let job = rig.jobs[0].recv_timeout(PATIENCE).expect("it is cut at once");
         assert_eq!(job.captions.len(), 1);
-        assert!(batcher.join().unwrap());
+        assert!(rig.thread.join().unwrap());
     }
 
     #[test]
     fn nothing_is_kept_back_while_a_limit_in_flight_keeps_others_out() {
-        let metrics = Metrics::new();
-        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
-        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
-        let (requests, free) = crossbeam_channel::bounded(2);
-        let (jobs, batches): (Vec<_>, Vec<_>) =
-            (0..2).map(|_| crossbeam_channel::bounded(1)).unzip();
         let intake = Intake::default();
-        let batcher = Batcher {
-            intake: intake.clone(),
-            wait_max: Duration::from_secs(3600),
-            ..batcher(&metrics, input, free, jobs, around)
-        };
-        let batcher = std::thread::spawn(move || batcher.run().is_ok());
-        let ask = |embedder| {
-            requests.send(Request { embedder, last: None, out_of_memory: None }).unwrap();
-        };
-        let cut = |embedder: usize| -> Result<Job, _> { batches[embedder].recv_timeout(PATIENCE) };
-        ask(0);
-        ask(1);
-        captions.send(vec![caption(20)]).unwrap();
+        let rig = Rig::start(2, |batcher| {
+            batcher.intake = intake.clone();
+            batcher.wait_max = Duration::from_secs(3600);
+        });
+        rig.ask(0, None, None);
+        rig.ask(1, None, None);
+        rig.captions.send(vec![caption(20)]).unwrap();
         // It has begun to wait for more by then, or begins without.
         intake.set_full(true);
-        assert_eq!(cut(0).expect("the limit is noticed").captions.len(), 1);
+        assert_eq!(rig.cut(0).captions.len(), 1, "the limit is noticed");
         // One is under way: when it is done others may come.
-        captions.send(vec![caption(20)]).unwrap();
+        rig.captions.send(vec![caption(20)]).unwrap();
         let short = 4 * LEAVING_CHECK;
-        assert!(batches[1].recv_timeout(short).is_err(), "it is kept back for more");
-        ask(0);
-        assert_eq!(cut(1).expect("none is under way").captions.len(), 1);
-        drop((captions, requests));
-        assert!(batcher.join().unwrap());
+        assert!(rig.jobs[1].recv_timeout(short).is_err(), "it is kept back for more");
+        rig.ask(0, None, None);
+        assert_eq!(rig.cut(1).captions.len(), 1, "none is under way");
+        assert!(rig.ends());
     }
 
     #[test]
     fn what_a_request_tells_of_the_last_batch_is_learnt() {
-        let metrics = Metrics::new();
-        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
-        let (around, _finished) = queue::bounded("finished", 1, &metrics.queues);
-        let (requests, free) = crossbeam_channel::bounded(1);
-        let (job, jobs) = crossbeam_channel::bounded(1);
         let step = |tokens: usize| Step { tokens, tokens_per_second: tokens as f64 };
         // Passes of either size take a second: 40 tokens are best.
         let budget = TokenBudget::new(vec![step(20), step(40)]);
-        let batcher = Batcher { budget, ..batcher(&metrics, input, free, vec![job], around) };
-        let batcher = std::thread::spawn(move || batcher.run().is_ok());
-        let ask = |last, out_of_memory| {
-            requests.send(Request { embedder: 0, last, out_of_memory }).unwrap();
-        };
-        let cut = || -> Job { jobs.recv_timeout(PATIENCE).unwrap() };
-        ask(None, None);
+        let rig = Rig::start(1, |batcher| batcher.budget = budget);
+        let metrics = &rig.metrics.batch;
+        rig.ask(0, None, None);
         // Those of 20 tokens, which are tried now and then, take an instant from now on.
         let (begun, mut waiting) = (Instant::now(), 0);
-        while metrics.batch.tokens_limit.get() != 20 {
+        while metrics.tokens_limit.get() != 20 {
             if waiting < 2 {
-                captions.send(vec![caption(20), caption(20), caption(20), caption(20)]).unwrap();
+                let captions = vec![caption(20), caption(20), caption(20), caption(20)];
+                rig.captions.send(captions).unwrap();
                 waiting += 4;
             }
-            let Job { captions, batch } = cut();
+            let Job { captions, batch } = rig.cut(0);
             waiting -= captions.len();
             let tokens = batch.tokens();
             let seconds = if tokens == 20 { 1e-3 } else { 1.0 };
-            ask(Some(Pass { tokens, seconds }), None);
+            rig.ask(0, Some(Pass { tokens, seconds }), None);
             assert!(begun.elapsed() < PATIENCE, "the smaller ones are never found to be better");
         }
-        assert!(metrics.batch.token_seconds.get() > 0.0);
-        captions.send(vec![caption(20)]).unwrap();
-        drop(cut());
-        ask(None, Some(20));
-        while metrics.batch.tokens_limit.get() != 10 {
+        assert!(metrics.token_seconds.get() > 0.0);
+        rig.captions.send(vec![caption(20)]).unwrap();
+        drop(rig.cut(0));
+        rig.ask(0, None, Some(20));
+        while metrics.tokens_limit.get() != 10 {
             assert!(begun.elapsed() < 2 * PATIENCE, "a lack of memory makes no smaller batches");
             std::thread::yield_now();
         }
-        drop((captions, requests));
-        assert!(batcher.join().unwrap());
+        assert!(rig.ends());
     }
 
     #[test]
     fn what_is_asked_back_is_left_to_the_next_owner_while_all_embedders_are_busy() {
-        let metrics = Metrics::new();
-        let (captions, input) = queue::bounded("tokenized", 1, &metrics.queues);
-        let (around, finished) = queue::bounded("finished", 2, &metrics.queues);
-        let (requests, free) = crossbeam_channel::bounded(1);
-        let (job, jobs) = crossbeam_channel::bounded(1);
-        let batcher = batcher(&metrics, input, free, vec![job], around);
-        let batcher = std::thread::spawn(move || batcher.run().is_ok());
+        let rig = Rig::start(1, |_| ());
         let asked_back = caption(20);
         let assignment = std::sync::Arc::clone(&asked_back.origin.assignment);
-        captions.send(vec![asked_back, caption(20)]).unwrap();
+        rig.captions.send(vec![asked_back, caption(20)]).unwrap();
         assignment.leave();
-        let abandoned = finished.inner().recv_timeout(PATIENCE);
+        let abandoned = rig.finished.inner().recv_timeout(PATIENCE);
         assert!(matches!(abandoned, Ok(Finished::Abandoned(_))), "{abandoned:?}");
-        requests.send(Request { embedder: 0, last: None, out_of_memory: None }).unwrap();
-        let job: Job = jobs.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(job.captions.len(), 1, "the other's partition is held");
-        drop((captions, requests));
-        assert!(batcher.join().unwrap());
+        rig.ask(0, None, None);
+        assert_eq!(rig.cut(0).captions.len(), 1, "the other's partition is held");
+        assert!(rig.ends());
     }
 
     #[test]
