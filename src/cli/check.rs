@@ -13,12 +13,12 @@ use clap::Args;
 use rdkafka::producer::Producer;
 
 use self::lines::{Checks, Status};
-use super::{ConfigArgs, EXIT_USAGE, PATIENCE, patience};
+use super::{ConfigArgs, EXIT_USAGE, PATIENCE, ids_of_brokers, patience};
 use crate::config::{Config, DeliveryMode, EmbedderKind, as_written};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::asker::Asker;
-use crate::kafka::topics::{Inquiry, look_up};
+use crate::kafka::topics::look_up;
 use crate::kafka::writable::{self, Answer, broker_options, record_limit};
 use crate::model::package::Package;
 use crate::shutdown::Shutdown;
@@ -105,15 +105,7 @@ fn devices(config: &Config, package: &Package) -> anyhow::Result<String> {
 
 fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Checks) {
     let brokers = checks.check("brokers", || {
-        let client = writable::asking(config, Asker::default())?;
-        let inquiry = Inquiry {
-            client: client.client(),
-            serve: &|_| (),
-            brokers: &config.kafka.brokers,
-            patience: patience(config),
-            shutdown: &Shutdown::default(),
-        };
-        let brokers = inquiry.ids_of_brokers()?;
+        let brokers = ids_of_brokers(config, &Shutdown::default())?;
         Ok((format!("{} in the cluster at {}", brokers.len(), config.kafka.brokers), brokers))
     });
     let Some(brokers) = brokers else {

@@ -27,11 +27,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use rdkafka::producer::Producer;
 use thiserror::Error;
 
 use crate::causes::with_causes;
 use crate::config::{Config, ConfigError, load};
-use crate::kafka::topics::TopicError;
+use crate::kafka::asker::Asker;
+use crate::kafka::topics::{Inquiry, TopicError};
+use crate::kafka::writable::asking;
+use crate::shutdown::Shutdown;
 
 /// The exit code for a bad configuration, `EX_USAGE` of sysexits.h. A bad command line is clap's:
 /// 2.
@@ -114,6 +118,19 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// Returns how long the brokers may take to answer such a command for a topic.
 fn patience(config: &Config) -> Duration {
     PATIENCE.min(config.kafka.startup_timeout)
+}
+
+/// Waits until the brokers answer, and returns their ids.
+fn ids_of_brokers(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Vec<i32>> {
+    let client = asking(config, Asker::default())?;
+    let inquiry = Inquiry {
+        client: client.client(),
+        serve: &|_| (),
+        brokers: &config.kafka.brokers,
+        patience: patience(config),
+        shutdown,
+    };
+    Ok(inquiry.ids_of_brokers()?)
 }
 
 /// Reads a number of what there must be some of.

@@ -28,9 +28,7 @@ pub fn known_to_group<C: ConsumerContext>(
     }
     let topic = &config.input.topic;
     let mut all = TopicPartitionList::with_capacity(partitions);
-    for partition in 0..partitions as i32 {
-        all.add_partition(topic, partition);
-    }
+    all.add_partition_range(topic, 0, partitions as i32 - 1);
     let committed = match client.committed_offsets(all, PATIENCE) {
         Ok(committed) => committed,
         Err(error) => {

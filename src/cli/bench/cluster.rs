@@ -9,16 +9,12 @@ use clap::Args;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::cli::embedded::{EmbeddedBroker, FETCH_WAIT};
-use crate::cli::{key_value, patience, tell};
+use crate::cli::{ids_of_brokers, key_value, tell};
 use crate::config::{Config, load};
 use crate::kafka::admin_properties;
-use crate::kafka::asker::Asker;
-use crate::kafka::topics::Inquiry;
-use crate::kafka::writable::asking;
 use crate::shutdown::Shutdown;
 
 /// Partitions of captions, and of vectors.
@@ -131,15 +127,7 @@ impl Cluster {
         if self.is_embedded() {
             return Ok(());
         }
-        let asker = asking(config, Asker::default())?;
-        let inquiry = Inquiry {
-            client: asker.client(),
-            serve: &|_| (),
-            brokers: &self.bootstrap,
-            patience: patience(config),
-            shutdown,
-        };
-        inquiry.ids_of_brokers()?;
+        ids_of_brokers(config, shutdown)?;
         let admin: AdminClient<_> = admin_properties(config).create()?;
         let output = self.output();
         let topics = [&self.name, &output].map(|topic| {
