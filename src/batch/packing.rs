@@ -2,16 +2,23 @@
 //!
 //! See [`crate::model::graph`] for what each tensor means. Captions share the rows that attention
 //! works on where they fit: best fit, the longest first, so that rows are nearly full and one long
-//! caption doesn't widen a row for each short one.
+//! caption doesn't widen a row for each short one. Of several widths of rows the cheapest is taken.
 //!
 //! # Invariants
 //!
 //! - Every token has a slot, no slot has two, and a caption lies in one row.
 //! - Tensors are in the order in which the captions came: row `i` of the output is caption `i`.
 
-/// A row of attention is at least this wide, in tokens. Narrower rows make the products inside
-/// attention too small to be fast, wider ones make more of a row another caption's business.
-pub const WIDTH_MIN: usize = 64;
+/// Rows are a multiple of so many slots wide, where there are several: as many numbers are in one of the
+/// CPU's vector registers.
+const WIDTH_STEP: usize = 16;
+
+/// Rows are no wider than this, in slots, unless a caption is longer.
+const WIDTH_MAX: usize = 128;
+
+/// What a slot costs by itself, to be gathered and gathered back: about as much as that it is looked
+/// at by so many others.
+const SLOT_COST: usize = 64;
 
 /// A caption begins at a multiple of so many slots. The CPU's kernels sum a row's slots four at a
 /// time: a caption that began between two fours would be summed in another order than alone, and
@@ -61,8 +68,8 @@ impl TokenBatch {
         }
         assert!(!lengths.is_empty(), "a batch has captions");
 
-        batch.width = row_width(&lengths);
-        let (slots, rows) = fill_rows(&lengths, batch.width);
+        let (slots, rows, width) = place(&lengths);
+        batch.width = width;
         batch.token_slots.reserve(batch.token_ids.len());
         batch.slot_tokens.resize(rows * batch.width, 0);
         batch.slot_captions.resize(rows * batch.width, 0);
@@ -115,35 +122,56 @@ impl TokenBatch {
     }
 }
 
-/// Wide enough for the longest caption, and no wider than all of them together need.
-fn row_width(lengths: &[usize]) -> usize {
-    let aligned = lengths.iter().map(|length| length.next_multiple_of(ALIGNMENT));
-    let longest = aligned.clone().max().unwrap_or(ALIGNMENT);
-    longest.max(WIDTH_MIN.min(aligned.sum()))
-}
-
-/// Returns the first slot of each caption, and the number of rows.
-fn fill_rows(lengths: &[usize], width: usize) -> (Vec<usize>, usize) {
+/// Returns the first slot of each caption, the number of rows and their width, of all widths the one
+/// that costs least: a slot looks at all of its row, also at what is another caption's or nobody's.
+fn place(lengths: &[usize]) -> (Vec<usize>, usize, usize) {
+    let aligned = |caption: usize| lengths[caption].next_multiple_of(ALIGNMENT);
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&caption| std::cmp::Reverse(lengths[caption]));
-    // Rows by the number of their free slots.
-    let mut by_free: Vec<Vec<usize>> = vec![Vec::new(); width + 1];
-    let mut slots = vec![0; lengths.len()];
-    let mut rows = 0;
-    for caption in order {
-        let length = lengths[caption].next_multiple_of(ALIGNMENT);
-        let tightest = (length..=width).find(|&free| !by_free[free].is_empty());
-        let (row, free) = match tightest.and_then(|free| Some((by_free[free].pop()?, free))) {
-            Some(found) => found,
-            None => {
-                rows += 1;
-                (rows - 1, width)
-            }
-        };
-        slots[caption] = row * width + (width - free);
-        by_free[free - length].push(row);
+    let longest = aligned(order[0]).next_multiple_of(WIDTH_STEP);
+    let whole: usize = (0..lengths.len()).map(aligned).sum();
+
+    let mut best = (usize::MAX, longest);
+    for width in (longest..=longest.max(WIDTH_MAX)).step_by(WIDTH_STEP) {
+        // All of them in one row need no more than that.
+        let width = width.min(whole);
+        let cost_of = |rows: usize| rows * width * (width + SLOT_COST);
+        if cost_of(whole.div_ceil(width)) < best.0 {
+            let rows = fill_rows(order.iter().map(|&caption| aligned(caption)), width, |_, _| {});
+            best = best.min((cost_of(rows), width));
+        }
     }
-    (slots, rows)
+
+    let width = best.1;
+    let mut slots = vec![0; lengths.len()];
+    let sizes = order.iter().map(|&caption| aligned(caption));
+    let rows = fill_rows(sizes, width, |place, slot| slots[order[place]] = slot);
+    (slots, rows, width)
+}
+
+/// Fills rows of that width by best fit. Tells where each of the sizes, which come in falling order, is
+/// placed, and returns the number of rows.
+fn fill_rows(
+    sizes: impl Iterator<Item = usize>,
+    width: usize,
+    mut placed: impl FnMut(usize, usize),
+) -> usize {
+    // For each number of free slots the last row that has it, and for each row the one before it.
+    let mut last_with: Vec<Option<usize>> = vec![None; width + 1];
+    let mut before: Vec<Option<usize>> = Vec::new();
+    for (place, size) in sizes.enumerate() {
+        let tightest = (size..=width).find_map(|free| Some((free, last_with[free]?)));
+        let (free, row) = tightest.unwrap_or_else(|| {
+            before.push(None);
+            (width, before.len() - 1)
+        });
+        if tightest.is_some() {
+            last_with[free] = before[row];
+        }
+        placed(place, row * width + (width - free));
+        before[row] = last_with[free - size].replace(row);
+    }
+    before.len()
 }
 
 #[cfg(test)]
@@ -179,11 +207,40 @@ mod tests {
             let batch = TokenBatch::pack(captions.iter().map(Vec::as_slice));
             (batch.rows(), batch.width)
         };
-        assert_eq!(pack(&[16; 10]), (3, WIDTH_MIN));
-        assert_eq!(pack(&[24, 24, 40, 40]), (2, WIDTH_MIN));
+        assert_eq!(pack(&[16, 16, 24, 24, 24, 8, 8, 8]), (4, 32));
+        assert_eq!(pack(&[24, 24, 24, 40, 40, 40]), (3, 64));
+    }
+
+    #[test]
+    fn captions_that_fit_one_row_have_it_no_wider_than_they_need() {
+        let captions = [vec![1u32; 18], vec![2; 19]];
+        let batch = TokenBatch::pack(captions.iter().map(Vec::as_slice));
+        assert_eq!((batch.rows(), batch.width), (1, 40));
+    }
+
+    #[test]
+    fn a_caption_longer_than_the_widest_rows_has_one_as_long_as_itself() {
+        let captions = [vec![1u32; 300], vec![2; 19], vec![2; 120]];
+        let batch = TokenBatch::pack(captions.iter().map(Vec::as_slice));
+        assert_eq!((batch.rows(), batch.width), (2, 304));
+        assert_eq!(TokenBatch::pack([&captions[0][..]]).width, 300);
     }
 
     proptest! {
+        #[test]
+        fn no_other_width_would_cost_less(lengths in prop::collection::vec(1usize..200, 1..80)) {
+            let (_, rows, width) = place(&lengths);
+            let mut sizes: Vec<usize> =
+                lengths.iter().map(|length| length.next_multiple_of(ALIGNMENT)).collect();
+            sizes.sort_unstable_by(|a, b| b.cmp(a));
+            let cost_of = |rows: usize, width: usize| rows * width * (width + SLOT_COST);
+            let longest = sizes[0].next_multiple_of(WIDTH_STEP);
+            for other in (longest..=WIDTH_MAX).step_by(WIDTH_STEP) {
+                let rows_of_other = fill_rows(sizes.iter().copied(), other, |_, _| {});
+                prop_assert!(cost_of(rows, width) <= cost_of(rows_of_other, other));
+            }
+        }
+
         #[test]
         fn every_token_has_a_slot_of_its_own_among_its_caption(
             lengths in prop::collection::vec(1usize..130, 1..50),
