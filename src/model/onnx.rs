@@ -94,9 +94,6 @@ pub struct AttributeProto {
     /// Its value, where it is an integer.
     #[prost(int64, tag = "3")]
     pub i: i64,
-    /// Its value, where it is several integers.
-    #[prost(int64, repeated, tag = "8")]
-    pub ints: Vec<i64>,
     /// Which of the values counts.
     #[prost(enumeration = "AttributeType", tag = "20")]
     pub r#type: i32,
@@ -112,8 +109,6 @@ pub enum AttributeType {
     Float = 1,
     /// `i` counts.
     Int = 2,
-    /// `ints` counts.
-    Ints = 7,
 }
 
 /// A constant tensor: its numbers inline in `raw_data`, or in another file.
@@ -279,11 +274,6 @@ pub fn int_attribute(name: &str, i: i64) -> AttributeProto {
 /// Returns a parameter that is a float.
 pub fn float_attribute(name: &str, f: f32) -> AttributeProto {
     AttributeProto { f, ..attribute(name, AttributeType::Float) }
-}
-
-/// Returns a parameter that is several integers.
-pub fn ints_attribute(name: &str, ints: &[i64]) -> AttributeProto {
-    AttributeProto { ints: ints.into(), ..attribute(name, AttributeType::Ints) }
 }
 
 fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
