@@ -282,6 +282,22 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
 }
 
 #[test]
+fn check_finds_an_output_topic_that_takes_no_vector() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("narrow", 1);
+    cluster.create_topic_with("narrow.small", 1, &[("max.message.bytes", "2000")]);
+    let options = ["input.topic=narrow", "output.topic=narrow.small"];
+    let (code, said) = check(&cluster.bootstrap, &options);
+    assert_eq!(code, Some(1), "{said}");
+    let why = "FAILED  output topic: \"narrow.small\" takes 2000 bytes at most (max.message.bytes), and \
+               the 640 numbers of a vector are 2560; raise it\n";
+    assert!(said.contains(why), "{said}");
+    // Numbers of text may be shorter.
+    let json = [&options[..], &["output.format=json"]].concat();
+    assert_eq!(check(&cluster.bootstrap, &json).0, Some(0));
+}
+
+#[test]
 fn check_finds_a_wrong_pointer_by_one_message() {
     let cluster = Cluster::shared();
     cluster.create_topics("pointed", 1);
