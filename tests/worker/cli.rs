@@ -133,6 +133,29 @@ fn what_is_no_package_is_refused() {
 }
 
 #[test]
+fn lines_of_json_without_a_pointer_are_no_silent_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("captions");
+    let told = |lines: &str, flags: &[&str]| {
+        std::fs::write(&file, lines).unwrap();
+        let args = ["tokenize", "--model", text(tiny_package()), text(&file)];
+        let output = capvec(&[&args[..], flags].concat());
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let json = "{\"caption\": \"a fox\"}\n{\"caption\": \"a dog\"}\n";
+    assert_eq!(told(json, &[]).matches("--pointer /caption").count(), 1);
+    assert_eq!(told(json, &["--pointer", "/caption"]), "");
+    assert_eq!(told("{a fox}\n", &[]), "");
+}
+
+#[test]
+fn the_demo_names_its_own_flag_where_the_package_is_none() {
+    let (_, error) = capvec_fails(&["demo", "--model", "/nowhere"]);
+    assert!(error.contains("--model: ") && !error.contains("model.package"), "{error}");
+}
+
+#[test]
 fn a_library_that_is_named_and_not_there_is_told_by_what_names_it() {
     let args = ["embed", "--model", text(tiny_package()), "/dev/null", "--out", "/dev/null"];
     let (_, error) = capvec_fails(&[&args[..], &["--onnxruntime", "/nowhere"]].concat());
