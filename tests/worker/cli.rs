@@ -234,7 +234,7 @@ fn a_configuration_that_is_no_toml_is_refused_without_the_secret_in_it() {
         let output = capvec(&[command, &["--config", text(&config)]].concat());
         assert_eq!(output.status.code(), Some(64), "{command:?}");
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(said.contains("capvec.toml: line 2, column 19: "), "{said}");
+        assert!(said.contains("capvec.toml is no TOML: line 2, column 19: "), "{said}");
         assert!(!said.contains("hunter2"), "{said}");
     }
 }

@@ -206,7 +206,7 @@ impl Judged {
 fn text_in_words(value: &[u8]) -> String {
     match value.trim_ascii().first() {
         None | Some(b'{' | b'[' | b'"') => String::new(),
-        Some(_) => ", which input.format = \"text\" would take for the caption".into(),
+        Some(_) => ", but input.format = \"text\" would take it for the caption".into(),
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
         let (status, said) = judged(&["no json"; 20]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert!(said.contains("not_json 20") && !said.contains("input.pointer"), "{said}");
-        let remedy = ", which input.format = \"text\" would take for the caption; ";
+        let remedy = ", but input.format = \"text\" would take it for the caption; ";
         assert!(said.contains(remedy), "{said}");
         for broken in ["{\"caption\": ", "[", "\"a", " "] {
             let (_, said) = judged(&[broken; 20]).verdict(&with_dead_letters()).unwrap();
