@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
+use serde::de::IgnoredAny;
 
+use crate::cli::tell;
 use crate::wire::caption::{CaptionDecoder, CaptionFormat};
 use crate::wire::pointer::Pointer;
 
@@ -90,6 +92,11 @@ impl Captions {
     }
 }
 
+/// Returns whether a line is a JSON object, which hardly anybody means as a caption.
+fn is_object(line: &str) -> bool {
+    line.starts_with('{') && serde_json::from_str::<IgnoredAny>(line).is_ok()
+}
+
 impl Iterator for Captions {
     type Item = anyhow::Result<String>;
 
@@ -97,6 +104,17 @@ impl Iterator for Captions {
         let line = self.lines.next()?;
         self.number += 1;
         let caption = line.map_err(anyhow::Error::from).and_then(|line| self.caption(&line));
+        if let Ok(text) = &caption
+            && self.number == 1
+            && self.decoder.format == CaptionFormat::Text
+            && is_object(text)
+        {
+            tell(format_args!(
+                "{}, line 1, is JSON, and all of it is taken for the caption; --pointer /caption would \
+                 take what stands there",
+                self.name
+            ));
+        }
         Some(caption.with_context(|| format!("{}, line {}", self.name, self.number)))
     }
 }

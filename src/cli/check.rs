@@ -23,6 +23,7 @@ use crate::kafka::writable::{self, Answer, broker_options, record_limit};
 use crate::model::package::Package;
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
+use crate::wire::vector::VectorFormat;
 
 /// Arguments of `capvec check`.
 #[derive(Debug, Args)]
@@ -74,7 +75,8 @@ pub fn run(args: &CheckArgs) -> ExitCode {
             Ok((format!("loads and runs in ONNX Runtime, {devices}"), ()))
         });
     }
-    kafka_checks(&config, tokenizer.as_ref(), &mut checks);
+    let dim = package.map(|package| package.manifest.network.dim);
+    kafka_checks(&config, tokenizer.as_ref(), dim, &mut checks);
     checks.end()
 }
 
@@ -103,7 +105,13 @@ fn devices(config: &Config, package: &Package) -> anyhow::Result<String> {
     Ok(said.join("; "))
 }
 
-fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Checks) {
+/// Checks what the brokers have; `dim` is how many numbers a vector has, where there is a package.
+fn kafka_checks(
+    config: &Config,
+    tokenizer: Option<&Tokenizer>,
+    dim: Option<usize>,
+    checks: &mut Checks,
+) {
     let brokers = checks.check("brokers", || {
         let brokers = ids_of_brokers(config, &Shutdown::default())?;
         Ok((format!("{} in the cluster at {}", brokers.len(), config.kafka.brokers), brokers))
@@ -117,7 +125,12 @@ fn kafka_checks(config: &Config, tokenizer: Option<&Tokenizer>, checks: &mut Che
     if let Some((status, said)) = judged.and_then(|judged| judged.verdict(config)) {
         checks.tell(status, "captions", &said);
     }
-    checks.check("output topic", || writable(config, &config.output.topic, "output.topic"));
+    checks.check("output topic", || {
+        let topic = &config.output.topic;
+        let there = writable(config, topic, "output.topic")?;
+        has_room(config, topic, dim)?;
+        Ok(there)
+    });
     match config.dead_letter_topic() {
         Some(topic) => {
             checks.check("dead-letter topic", || writable(config, topic, "reject.topic"));
@@ -172,12 +185,38 @@ fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())
     }
 }
 
+/// Returns a topic and how many partitions it has.
+fn topic_in_words(topic: &str, partitions: usize) -> String {
+    let s = if partitions == 1 { "" } else { "s" };
+    format!("{topic}, {partitions} partition{s}")
+}
+
+/// Refuses an output topic that takes no vector. Numbers of text have no length that is known before,
+/// and nor have compressed ones.
+fn has_room(config: &Config, topic: &str, dim: Option<usize>) -> anyhow::Result<()> {
+    let is_compressed =
+        config.kafka.librdkafka.0.keys().any(|name| name.starts_with("compression."));
+    let (Some(dim), VectorFormat::Native, false) = (dim, config.output.format, is_compressed)
+    else {
+        return Ok(());
+    };
+    let bytes = 4 * dim;
+    match record_limit(config, topic, PATIENCE) {
+        Ok(limit) if limit < bytes => bail!(
+            "{topic:?} takes {limit} bytes at most (max.message.bytes), and the {dim} numbers of a \
+             vector are {bytes}; raise it"
+        ),
+        // Where the brokers don't say it, the check before has said why.
+        _ => Ok(()),
+    }
+}
+
 /// Finds out whether a topic may be written, and leaves no record in it.
 fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Result<(String, ())> {
     let client = writable::asking(config, Asker::default())?;
     let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
     let partitions = look_up(client.client(), brokers, topic, option, patience(config), &shutdown)?;
-    let there = format!("{topic}, {partitions} partitions");
+    let there = topic_in_words(topic, partitions);
     let answer = match record_limit(config, topic, PATIENCE) {
         Ok(limit) => writable::ask(config, topic, limit, PATIENCE, &shutdown),
         Err(reason) => Answer::Untried(reason),

@@ -135,7 +135,9 @@ fn read(path: &Path) -> Result<String, ConfigError> {
             let line = before.matches('\n').count() + 1;
             let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
             let message = error.message();
-            Err(ConfigError::Syntax(format!("{shown}: line {line}, column {column}: {message}")))
+            Err(ConfigError::Syntax(format!(
+                "{shown} is no TOML: line {line}, column {column}: {message}"
+            )))
         }
     }
 }

@@ -12,7 +12,7 @@ const DUE: [(&str, &str); 8] = [
     ("expected a duration", "a duration such as \"5s\" is due"),
     ("expected a string", "text is due"),
     ("expected path string", "a path is due"),
-    ("socket address", "an address such as \"0.0.0.0:9180\" is due"),
+    ("socket address", "an IP address with a port is due, such as \"0.0.0.0:9180\""),
 ];
 
 /// Returns the value and what is due in its place, of a value that serde refuses with `message`.
@@ -68,12 +68,17 @@ mod tests {
             ("model", "verify", "\"maybe\"", "is \"maybe\"; true or false is due"),
             ("model", "package", "3", "is 3; a path is due"),
             ("input", "topic", "3", "is 3; text is due"),
-            ("admin", "listen", "9180", "is 9180; an address such as \"0.0.0.0:9180\" is due"),
+            (
+                "admin",
+                "listen",
+                "9180",
+                "is 9180; an IP address with a port is due, such as \"0.0.0.0:9180\"",
+            ),
             (
                 "admin",
                 "listen",
                 "\"9180\"",
-                "is \"9180\"; an address such as \"0.0.0.0:9180\" is due",
+                "is \"9180\"; an IP address with a port is due, such as \"0.0.0.0:9180\"",
             ),
         ] {
             assert_eq!(said(section, key, value), expected, "{section}.{key} = {value}");

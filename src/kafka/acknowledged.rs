@@ -40,3 +40,18 @@ pub fn is_unanswered(error: &KafkaError) -> bool {
 pub fn is_refused_for_another(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidDifferentRecord)
 }
+
+/// Returns whether a record was refused for what it is.
+pub fn is_refused_for_itself(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge
+                // It is larger than a segment of its topic.
+                | RDKafkaErrorCode::MessageBatchTooLarge
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::InvalidTimestamp
+        )
+    )
+}

@@ -94,7 +94,8 @@ fn find<'a>(json: &'a str, pointer: &Pointer) -> Result<Option<Found<'a>>, Rejec
 
 fn find_text<'a>(json: &'a str, pointer: &Pointer) -> Result<Cow<'a, str>, Rejection> {
     let not_text = |what: &str| {
-        let detail = format!("{what} stands at {pointer} where the caption's text is due");
+        let place = shown(pointer);
+        let detail = format!("{what} stands at {place} where the caption's text is due");
         Err(Rejection::new(RejectReason::CaptionNotText, detail))
     };
     match find(json, pointer)? {
@@ -103,9 +104,15 @@ fn find_text<'a>(json: &'a str, pointer: &Pointer) -> Result<Cow<'a, str>, Rejec
         Some(Found::Other(what)) => not_text(what),
         None => Err(Rejection::new(
             RejectReason::CaptionMissing,
-            format!("nothing stands at {pointer}"),
+            format!("nothing stands at {}", shown(pointer)),
         )),
     }
+}
+
+/// An empty pointer would be a gap in the sentence.
+fn shown(pointer: &Pointer) -> String {
+    let place = pointer.to_string();
+    if place.is_empty() { "\"\" (the whole value)".into() } else { place }
 }
 
 fn find_id(json: &str, pointer: &Pointer) -> Result<Id, Rejection> {
@@ -160,6 +167,14 @@ mod tests {
         assert!(decoder.decode(longest.as_bytes()).is_ok(), "as many bytes as there may be");
         let many = of("ä".repeat(11));
         assert_eq!(rejected(&decoder, many.as_bytes()), RejectReason::CaptionTooLarge);
+    }
+
+    #[test]
+    fn an_empty_pointer_is_told_of_as_the_whole_value() {
+        let format = CaptionFormat::Json { pointer: "".parse().unwrap() };
+        let rejection = CaptionDecoder { format, ..decoder() }.decode(b"{}").unwrap_err();
+        let due = "an object stands at \"\" (the whole value) where the caption's text is due";
+        assert_eq!(rejection.detail, due);
     }
 
     #[test]

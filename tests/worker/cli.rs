@@ -133,6 +133,29 @@ fn what_is_no_package_is_refused() {
 }
 
 #[test]
+fn lines_of_json_without_a_pointer_are_no_silent_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("captions");
+    let told = |lines: &str, flags: &[&str]| {
+        std::fs::write(&file, lines).unwrap();
+        let args = ["tokenize", "--model", text(tiny_package()), text(&file)];
+        let output = capvec(&[&args[..], flags].concat());
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let json = "{\"caption\": \"a fox\"}\n{\"caption\": \"a dog\"}\n";
+    assert_eq!(told(json, &[]).matches("--pointer /caption").count(), 1);
+    assert_eq!(told(json, &["--pointer", "/caption"]), "");
+    assert_eq!(told("{a fox}\n", &[]), "");
+}
+
+#[test]
+fn the_demo_names_its_own_flag_where_the_package_is_none() {
+    let (_, error) = capvec_fails(&["demo", "--model", "/nowhere"]);
+    assert!(error.contains("--model: ") && !error.contains("model.package"), "{error}");
+}
+
+#[test]
 fn a_library_that_is_named_and_not_there_is_told_by_what_names_it() {
     let args = ["embed", "--model", text(tiny_package()), "/dev/null", "--out", "/dev/null"];
     let (_, error) = capvec_fails(&[&args[..], &["--onnxruntime", "/nowhere"]].concat());
@@ -211,7 +234,7 @@ fn a_configuration_that_is_no_toml_is_refused_without_the_secret_in_it() {
         let output = capvec(&[command, &["--config", text(&config)]].concat());
         assert_eq!(output.status.code(), Some(64), "{command:?}");
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(said.contains("capvec.toml: line 2, column 19: "), "{said}");
+        assert!(said.contains("capvec.toml is no TOML: line 2, column 19: "), "{said}");
         assert!(!said.contains("hunter2"), "{said}");
     }
 }
@@ -279,6 +302,22 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
     for skipped in ["tokenizer", "embedder"] {
         assert!(said.contains(&format!("skipped {skipped}: no model package\n")), "{said}");
     }
+}
+
+#[test]
+fn check_finds_an_output_topic_that_takes_no_vector() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("narrow", 1);
+    cluster.create_topic_with("narrow.small", 1, &[("max.message.bytes", "2000")]);
+    let options = ["input.topic=narrow", "output.topic=narrow.small"];
+    let (code, said) = check(&cluster.bootstrap, &options);
+    assert_eq!(code, Some(1), "{said}");
+    let why = "FAILED  output topic: \"narrow.small\" takes 2000 bytes at most (max.message.bytes), and \
+               the 640 numbers of a vector are 2560; raise it\n";
+    assert!(said.contains(why), "{said}");
+    // Numbers of text may be shorter.
+    let json = [&options[..], &["output.format=json"]].concat();
+    assert_eq!(check(&cluster.bootstrap, &json).0, Some(0));
 }
 
 #[test]

@@ -250,6 +250,8 @@ fn the_newest_letters_are_listed_from_the_end() {
 fn a_message_of_which_there_are_two_letters_goes_back_once() {
     let cluster = Cluster::shared();
     cluster.create_topics("doubled", 1);
+    let (_, said, _) = dlq(&cluster, "doubled", "replay", &[]);
+    assert_eq!(said, "0 dead letters\n", "there is nothing that --execute would send");
     // Of two groups, or of one whose worker was killed in between.
     let twice = letter("doubled", "twice");
     // At the same place of a topic that was made anew in between.
@@ -279,6 +281,12 @@ fn only_what_is_acknowledged_counts_and_a_refused_letter_is_where_it_goes_on() {
     let arrived = cluster.records("dlq-refused").len();
     assert_eq!(report["replayed"], arrived, "those that the brokers have, and no other");
     assert!((1..=2).contains(&arrived), "{arrived}");
+
+    let (code, said, _) = dlq(&cluster, "dlq-refused", "replay", &["--execute", "--from", "0:1"]);
+    assert_eq!(code, 1, "{said}");
+    let past =
+        "no broker takes 0:1 as it is; --from 0:2 in the place of --from 0:1 leaves it out\n";
+    assert!(said.contains(past) && said.ends_with("--from 0:1\n"), "{said}");
 }
 
 #[test]
@@ -344,6 +352,7 @@ fn a_letter_whose_time_is_refused_is_named_and_not_another_of_its_batch() {
     assert_eq!(code, 1, "{said}");
     assert!(error.contains("the letter 0:1 was not acknowledged"), "{error}");
     assert!(said.contains("--from 0:0"), "none of them is there: {said}");
+    assert!(!said.contains("--from 0:2"), "which would leave out the good one, too: {said}");
 }
 
 #[test]

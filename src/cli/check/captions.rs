@@ -116,6 +116,7 @@ impl Judged {
                             let remedy = "set input.pointer to where the captions stand";
                             (Some(remedy), texts_in_words(value))
                         }
+                        RejectReason::NotJson => (None, text_in_words(value)),
                         RejectReason::IdMissing => {
                             (Some("set output.id to where an id is"), String::new())
                         }
@@ -201,6 +202,14 @@ impl Judged {
     }
 }
 
+/// Returns what a value that isn't JSON could be, where nothing says that it was meant to be.
+fn text_in_words(value: &[u8]) -> String {
+    match value.trim_ascii().first() {
+        None | Some(b'{' | b'[' | b'"') => String::new(),
+        Some(_) => ", but input.format = \"text\" would take it for the caption".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +260,12 @@ mod tests {
         let (status, said) = judged(&["no json"; 20]).verdict(&with_dead_letters()).unwrap();
         assert_eq!(status, Status::Failed);
         assert!(said.contains("not_json 20") && !said.contains("input.pointer"), "{said}");
+        let remedy = ", but input.format = \"text\" would take it for the caption; ";
+        assert!(said.contains(remedy), "{said}");
+        for broken in ["{\"caption\": ", "[", "\"a", " "] {
+            let (_, said) = judged(&[broken; 20]).verdict(&with_dead_letters()).unwrap();
+            assert!(!said.contains("input.format"), "{said}");
+        }
     }
 
     #[test]

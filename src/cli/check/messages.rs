@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::captions::{Judge, Judged};
+use super::topic_in_words;
 use crate::cli::{PATIENCE, patience};
 use crate::config::Config;
 use crate::kafka::asker::Asker;
@@ -76,7 +77,7 @@ pub(super) fn read(
     if judged.read() == 0 {
         said = "nothing to read now".into();
     }
-    Ok((format!("{topic}, {partitions} partitions; {said}"), judged))
+    Ok((format!("{}; {said}", topic_in_words(topic, partitions)), judged))
 }
 
 /// Polls a consumer that has no messages yet, and notes in `refused` if the group isn't for it: of

@@ -23,6 +23,7 @@ use crate::cli::embedded::FETCH_WAIT;
 use crate::cli::output;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::model::package::Package;
 use crate::model::synth::{Synthesis, synthesize};
 use crate::pipeline::{self, Worker};
 use crate::shutdown::{Shutdown, Wanted};
@@ -91,7 +92,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let broker = Broker::start()?;
     let folder = tempfile::tempdir()?;
     let package = match &args.model {
-        Some(package) => package.clone(),
+        Some(package) => {
+            Package::open(package).context("--model")?;
+            package.clone()
+        }
         None => {
             let package = folder.path().join("model");
             synthesize(&Synthesis::tiny(0, &package), &mut |_| ())?;

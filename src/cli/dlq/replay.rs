@@ -121,14 +121,22 @@ fn report(
     }
     say(selected.in_words())?;
     let Some(sender) = sender else {
+        if selected.by_reason.is_empty() {
+            return Ok(());
+        }
         return say(format_args!("nothing was sent; --execute sends them to {}", target.topic));
     };
     say(format_args!("replayed to {}, each acknowledged: {}", target.topic, sender.replayed))?;
-    let next: Vec<_> = next
-        .iter()
-        .flatten()
-        .map(|(partition, offset)| format!(" --from {partition}:{offset}"))
-        .collect();
+    let next = next.unwrap_or_default();
+    if let Some((partition, offset)) = sender.never_taken(&next) {
+        say(format_args!(
+            "no broker takes {partition}:{offset} as it is; --from {partition}:{} in the place of \
+             --from {partition}:{offset} leaves it out",
+            offset + 1
+        ))?;
+    }
+    let next: Vec<_> =
+        next.iter().map(|(partition, offset)| format!(" --from {partition}:{offset}")).collect();
     let same = if selected.is_by_reason() { " for the same --reason" } else { "" };
     let (topic, next) = (&selected.topic, next.concat());
     say(format_args!("they stay in {topic}; to go on behind them{same}:{next}"))

@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use super::letters::Letter;
 use crate::cli::Interrupted;
 use crate::config::Config;
-use crate::kafka::acknowledged::{acknowledged, is_refused_for_another};
+use crate::kafka::acknowledged::{acknowledged, is_refused_for_another, is_refused_for_itself};
 use crate::kafka::dead_letter::HEADERS;
 use crate::kafka::producer_properties;
 use crate::kafka::writable::limit_batches;
@@ -42,6 +42,8 @@ pub(super) struct Sender {
     /// Letters that aren't acknowledged, with their bytes. One that failed stays here.
     unacknowledged: BTreeMap<Position, usize>,
     bytes: usize,
+    /// A letter that the brokers refused for what it is.
+    refused: Option<Position>,
     /// How many were acknowledged.
     pub(super) replayed: u64,
 }
@@ -66,6 +68,7 @@ impl Sender {
             shutdown,
             unacknowledged: BTreeMap::new(),
             bytes: 0,
+            refused: None,
             replayed: 0,
         })
     }
@@ -142,7 +145,10 @@ impl Sender {
             }
         }
         match failed {
-            Some(((partition, offset), error)) => {
+            Some((position @ (partition, offset), error)) => {
+                if is_refused_for_itself(&error) {
+                    self.refused.get_or_insert(position);
+                }
                 bail!("the letter {partition}:{offset} was not acknowledged: {error}")
             }
             None => Ok(()),
@@ -152,6 +158,12 @@ impl Sender {
     /// Returns the first offset that isn't acknowledged, by partition, where `read` is what was read.
     pub(super) fn go_on_from(&self, read: &BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
         first_unacknowledged(&self.unacknowledged, read)
+    }
+
+    /// Returns the letter that no broker takes as it is, where the replay would go on at it: what lies
+    /// before one in its partition would be left out with it.
+    pub(super) fn never_taken(&self, next: &BTreeMap<i32, i64>) -> Option<Position> {
+        self.refused.filter(|(partition, offset)| next.get(partition) == Some(offset))
     }
 }
 

@@ -72,6 +72,10 @@ pub(super) struct WorkerFigures {
     pub(super) in_flight_messages: u64,
     /// Messages in the worker at which fetching pauses.
     pub(super) in_flight_messages_limit: u64,
+    /// Bytes of the messages in the worker.
+    pub(super) in_flight_bytes: u64,
+    /// Bytes in the worker at which fetching pauses.
+    pub(super) in_flight_bytes_limit: u64,
     /// Records that wait for their acknowledgement.
     pub(super) outstanding_records: u64,
     /// For how long the same message has been the oldest in the worker.
@@ -191,6 +195,8 @@ impl WorkerFigures {
             lag_seconds: now.sum("capvec_lag_seconds", &[]),
             in_flight_messages: now.count("capvec_in_flight_messages"),
             in_flight_messages_limit: now.count("capvec_in_flight_messages_limit"),
+            in_flight_bytes: now.count("capvec_in_flight_bytes"),
+            in_flight_bytes_limit: now.count("capvec_in_flight_bytes_limit"),
             outstanding_records: now.count("capvec_outstanding_records"),
             stalled_seconds: now.sum("capvec_stalled_seconds", &[]),
             rejected: rejected(now),

@@ -93,10 +93,11 @@ pub(super) fn panel(
         line(
             "lag",
             format!(
-                "{}; {} of {} in flight, {} on their way to the brokers",
+                "{}; {} of {} in flight{}, {} on their way to the brokers",
                 lag(figures),
                 figures.in_flight_messages,
                 figures.in_flight_messages_limit,
+                bytes_in_flight(figures),
                 figures.outstanding_records,
             ),
         ),
@@ -142,6 +143,18 @@ fn lag(figures: &WorkerFigures) -> String {
             format!(", {:.0} % of them in partition {partition}", share * 100.0)
         }),
     )
+}
+
+/// Of the two limits in flight the nearer one pauses fetching, which resumes at half of it: the one of
+/// bytes is told of where it is that one.
+fn bytes_in_flight(figures: &WorkerFigures) -> String {
+    let share = |n: u64, limit: u64| n as f64 / limit.max(1) as f64;
+    let messages = share(figures.in_flight_messages, figures.in_flight_messages_limit);
+    let bytes = share(figures.in_flight_bytes, figures.in_flight_bytes_limit);
+    if bytes < 0.5 || bytes <= messages {
+        return String::new();
+    }
+    format!(" (by bytes {:.0} %)", bytes * 100.0)
 }
 
 fn rejected(figures: &WorkerFigures) -> String {
@@ -255,6 +268,22 @@ mod tests {
         assert!(text.contains("in flight, 7 on their way to the brokers"), "{text}");
         let text = of(50);
         assert!(!text.contains("nothing has come"), "{text}");
+    }
+
+    #[test]
+    fn bytes_in_flight_are_told_of_where_they_are_what_pauses_fetching() {
+        let of = |messages: u32, bytes: u32| {
+            panel_of(&format!(
+                "capvec_in_flight_messages {messages}\ncapvec_in_flight_messages_limit 4096\n\
+                 capvec_in_flight_bytes {bytes}\ncapvec_in_flight_bytes_limit 1000\n"
+            ))
+        };
+        let text = of(50, 990);
+        assert!(text.contains("50 of 4096 in flight (by bytes 99 %), 0 on"), "{text}");
+        for (messages, bytes) in [(4096, 990), (50, 490)] {
+            let text = of(messages, bytes);
+            assert!(text.contains(&format!("{messages} of 4096 in flight, 0 on")), "{text}");
+        }
     }
 
     #[test]

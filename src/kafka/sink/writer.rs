@@ -11,14 +11,13 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 
 use judge::check;
-pub(super) use judge::is_refused_for_itself;
 
 use super::SinkError;
 use super::delivery::{Connector, SinkContext};
 use super::parcel::{Ordered, Parcel};
 use super::rejections::Rejections;
 use crate::config::{Config, IdFrom, OnReject};
-use crate::kafka::acknowledged::is_unanswered;
+use crate::kafka::acknowledged::{is_refused_for_itself, is_unanswered};
 use crate::kafka::breaker::{Breaker, Tripped};
 use crate::kafka::dead_letter::{self, Author};
 use crate::kafka::timestamps::TimestampBounds;

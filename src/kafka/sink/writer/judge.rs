@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use super::Writer;
 use crate::clock::since_epoch;
 use crate::config::OnReject;
-use crate::kafka::acknowledged::is_refused_for_another;
+use crate::kafka::acknowledged::{is_refused_for_another, is_refused_for_itself};
 use crate::kafka::sink::SinkError;
 use crate::kafka::sink::parcel::{Ordered, Parcel};
 use crate::kafka::timestamps::{OutOfBounds, TimestampBounds};
@@ -148,20 +148,5 @@ fn may_be_for_time(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(RDKafkaErrorCode::InvalidTimestamp | RDKafkaErrorCode::InvalidRecord)
-    )
-}
-
-/// Returns whether a record was refused for what it is.
-pub(in crate::kafka::sink) fn is_refused_for_itself(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::MessageSizeTooLarge
-                // It is larger than a segment of its topic.
-                | RDKafkaErrorCode::MessageBatchTooLarge
-                | RDKafkaErrorCode::InvalidMessageSize
-                | RDKafkaErrorCode::InvalidRecord
-                | RDKafkaErrorCode::InvalidTimestamp
-        )
     )
 }
