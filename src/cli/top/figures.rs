@@ -180,11 +180,11 @@ impl WorkerFigures {
             batch_cut: cut
                 .filter_map(|(reason, count)| Some((reason, ratio(count, batches)?)))
                 .collect(),
-            // A pass that began before and ended in the meantime is counted as a whole.
             duty_cycle: ratio(
                 more("capvec_embed_busy_seconds_total", &[]),
                 seconds * now.sum("capvec_embedders", &[]),
             )
+            // The worker counts up to its answer, and the looks are timed here, when it has come.
             .map(|share| share.min(1.0)),
             lag_messages: now.count("capvec_lag_messages"),
             lag_by_partition: now.counts("capvec_consumer_lag_messages", "partition"),
