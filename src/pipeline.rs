@@ -38,8 +38,8 @@ use crate::tokenize::Words;
 use crate::tokenize::task::TokenizeTask;
 use crate::wire::vector::VectorFormat;
 
-/// Embedded batches and rejected messages that may wait for the sink. A commit of exactly-once delivery holds it up for some
-/// round trips, in which a fast network goes on.
+/// Embedded batches and rejected messages that may wait for the sink. A commit of exactly-once
+/// delivery holds it up for some round trips, in which a fast network goes on.
 const FINISHED_MAX: usize = 64;
 
 /// A worker whose stages run.
@@ -303,7 +303,7 @@ impl Stages {
                     // Said again when all have ended, which a pass that hangs may put off.
                     Err(error) => {
                         let stage = &guard.stage;
-                        let said = with_causes(error);
+                        let said = with_causes(&**error);
                         tracing::error!(stage, "it failed, and the worker ends: {said}")
                     }
                 }
