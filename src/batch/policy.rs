@@ -45,7 +45,8 @@ pub enum CutReason {
     Idle,
     /// The oldest caption had waited as long as it may.
     Deadline,
-    /// With the next caption, or with a longer wait for more, the oldest would have missed the latency objective.
+    /// With the next caption, or with a longer wait for more, the oldest would have missed the
+    /// latency objective.
     Objective,
     /// Another embedder was free for the rest.
     Shared,
