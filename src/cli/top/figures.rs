@@ -78,7 +78,8 @@ pub(super) struct WorkerFigures {
     pub(super) stalled_seconds: f64,
     /// Messages rejected since the worker began, by reason; reasons without any are left out.
     pub(super) rejected: BTreeMap<String, u64>,
-    /// Whether means, quantiles and shares are of the time since the worker began: for people alone.
+    /// Whether means, quantiles and shares are of the time since the worker began: for people
+    /// alone.
     #[serde(skip)]
     pub(super) since_start: bool,
 }
