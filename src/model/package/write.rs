@@ -200,11 +200,12 @@ fn make_readable(folder: &Path) -> Result<(), PackageError> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).map_err(io_error(folder))
 }
 
-/// Returns once the disk has what is in a folder by name, where the file system has a way to wait
-/// for that.
+/// Returns once the disk has what is in a folder by name, where there is a way to wait for that:
+/// not all file systems have one, and a folder may be there to be written and not to be opened.
 fn sync_folder(folder: &Path) -> Result<(), PackageError> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     match File::open(folder).and_then(|folder| folder.sync_all()) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        Err(e) if [InvalidInput, PermissionDenied, Unsupported].contains(&e.kind()) => Ok(()),
         synced => synced.map_err(io_error(folder)),
     }
 }
