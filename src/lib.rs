@@ -23,7 +23,7 @@
 //!
 //! Around them: [`config`], [`model`] (packages, and how they are made), [`metrics`], [`health`],
 //! [`admin`], [`queue`], [`lock`], [`seldom`], [`shutdown`], [`clock`], [`stats`], [`unfinished`],
-//! `causes`, [`cli`].
+//! `label`, `causes`, [`cli`].
 //!
 //! It is for Unix alone: it takes signals and the modes of files for granted.
 

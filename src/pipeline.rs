@@ -1,8 +1,8 @@
 //! The whole worker: the only file that knows every stage.
 //!
-//! It makes the queues, spawns the stages in the order of the flow, and waits for them to end in that
-//! order. A stage ends when the queue before it is closed and empty; a stage that fails asks the
-//! source to abort, and the closing of queues brings the others down.
+//! It makes the queues, spawns the stages in the order of the flow, and waits for them to end in
+//! that order. A stage ends when the queue before it is closed and empty; a stage that fails asks
+//! the source to abort, and the closing of queues brings the others down.
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,8 +38,8 @@ use crate::tokenize::Words;
 use crate::tokenize::task::TokenizeTask;
 use crate::wire::vector::VectorFormat;
 
-/// Embedded batches and rejected messages that may wait for the sink. A commit of exactly-once delivery holds it up for some
-/// round trips, in which a fast network goes on.
+/// Embedded batches and rejected messages that may wait for the sink. A commit of exactly-once
+/// delivery holds it up for some round trips, in which a fast network goes on.
 const FINISHED_MAX: usize = 64;
 
 /// A worker whose stages run.
@@ -98,7 +98,8 @@ pub fn start_with(
     }
     metrics.set_model(&manifest.model_id, dim, manifest.precision.as_str());
     health.model_loaded();
-    // Before a producer is made: it would end the transactions of a worker that has taken the place.
+    // Before a producer is made: it would end the transactions of a worker that has taken the
+    // place.
     go_on(shutdown)?;
 
     let in_flight = config.delivery.in_flight_captions_max.get();
@@ -222,8 +223,8 @@ fn cannot_listen(listen: SocketAddr, error: io::Error) -> anyhow::Error {
         .context(format!("failed to listen at {listen} (admin.listen){advice}"))
 }
 
-/// Waits until the brokers answer for all topics; returns how many partitions the group knows of the
-/// one that is read, and what those take that are written.
+/// Waits until the brokers answer for all topics; returns how many partitions the group knows of
+/// the one that is read, and what those take that are written.
 fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<(usize, Vec<Takes>)> {
     let consumer: BaseConsumer<Asker> = consumer_properties(config)
         // Whether the group has an offset is asked, and it may be in an open transaction.
@@ -303,7 +304,7 @@ impl Stages {
                     // Said again when all have ended, which a pass that hangs may put off.
                     Err(error) => {
                         let stage = &guard.stage;
-                        let said = with_causes(error);
+                        let said = with_causes(&**error);
                         tracing::error!(stage, "it failed, and the worker ends: {said}")
                     }
                 }

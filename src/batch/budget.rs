@@ -1,15 +1,15 @@
-//! How many tokens a batch should have: the fewest with which the device is nearly as fast as it can
-//! be. More would make captions wait without embedding more of them.
+//! How many tokens a batch should have: the fewest with which the device is nearly as fast as it
+//! can be. More would make captions wait without embedding more of them.
 //!
 //! The budget begins with the rates that [`crate::embed::calibration`] has measured, and follows
-//! what full batches then show: now and then one is made of another size, of each in turn, and what it
-//! took moves that size's rate against the present one's. A device that slows down as a whole changes
-//! nothing. Batches that aren't full say nothing: where there is little to do, a pass has the machine
-//! for itself, and small ones look faster than they would be beside others.
+//! what full batches then show: now and then one is made of another size, of each in turn, and what
+//! it took moves that size's rate against the present one's. A device that slows down as a whole
+//! changes nothing. Batches that aren't full say nothing: where there is little to do, a pass has
+//! the machine for itself, and small ones look faster than they would be beside others.
 //!
-//! Where a device has too little memory for a batch, the budget is halved, whatever it was measured or
-//! set to be. Another program may have had the memory for a moment, so after many full batches that
-//! fit, larger ones are tried again.
+//! Where a device has too little memory for a batch, the budget is halved, whatever it was measured
+//! or set to be. Another program may have had the memory for a moment, so after many full batches
+//! that fit, larger ones are tried again.
 
 use super::line::Line;
 
@@ -102,8 +102,8 @@ impl TokenBudget {
         self.memory.map_or(tokens, |bound| bound.tokens.min(tokens))
     }
 
-    /// Notes that a batch of `tokens` was cut, filled up to its limit or not. Returns the size whose
-    /// rate its pass will show, for [`TokenBudget::observe`].
+    /// Notes that a batch of `tokens` was cut, filled up to its limit or not. Returns the size
+    /// whose rate its pass will show, for [`TokenBudget::observe`].
     pub fn cut(&mut self, tokens: usize, is_full: bool) -> Option<usize> {
         let size = self.steps[self.next_step()].tokens;
         let shows = is_full && self.within_memory(size) == size;
@@ -134,8 +134,8 @@ impl TokenBudget {
     /// Learns that a batch of `tokens`, which was filled up to this size, has taken `seconds`.
     pub fn observe(&mut self, size: usize, tokens: usize, seconds: f64) {
         let Some(step) = self.steps.iter().position(|step| step.tokens == size) else { return };
-        // By the step's own rate and no other's: what pulls a rate that has gone astray back is that its
-        // next try is measured by it.
+        // By the step's own rate and no other's: what pulls a rate that has gone astray back is
+        // that its next try is measured by it.
         let of_size = size as f64 / self.steps[step].tokens_per_second;
         let expected = match Line::through(&self.steps) {
             Some(line) => of_size * line.seconds(tokens as f64) / line.seconds(size as f64),
@@ -159,9 +159,10 @@ impl TokenBudget {
 
 /// Returns the first step that is fast enough.
 ///
-/// Of noisy rates the first that is high enough is one that is too high by chance, and then the device
-/// works for long with batches that are too small. So the rates are those of the line of a pass's time
-/// by its tokens, where the steps lie near one, which takes the chance of all of them together.
+/// Of noisy rates the first that is high enough is one that is too high by chance, and then the
+/// device works for long with batches that are too small. So the rates are those of the line of a
+/// pass's time by its tokens, where the steps lie near one, which takes the chance of all of them
+/// together.
 fn enough(steps: &[Step]) -> usize {
     let line = Line::through(steps);
     let rate = |step: &Step| match line {
@@ -219,8 +220,8 @@ mod tests {
         let step = |(tokens, tokens_per_second)| Step { tokens, tokens_per_second };
         let busy: Vec<Step> = sizes.into_iter().zip(rates).map(step).collect();
         assert!((48..=128).contains(&TokenBudget::new(busy).tokens()));
-        // Five percent up or down, each in every way: only where all small ones are fast by chance, and
-        // all others slow, is one of them taken.
+        // Five percent up or down, each in every way: only where all small ones are fast by chance,
+        // and all others slow, is one of them taken.
         let of = |pattern: u32| {
             let noise = |index: usize| if pattern >> index & 1 == 1 { 1.05 } else { 0.95 };
             let steps = sizes.iter().enumerate().map(|(index, &tokens)| {
@@ -365,8 +366,8 @@ mod tests {
         let mut budget = measured(|tokens| 0.005 + tokens * 0.001);
         for _ in 0..1000 {
             assert_eq!(budget.cut(32, false), None, "it isn't full");
-            // A try whose captions were so long that the next one didn't fit by far; of no size that was
-            // measured; of nothing.
+            // A try whose captions were so long that the next one didn't fit by far; of no size
+            // that was measured; of nothing.
             budget.observe(128, 70, 1e-3);
             budget.observe(97, 97, 1e-3);
             budget.observe(96, 0, 0.0);

@@ -1,8 +1,8 @@
 //! What a forward pass takes, learnt from those that have been: `fixed + each * tokens` seconds.
 //!
 //! Recursive least squares with exponential forgetting (Ljung, System Identification, 2nd edition,
-//! section 11.2), so that the model follows a device that slows down or speeds up. The time of a pass
-//! follows its tokens within a few percent, and its number of captions hardly.
+//! section 11.2), so that the model follows a device that slows down or speeds up. The time of a
+//! pass follows its tokens within a few percent, and its number of captions hardly.
 //!
 //! # Invariants
 //!
@@ -91,8 +91,8 @@ impl CostModel {
             .then(|| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
     }
 
-    /// Returns the seconds of a pass that don't depend on its tokens. The line through passes that lie
-    /// on none may begin below 0, where no time is: then it is 0.
+    /// Returns the seconds of a pass that don't depend on its tokens. The line through passes that
+    /// lie on none may begin below 0, where no time is: then it is 0.
     pub fn fixed_seconds(&self) -> f64 {
         self.unknowns[0].max(0.0)
     }
@@ -108,8 +108,8 @@ impl CostModel {
     }
 }
 
-/// Returns a covariance with no direction in which it is over [`DOUBT_MAX`]: its larger eigenvalue is cut
-/// there, and the other, in which the passes lie, stays as it is.
+/// Returns a covariance with no direction in which it is over [`DOUBT_MAX`]: its larger eigenvalue
+/// is cut there, and the other, in which the passes lie, stays as it is.
 fn bounded([first, second, beside]: [f64; 3]) -> [f64; 3] {
     let (middle, radius) = ((first + second) / 2.0, ((first - second) / 2.0).hypot(beside));
     let (larger, smaller) = (middle + radius, middle - radius);

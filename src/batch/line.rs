@@ -1,15 +1,16 @@
 //! The line of a pass's time by its tokens, through sizes of batches that were measured.
 //!
-//! It weighs all sizes alike, by relative errors, and has no memory: the budget chooses among them by
-//! it. [`super::cost`] predicts the next pass instead, from the last ones that were made, one by one.
+//! It weighs all sizes alike, by relative errors, and has no memory: the budget chooses among them
+//! by it. [`super::cost`] predicts the next pass instead, from the last ones that were made, one by
+//! one.
 
 use super::budget::Step;
 
 /// Steps that make a line.
 const LINE_STEPS_MIN: usize = 4;
 
-/// By this factor a step may be faster or slower than the line says. Machines that others share are as
-/// noisy as that.
+/// By this factor a step may be faster or slower than the line says. Machines that others share are
+/// as noisy as that.
 const LINE_NEAR: f64 = 1.3;
 
 /// Seconds of a pass by its tokens: `fixed + each * tokens`.
@@ -20,8 +21,8 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Returns the line with the least squares of relative errors, or none where a step is far from it,
-    /// or there are too few.
+    /// Returns the line with the least squares of relative errors, or none where a step is far from
+    /// it, or there are too few.
     pub(super) fn through(steps: &[Step]) -> Option<Line> {
         if steps.len() < LINE_STEPS_MIN {
             return None;

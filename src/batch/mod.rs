@@ -1,11 +1,11 @@
 //! The batcher: a thread that holds what waits and cuts a batch when an embedder is free.
 //!
-//! Embedders ask first, by a [`Request`]; the batch is cut after that, so it holds everything that has
-//! come by then. The channels that they wait on are the batcher's alone, so that its end ends them: in
-//! a request, one could lie unseen in the requests' channel and keep its embedder waiting for ever. A
-//! request says also what the last batch took: [`cost`] learns to predict the next from it, and
-//! [`budget`] how many tokens it should have. What to cut is [`policy`]'s decision, and [`packing`]
-//! makes tensors of it.
+//! Embedders ask first, by a [`Request`]; the batch is cut after that, so it holds everything that
+//! has come by then. The channels that they wait on are the batcher's alone, so that its end ends
+//! them: in a request, one could lie unseen in the requests' channel and keep its embedder waiting
+//! for ever. A request says also what the last batch took: [`cost`] learns to predict the next from
+//! it, and [`budget`] how many tokens it should have. What to cut is [`policy`]'s decision, and
+//! [`packing`] makes tensors of it.
 
 pub mod budget;
 pub mod cost;
@@ -56,8 +56,8 @@ pub struct Request {
     pub embedder: usize,
     /// What its last batch took, if it was embedded whole.
     pub last: Option<Pass>,
-    /// If there was too little memory for its last batch: the tokens of the smallest part of it that
-    /// was too large.
+    /// If there was too little memory for its last batch: the tokens of the smallest part of it
+    /// that was too large.
     pub out_of_memory: Option<usize>,
 }
 

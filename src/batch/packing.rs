@@ -9,15 +9,15 @@
 //! - Every token has a slot, no slot has two, and a caption lies in one row.
 //! - Tensors are in the order in which the captions came: row `i` of the output is caption `i`.
 
-/// Rows are a multiple of so many slots wide, where there are several: as many numbers are in one of the
-/// CPU's vector registers.
+/// Rows are a multiple of so many slots wide, where there are several: as many numbers are in one
+/// of the CPU's vector registers.
 const WIDTH_STEP: usize = 16;
 
 /// Rows are no wider than this, in slots, unless a caption is longer.
 const WIDTH_MAX: usize = 128;
 
-/// What a slot costs by itself, to be gathered and gathered back: about as much as that it is looked
-/// at by so many others.
+/// What a slot costs by itself, to be gathered and gathered back: about as much as that it is
+/// looked at by so many others.
 const SLOT_COST: usize = 64;
 
 /// A caption begins at a multiple of so many slots. The CPU's kernels sum a row's slots four at a
@@ -122,8 +122,9 @@ impl TokenBatch {
     }
 }
 
-/// Returns the first slot of each caption, the number of rows and their width, of all widths the one
-/// that costs least: a slot looks at all of its row, also at what is another caption's or nobody's.
+/// Returns the first slot of each caption, the number of rows and their width, of all widths the
+/// one that costs least: a slot looks at all of its row, also at what is another caption's or
+/// nobody's.
 fn place(lengths: &[usize]) -> (Vec<usize>, usize, usize) {
     let aligned = |caption: usize| lengths[caption].next_multiple_of(ALIGNMENT);
     let mut order: Vec<usize> = (0..lengths.len()).collect();
@@ -149,8 +150,8 @@ fn place(lengths: &[usize]) -> (Vec<usize>, usize, usize) {
     (slots, rows, width)
 }
 
-/// Fills rows of that width by best fit. Tells where each of the sizes, which come in falling order, is
-/// placed, and returns the number of rows.
+/// Fills rows of that width by best fit. Tells where each of the sizes, which come in falling
+/// order, is placed, and returns the number of rows.
 fn fill_rows(
     sizes: impl Iterator<Item = usize>,
     width: usize,

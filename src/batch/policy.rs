@@ -6,12 +6,12 @@
 //! caption is always in the next batch.
 //!
 //! Under a latency objective a batch is no larger than what is predicted to be done in time for its
-//! oldest caption. Where even that caption alone would be late, the objective is missed already, and
-//! the batch is as large as without one, for small batches would only make more captions late; but it
-//! isn't kept back for more.
+//! oldest caption. Where even that caption alone would be late, the objective is missed already,
+//! and the batch is as large as without one, for small batches would only make more captions late;
+//! but it isn't kept back for more.
 //!
-//! What waits and would fit into one batch is shared among the embedders that are free, where each of
-//! its parts is predicted to be done much sooner than the whole.
+//! What waits and would fit into one batch is shared among the embedders that are free, where each
+//! of its parts is predicted to be done much sooner than the whole.
 //!
 //! No clock, no channel and no metric is in here: [`super::Batcher`] has those.
 //!
@@ -45,7 +45,8 @@ pub enum CutReason {
     Idle,
     /// The oldest caption had waited as long as it may.
     Deadline,
-    /// With the next caption, or with a longer wait for more, the oldest would have missed the latency objective.
+    /// With the next caption, or with a longer wait for more, the oldest would have missed the
+    /// latency objective.
     Objective,
     /// Another embedder was free for the rest.
     Shared,
@@ -151,9 +152,9 @@ impl Limits {
     }
 }
 
-/// A pass of a part must be predicted to take no more of a pass of the whole than this for the parts to
-/// be worth it: two small passes cost more than one large. On a GPU, where the first tokens cost as
-/// much as many, they mostly aren't.
+/// A pass of a part must be predicted to take no more of a pass of the whole than this for the
+/// parts to be worth it: two small passes cost more than one large. On a GPU, where the first
+/// tokens cost as much as many, they mostly aren't.
 const WORTH_SHARING: f64 = 0.75;
 
 /// Returns how many of the captions, of these tokens, one of `free` embedders should take for the

@@ -155,7 +155,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let said = with_causes(&error);
+            let said = with_causes(&*error);
             tracing::error!("{said}");
             if !tracing::event_enabled!(tracing::Level::ERROR) {
                 tell(format_args!("error: {said}"));

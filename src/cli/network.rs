@@ -94,15 +94,23 @@ fn one_device(text: &str) -> Result<DeviceChoice, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
+    use clap::Command;
+    use clap::builder::TypedValueParser;
+
     use super::*;
     use crate::config::THREADS_MAX;
 
     #[test]
     fn there_may_be_as_many_threads_as_the_worker_takes() {
-        for (threads, is_allowed) in [(THREADS_MAX, true), (THREADS_MAX + 1, false)] {
-            let option = ("embed.threads".to_owned(), threads.to_string());
+        for (number, is_allowed) in [(THREADS_MAX, true), (THREADS_MAX + 1, false)] {
+            let option = ("embed.threads".to_owned(), number.to_string());
             let faults = config::load(None, &[option]).unwrap_err().to_string();
             assert_eq!(!faults.contains("embed.threads"), is_allowed, "{faults}");
+            let flag = number.to_string();
+            let parsed = threads().parse_ref(&Command::new("capvec"), None, OsStr::new(&flag));
+            assert_eq!(parsed.is_ok(), is_allowed, "--threads {flag}");
         }
     }
 }

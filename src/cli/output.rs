@@ -94,6 +94,8 @@ impl OutFile {
     pub fn finish(self) -> anyhow::Result<()> {
         match self.to {
             Destination::Beside { file, place } => {
+                // Else a machine that stops now may have an empty file at the place.
+                file.as_file().sync_all().with_context(|| place.display().to_string())?;
                 // It is whole, and may have taken hours.
                 let Err(refused) = file.persist(&place) else { return Ok(()) };
                 let (_, beside) = refused.file.keep()?;

@@ -28,7 +28,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         Ok(worker) => worker.wait()?,
         // Told to stop before it ran: it has taken nothing.
         Err(error) if shutdown.wanted() == Wanted::Drain => {
-            tracing::info!("stopped before the start: {}", with_causes(&error));
+            tracing::info!("stopped before the start: {}", with_causes(&*error));
             return Ok(());
         }
         Err(error) => return Err(error),

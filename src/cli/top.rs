@@ -1,7 +1,8 @@
 //! `capvec top`: a running worker in the terminal, from its `/metrics` alone.
 //!
-//! It looks again and again, and shows what happened in the last seconds, or, where nothing did, how
-//! long captions took since the worker's start. It asks and never tells: the worker's port only reads.
+//! It looks again and again, and shows what happened in the last seconds, or, where nothing did,
+//! how long captions took since the worker's start. It asks and never tells: the worker's port only
+//! reads.
 
 mod figures;
 mod scrape;

@@ -1,5 +1,5 @@
-//! Mistakes outside the file: variables that nobody would read or that are wrong, and secrets on the
-//! command line.
+//! Mistakes outside the file: variables that nobody would read or that are wrong, and secrets on
+//! the command line.
 
 use serde_json::{Map, Value};
 

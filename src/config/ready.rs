@@ -80,7 +80,8 @@ impl Config {
     /// Returns how many messages there can be in the worker: what a rebalance brings while the
     /// source pauses goes over the limit.
     pub fn in_flight_bound(&self) -> usize {
-        2 * self.delivery.in_flight_captions_max.get() + 1000
+        // It is asked for before the limit has been checked, too.
+        self.delivery.in_flight_captions_max.get().saturating_mul(2).saturating_add(1000)
     }
 
     /// Returns the latency objective, if there is one.

@@ -62,8 +62,8 @@ impl Config {
     }
 }
 
-/// Returns what is in a file, less what editors put at its ends: a newline, and on Windows a mark of
-/// the byte order, which nobody would see in a login that is refused.
+/// Returns what is in a file, less what editors put at its ends: a newline, and on Windows a mark
+/// of the byte order, which nobody would see in a login that is refused.
 fn read_value(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("names no file".into());

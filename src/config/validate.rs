@@ -335,8 +335,9 @@ mod tests {
         let mut config = Config::default();
         config.tokenize.threads = NonZeroUsize::new(1_000_000).unwrap();
         config.batch.tokens_max = usize::MAX;
+        config.delivery.in_flight_captions_max = NonZeroUsize::MAX;
         let paths = paths(&config);
-        for path in ["tokenize.threads", "batch.tokens_max"] {
+        for path in ["tokenize.threads", "batch.tokens_max", "delivery.in_flight_captions_max"] {
             assert!(paths.contains(&path.to_owned()), "{path}");
         }
     }

@@ -1,5 +1,5 @@
-//! Values that are text to the types: what is wrong with one by itself, in words, and how a duration
-//! is written.
+//! Values that are text to the types: what is wrong with one by itself, in words, and how a
+//! duration is written.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ pub(super) fn fault_of_brokers(brokers: &str) -> Option<String> {
     })
 }
 
-/// Returns what is wrong with the name of a topic, if it isn't empty. Of a pattern, which begins with
-/// `^`, librdkafka would read every topic that fits.
+/// Returns what is wrong with the name of a topic, if it isn't empty. Of a pattern, which begins
+/// with `^`, librdkafka would read every topic that fits.
 pub(super) fn fault_of_topic(name: &str) -> Option<String> {
     let is_letter = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
     let is_name = name.chars().all(is_letter) && name.len() <= TOPIC_BYTES_MAX;

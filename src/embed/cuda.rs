@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::device::{Provider, chain};
+use super::device::Provider;
+use crate::causes::with_causes;
 
 /// The CUDA provider's library, beside ONNX Runtime's own. With it the library is one for GPUs.
 pub const PROVIDER: &str = "libonnxruntime_providers_cuda.so";
@@ -120,7 +121,7 @@ fn load(needed: &Needed, folder: &Path) -> Result<(), CudaError> {
     ort::util::preload_dylib(&path).map_err(|error| CudaError::Missing {
         file: needed.file,
         // The loader's own words are the cause.
-        reason: chain(&error),
+        reason: with_causes(&error),
         remedy: needed.remedy(folder),
     })
 }

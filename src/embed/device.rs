@@ -14,6 +14,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::cuda;
+use crate::causes::with_causes;
 
 /// What runs a network where there is none.
 pub const NONE: &str = "none";
@@ -209,22 +210,11 @@ pub fn take<T, E: Error>(
     match load(&[wanted]) {
         Ok(loaded) => Ok((loaded, Taken { devices: vec![wanted], wanted: wanted.provider })),
         Err(error) => {
-            let reason = chain(&error);
+            let reason = with_causes(&error);
             tracing::warn!(device = %wanted, reason, "the GPU can't be had; the network runs on the CPU");
             Ok((load(&on_cpu)?, Taken { devices: on_cpu, wanted: wanted.provider }))
         }
     }
-}
-
-/// Returns an error and its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// Returns the names of the GPUs that NVIDIA's driver shows, each once; empty where it shows none.

@@ -23,8 +23,8 @@ struct State {
 }
 
 impl DutyClock {
-    /// Returns a clock that counts into `device_seconds` while a pass is under way, one or more, and
-    /// into `pass_seconds` the time of each.
+    /// Returns a clock that counts into `device_seconds` while a pass is under way, one or more,
+    /// and into `pass_seconds` the time of each.
     pub fn new(device_seconds: Counter, pass_seconds: Counter) -> DutyClock {
         let state = State { running: 0, counted: Instant::now() };
         DutyClock { state: Arc::new(Mutex::new(state)), device_seconds, pass_seconds }

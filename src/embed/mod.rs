@@ -101,8 +101,8 @@ impl EmbedError {
     /// Returns why a batch that failed so is split.
     ///
     /// ONNX Runtime has no error code for a lack of memory, only these words: of its arena, of the
-    /// arena's limit, of C++'s allocator on the CPU, of CUDA, and of cuBLAS, whose status it gives as
-    /// a sentence or by its name.
+    /// arena's limit, of C++'s allocator on the CPU, of CUDA, and of cuBLAS, whose status it gives
+    /// as a sentence or by its name.
     pub fn split_reason(&self) -> SplitReason {
         let words = [
             "Failed to allocate memory",

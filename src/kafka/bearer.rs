@@ -40,7 +40,10 @@ pub enum BearerError {
         source: std::io::Error,
     },
     /// The file has nothing that could be a token.
-    #[error("{}: no token in it, which is one line of printable characters without spaces", shown(.0))]
+    #[error(
+        "{}: no token in it, which is one line of printable characters without spaces, {BYTES_MAX} at most",
+        shown(.0)
+    )]
     NoToken(PathBuf),
     /// The token's time is over.
     #[error("{}: the token has expired; whoever issues it must write a fresh one there", shown(.0))]
@@ -79,11 +82,12 @@ pub fn answer(file: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
 /// When nothing could be.
 pub fn read(path: &Path) -> Result<String, BearerError> {
     let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text))
+    let bytes = File::open(path)
+        .and_then(|file| file.take(BYTES_MAX + 1).read_to_string(&mut text))
         .map_err(|source| BearerError::Unreadable { path: path.into(), source })?;
     let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let is_printable = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if token.is_empty() || !is_printable || bytes as u64 > BYTES_MAX {
         return Err(BearerError::NoToken(path.into()));
     }
     Ok(token.into())
@@ -145,10 +149,11 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_refused_without_being_shown() {
-        for text in ["", "\n", "secret with spaces", "secret\nlines"] {
+        let too_large = "secret".repeat(BYTES_MAX as usize / 6 + 1);
+        for text in ["", "\n", "secret with spaces", "secret\nlines", &too_large] {
             let file = file(text);
-            let error = read(file.path()).unwrap_err().to_string();
-            assert!(error.contains("no token") && !error.contains("secret"), "{error}");
+            let said = read(file.path()).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(said.contains("no token") && !said.contains("secret"), "{said}");
         }
         assert!(matches!(read(Path::new("/none")), Err(BearerError::Unreadable { .. })));
         assert!(answer(None).is_err() && answer(Some("")).is_err());

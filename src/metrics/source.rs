@@ -136,7 +136,8 @@ impl SourceMetrics {
                 r,
                 "end_to_end_seconds",
                 "Seconds from a caption's broker timestamp to its vector's acknowledgement",
-                // From a forward pass at no load to a backlog of the week that Kafka keeps by default.
+                // From a forward pass at no load to a backlog of the week that Kafka keeps by
+                // default.
                 buckets(1e-3, 1e6),
             ),
         }

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use thiserror::Error;
 
 use super::graph;
@@ -93,6 +94,13 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> PackageError {
     move |source| PackageError::Io { path, source }
 }
 
+/// What manifests of all formats say.
+#[derive(Deserialize)]
+struct Layout {
+    /// See [`Manifest::format`].
+    format: u32,
+}
+
 /// A package that has been opened: its place and its manifest.
 #[derive(Clone, Debug)]
 pub struct Package {
@@ -131,14 +139,15 @@ impl Package {
             return Err(wrong(format!("{length} bytes are too many for a manifest")));
         }
         let text = fs::read_to_string(&manifest_path).map_err(io_error(&manifest_path))?;
-        let manifest: Manifest =
-            serde_json::from_str(&text).map_err(|e| wrong(format!("not a manifest: {e}")))?;
-        if manifest.format != FORMAT {
+        let no_manifest = |e: serde_json::Error| wrong(format!("not a manifest: {e}"));
+        // Another format may have other fields, which would be told as mistakes.
+        let Layout { format } = serde_json::from_str(&text).map_err(no_manifest)?;
+        if format != FORMAT {
             return Err(wrong(format!(
-                "package format {} where this program knows {FORMAT}",
-                manifest.format
+                "package format {format} where this program knows {FORMAT}"
             )));
         }
+        let manifest: Manifest = serde_json::from_str(&text).map_err(no_manifest)?;
         if manifest.graph != form() {
             return Err(wrong(format!(
                 "graph form {:?} where this program knows {:?}; import the model again",
@@ -267,6 +276,20 @@ mod tests {
             let error = Package::open(&path).unwrap_err().to_string();
             assert!(error.contains(named), "{named} of {positions} positions: {error}");
         }
+    }
+
+    #[test]
+    fn a_package_of_another_format_is_told_by_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = tiny(folder.path());
+        let manifest = path.join(MANIFEST);
+        let text = fs::read_to_string(&manifest).unwrap();
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        value["format"] = 2.into();
+        value["of_format_2"] = "new".into();
+        fs::write(&manifest, value.to_string()).unwrap();
+        let error = Package::open(&path).unwrap_err().to_string();
+        assert!(error.contains("package format 2 where this program knows 1"), "{error}");
     }
 
     #[test]

@@ -301,8 +301,8 @@ fn ids(tokenizer: &Value) -> Option<usize> {
     Some(largest.max(vocab.len() + new))
 }
 
-/// Returns the tokens that a `tokenizer.json` has beside its vocabulary's, or finds in a text as they
-/// stand.
+/// Returns the tokens that a `tokenizer.json` has beside its vocabulary's, or finds in a text as
+/// they stand.
 pub fn added(tokenizer: &Value) -> impl Iterator<Item = &str> {
     let tokens = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
     tokens.into_iter().flatten().filter_map(|token| token.get("content")?.as_str())

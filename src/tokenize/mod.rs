@@ -1,10 +1,10 @@
 //! Text to token ids, as Hugging Face's `BertTokenizerFast` computes them.
 //!
 //! [`Tokenizer`] wraps the `tokenizers` crate: it encodes the text alone, cuts it as Hugging Face
-//! does with `truncation=True` (the first `max_tokens - 2` tokens stay), and puts the ids of `[CLS]`
-//! and `[SEP]` around it. The crate's tables of Unicode are newer than those of the one that Python has:
-//! 143 characters are punctuation to this one alone. [`task`] is the worker's thread around it, which
-//! remembers [`Words`].
+//! does with `truncation=True` (the first `max_tokens - 2` tokens stay), and puts the ids of
+//! `[CLS]` and `[SEP]` around it. The crate's tables of Unicode are newer than those of the one
+//! that Python has: 143 characters are punctuation to this one alone. [`task`] is the worker's
+//! thread around it, which remembers [`Words`].
 
 pub mod task;
 mod words;
@@ -148,8 +148,8 @@ impl Tokenizer {
         Ok(self.end(tokens))
     }
 
-    /// As [`Tokenizer::tokenize`], and the same ids, for a thread that does it all the time: `words`
-    /// are those that it has seen, with this tokenizer and no other.
+    /// As [`Tokenizer::tokenize`], and the same ids, for a thread that does it all the time:
+    /// `words` are those that it has seen, with this tokenizer and no other.
     ///
     /// # Errors
     ///
@@ -314,9 +314,9 @@ mod tests {
         }
     }
 
-    /// What a normaliser may take for more than a letter: accents apart from their letters, a letter
-    /// whose lower case depends on its place, white space of many kinds, what is dropped, tokens of the
-    /// vocabulary's own, and a word that is too long for WordPiece.
+    /// What a normaliser may take for more than a letter: accents apart from their letters, a
+    /// letter whose lower case depends on its place, white space of many kinds, what is dropped,
+    /// tokens of the vocabulary's own, and a word that is too long for WordPiece.
     fn text() -> impl Strategy<Value = String> {
         const PIECES: &[&str] = &[
             "hello",

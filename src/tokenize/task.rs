@@ -1,7 +1,7 @@
 //! The worker's decode-and-tokenize threads.
 //!
-//! Each takes chunks of messages from one shared queue, so they overtake each other; the sink restores
-//! the order.
+//! Each takes chunks of messages from one shared queue, so they overtake each other; the sink
+//! restores the order.
 
 use std::time::Instant;
 

@@ -9,9 +9,9 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use serde::Deserialize;
 
-/// Words that are kept. Each has one place, by its hash, and gives way to the next that has the same.
-/// Of 20,000 real captions in four languages, no two alike, 84 in a hundred words are found; with a
-/// quarter of the places, 78.
+/// Words that are kept. Each has one place, by its hash, and gives way to the next that has the
+/// same. Of 20,000 real captions in four languages, no two alike, 84 in a hundred words are found;
+/// with a quarter of the places, 78.
 const PLACES: usize = 1 << 16;
 
 /// Bytes of the longest word that is kept, and its tokens: a place fills a line of the CPU's cache.
@@ -92,11 +92,12 @@ impl Words {
 /// Returns whether the tokenizer of a `tokenizer.json` makes the same of a text and of its parts
 /// between spaces.
 ///
-/// BERT's does: its normaliser looks at one character at a time but for accents, which a space ends,
-/// its pre-tokeniser cuts at white space before anything else, and WordPiece sees single words. A token
-/// that was added to the vocabulary is looked for in the whole text; with white space inside, which the
-/// normaliser makes a space of, it would be missed. One that takes the spaces beside it in normalised
-/// text takes those that the normaliser puts around the next, which is not found then.
+/// BERT's does: its normaliser looks at one character at a time but for accents, which a space
+/// ends, its pre-tokeniser cuts at white space before anything else, and WordPiece sees single
+/// words. A token that was added to the vocabulary is looked for in the whole text; with white
+/// space inside, which the normaliser makes a space of, it would be missed. One that takes the
+/// spaces beside it in normalised text takes those that the normaliser puts around the next, which
+/// is not found then.
 pub fn splits_at_spaces(tokenizer_json: &str) -> bool {
     let Ok(parts) = serde_json::from_str::<Parts>(tokenizer_json) else { return false };
     parts.normalizer.kind == "BertNormalizer"
@@ -105,7 +106,8 @@ pub fn splits_at_spaces(tokenizer_json: &str) -> bool {
         && !parts.added_tokens.iter().any(AddedToken::may_span_a_space)
 }
 
-/// What is looked at of a `tokenizer.json`; its vocabulary, which is nearly all of it, is passed over.
+/// What is looked at of a `tokenizer.json`; its vocabulary, which is nearly all of it, is passed
+/// over.
 #[derive(Deserialize)]
 struct Parts {
     normalizer: Part,

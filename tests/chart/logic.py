@@ -332,6 +332,16 @@ def free_map_wins(chart):
         "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "SCRAM-SHA-256"}
 
 
+def called_like_secrets(chart):
+    """properties that are called like secrets and are none may be in the free map"""
+    properties = {
+        "security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER", "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": "https://login.example/token", "ssl.ca.pem": "a certificate",
+    }
+    objects = chart.render({"config": {"kafka": {"librdkafka": properties}}})
+    assert options(objects)["kafka"]["librdkafka"] == properties
+
+
 # === Model ===
 
 

@@ -137,6 +137,8 @@ BAD = [
      "begins with a digit"),
     ("a password in the configuration", properties(sasl_password="x"), "the configuration is no place for a secret"),
     ("a key in the configuration", properties(ssl_key_pem="x"), "CAPVEC__KAFKA__LIBRDKAFKA__SSL_KEY_PEM"),
+    ("a passphrase in the configuration", properties(sasl_oauthbearer_assertion_private_key_passphrase="x"),
+     "CAPVEC__KAFKA__LIBRDKAFKA__SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_PASSPHRASE"),
     ("one member's name for all", properties(group_instance_id="x"), "set kafka.staticMembership instead"),
     ("one member's name for all, with underscores", free_map(group_instance_id="x"), "set kafka.staticMembership instead"),
     ("a token's source in the configuration, with underscores", free_map(sasl_oauthbearer_config="x"),

@@ -119,11 +119,12 @@ impl Checkpoint {
             max_tokens,
             precision: Precision::Fp32,
         };
-        import(&request, &mut |_| ()).map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
+        let imported = import(&request, &mut |_| ());
         let left = std::fs::read_dir(self.folder.path()).unwrap();
         let left = left
             .filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().starts_with(".capvec"));
         assert_eq!(left.count(), 0, "nothing is left behind");
+        imported.map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
         Ok(Package::open(&out).unwrap())
     }
 

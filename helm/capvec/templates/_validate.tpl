@@ -91,7 +91,10 @@ do. templates/validate.yaml, which is always rendered, includes it.
 {{- end -}}
 
 {{- range $key, $_ := include "capvec.freeMap" . | fromYaml -}}
-{{- if or (regexMatch "password|secret|pem|token|jaas" $key) (eq $key "sasl.oauthbearer.config") -}}
+{{- /* As the program tells them on its command line: an address or a path is called like a secret and is none. */}}
+{{- $isSecret := regexMatch "password|passphrase|secret|pem|token|jaas|oauthbearer\\.config" $key -}}
+{{- $isPublic := regexMatch "\\.(url|location|file)$|^ssl\\.(ca|certificate)\\.pem$" $key -}}
+{{- if and $isSecret (not $isPublic) -}}
 {{- $faults = append $faults (printf "config.kafka.librdkafka has %q, and the configuration is no place for a secret, as whoever sees the pods sees it: use kafka.sasl or kafka.tls, or the variable CAPVEC__KAFKA__LIBRDKAFKA__%s from a Secret in extraEnv" $key (upper $key | replace "." "_")) -}}
 {{- end -}}
 {{- if eq $key "group.instance.id" -}}

@@ -122,7 +122,8 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When the brokers don't answer or refuse, and when a stop is asked for before they have answered.
+    /// When the brokers don't answer or refuse, and when a stop is asked for before they have
+    /// answered.
     pub fn create_topics(&mut self, config: &Config, shutdown: &Shutdown) -> anyhow::Result<()> {
         if self.is_embedded() {
             return Ok(());

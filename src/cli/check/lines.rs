@@ -69,7 +69,7 @@ impl Checks {
                 Some(value)
             }
             Err(error) => {
-                self.tell(Status::Failed, what, &with_causes(&error));
+                self.tell(Status::Failed, what, &with_causes(&*error));
                 None
             }
         }

@@ -38,6 +38,7 @@ pub struct Snapshot {
     batch_captions: f64,
     batch_tokens: f64,
     cut: [u64; CutReason::ALL.len()],
+    embedders: i64,
     busy_seconds: f64,
 }
 
@@ -61,7 +62,7 @@ pub struct DemoFigures {
     /// Why batches were cut, as shares of 1, in the order of the policy; not those below half a
     /// percent.
     pub cut: Vec<(&'static str, f64)>,
-    /// The share of the time that the embedder was at work.
+    /// The share of the time that the embedders were at work.
     pub busy: f64,
 }
 
@@ -85,6 +86,7 @@ impl Snapshot {
             batch_captions: batch.captions.get_sample_sum(),
             batch_tokens: batch.tokens.get_sample_sum(),
             cut: CutReason::ALL.map(|why| batch.cut.with_label_values(&[why.as_label()]).get()),
+            embedders: metrics.embed.embedders.get(),
             busy_seconds: metrics.embed.busy_seconds(),
         }
     }
@@ -94,6 +96,7 @@ impl Snapshot {
         let seconds = (self.at - earlier.at).as_secs_f64();
         let latencies = self.latencies.since(&earlier.latencies);
         let batches = self.batches - earlier.batches;
+        let embedder_seconds = seconds * self.embedders as f64;
         let cut = CutReason::ALL.iter().zip(self.cut.iter().zip(earlier.cut));
         DemoFigures {
             seconds,
@@ -109,8 +112,8 @@ impl Snapshot {
                 })
                 .filter(|(_, share)| *share >= SHARE_MIN)
                 .collect(),
-            // A pass that began before and ended in the meantime is counted as a whole.
-            busy: ratio(self.busy_seconds - earlier.busy_seconds, seconds).min(1.0),
+            // Passes go on while a snapshot is taken.
+            busy: ratio(self.busy_seconds - earlier.busy_seconds, embedder_seconds).min(1.0),
         }
     }
 }
@@ -132,6 +135,32 @@ pub fn show_ms(milliseconds: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn embedders_that_are_busy_for_half_the_time_are_half_busy_however_many() {
+        let then = Snapshot {
+            at: Instant::now(),
+            produced: 0,
+            settled: 0,
+            in_flight: 0,
+            vectors: 0,
+            tombstones: 0,
+            rejected: Vec::new(),
+            latencies: Histogram::default(),
+            batch_tokens_limit: 0,
+            held_back: false,
+            batches: 0,
+            batch_captions: 0.0,
+            batch_tokens: 0.0,
+            cut: Default::default(),
+            embedders: 2,
+            busy_seconds: 3.0,
+        };
+        let at = then.at + Duration::from_secs(1);
+        let now = Snapshot { at, busy_seconds: 4.0, ..then.clone() };
+        assert_eq!(now.since(&then).busy, 0.5);
+    }
 
     #[test]
     fn times_have_the_unit_that_fits() {

@@ -198,8 +198,8 @@ fn properties(config: &Config) -> ClientConfig {
 impl Letter {
     fn of(message: &BorrowedMessage<'_>) -> Letter {
         let raw = RawMessage::copy(message);
-        // rdkafka panics at a header whose name isn't UTF-8, which Kafka allows. Such a letter can't be
-        // taken apart; it is counted, and stays where it is.
+        // rdkafka panics at a header whose name isn't UTF-8, which Kafka allows. Such a letter
+        // can't be taken apart; it is counted, and stays where it is.
         let found = catch_unwind(AssertUnwindSafe(|| raw.headers.as_ref().and_then(Cause::find)));
         Letter {
             partition: message.partition(),

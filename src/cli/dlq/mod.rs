@@ -17,8 +17,8 @@ pub use replay::ReplayArgs;
 pub enum DlqCommand {
     /// Prints the dead letters, one a line, and how many there are of each reason.
     List(ListArgs),
-    /// Sends dead letters back to input.topic as they were before they were rejected. Without --execute
-    /// it only says what it would send.
+    /// Sends dead letters back to input.topic as they were before they were rejected. Without
+    /// --execute it only says what it would send.
     Replay(ReplayArgs),
 }
 

@@ -1,8 +1,8 @@
 //! `capvec dlq replay`: dead letters go back as the messages that they were.
 //!
 //! A letter is replayed when all in-sync replicas of the input topic have it. The first letter that
-//! can't be sent ends the replay. Letters stay in their topic, and nobody remembers which of them were
-//! replayed: the command says from where to go on, which is never behind a letter that wasn't
+//! can't be sent ends the replay. Letters stay in their topic, and nobody remembers which of them
+//! were replayed: the command says from where to go on, which is never behind a letter that wasn't
 //! acknowledged.
 
 use std::collections::HashMap;
@@ -37,8 +37,8 @@ pub struct ReplayArgs {
     /// Sends the letters. Without it the command says what it would send, and sends nothing.
     #[arg(long)]
     execute: bool,
-    /// Gives the messages the current time instead of their own: for letters that are older than the
-    /// input topic keeps messages.
+    /// Gives the messages the current time instead of their own: for letters that are older than
+    /// the input topic keeps messages.
     #[arg(long)]
     stamp_now: bool,
     /// Prints what was done as a JSON object.
@@ -220,8 +220,8 @@ impl Target {
         Ok(())
     }
 
-    /// Returns the partition that the message had, if the topic has it: so its key stays where it was,
-    /// whatever chose the partition. Any other goes by its key.
+    /// Returns the partition that the message had, if the topic has it: so its key stays where it
+    /// was, whatever chose the partition. Any other goes by its key.
     fn partition_for(&self, cause: &Cause) -> Option<i32> {
         cause.partition.filter(|partition| (0..self.partitions).contains(partition))
     }

@@ -22,8 +22,8 @@ pub(super) struct Selection {
     /// Only letters with this reason; may be repeated.
     #[arg(long = "reason", value_name = "REASON", value_parser = reasons())]
     reasons: Vec<String>,
-    /// Where to begin in a partition of the dead-letter topic; may be repeated. Other partitions begin
-    /// at their beginning.
+    /// Where to begin in a partition of the dead-letter topic; may be repeated. Other partitions
+    /// begin at their beginning.
     #[arg(long = "from", value_name = "PARTITION:OFFSET", value_parser = position)]
     from: Vec<(i32, i64)>,
     /// Stops after so many letters.
@@ -58,12 +58,12 @@ pub(super) struct Selected {
     pub(super) by_reason: BTreeMap<String, u64>,
     /// How many came from other topics.
     pub(super) of_others: u64,
-    /// The messages that were selected, by partition and offset in the topic that they are from, and by
-    /// what they are: a topic that is made anew has its offsets again.
+    /// The messages that were selected, by partition and offset in the topic that they are from,
+    /// and by what they are: a topic that is made anew has its offsets again.
     messages: HashSet<(i32, i64, u64)>,
     digests: RandomState,
-    /// How many are of a message that another letter is of: of another group, or of a worker that was
-    /// stopped in between.
+    /// How many are of a message that another letter is of: of another group, or of a worker that
+    /// was stopped in between.
     pub(super) repeated: u64,
     /// How many records have no reason in their headers.
     pub(super) without_reason: u64,

@@ -155,7 +155,8 @@ impl Sender {
         }
     }
 
-    /// Returns the first offset that isn't acknowledged, by partition, where `read` is what was read.
+    /// Returns the first offset that isn't acknowledged, by partition, where `read` is what was
+    /// read.
     pub(super) fn go_on_from(&self, read: &BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
         first_unacknowledged(&self.unacknowledged, read)
     }
@@ -178,8 +179,8 @@ fn first_unacknowledged(
     read.iter().map(first).collect()
 }
 
-/// Returns the headers that the message had in its topic. The last of each name is the dead letter's;
-/// one before it was the message's own, as where it was copied back by other means.
+/// Returns the headers that the message had in its topic. The last of each name is the dead
+/// letter's; one before it was the message's own, as where it was copied back by other means.
 fn without_cause(headers: &OwnedHeaders) -> Option<OwnedHeaders> {
     let last = |index: usize, key: &str| {
         (index + 1..headers.count()).all(|later| headers.get(later).key != key)

@@ -82,7 +82,8 @@ pub(super) struct WorkerFigures {
     pub(super) stalled_seconds: f64,
     /// Messages rejected since the worker began, by reason; reasons without any are left out.
     pub(super) rejected: BTreeMap<String, u64>,
-    /// Whether means, quantiles and shares are of the time since the worker began: for people alone.
+    /// Whether means, quantiles and shares are of the time since the worker began: for people
+    /// alone.
     #[serde(skip)]
     pub(super) since_start: bool,
 }
@@ -184,11 +185,11 @@ impl WorkerFigures {
             batch_cut: cut
                 .filter_map(|(reason, count)| Some((reason, ratio(count, batches)?)))
                 .collect(),
-            // A pass that began before and ended in the meantime is counted as a whole.
             duty_cycle: ratio(
                 more("capvec_embed_busy_seconds_total", &[]),
                 seconds * now.sum("capvec_embedders", &[]),
             )
+            // The worker counts up to its answer, and the looks are timed here, when it has come.
             .map(|share| share.min(1.0)),
             lag_messages: now.count("capvec_lag_messages"),
             lag_by_partition: now.counts("capvec_consumer_lag_messages", "partition"),

@@ -78,11 +78,6 @@ impl Cache {
         Cache { path: package.with_file_name(name) }
     }
 
-    /// Returns the file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Returns what is kept for the key.
     pub fn get(&self, key: &Key) -> Option<Calibration> {
         let entry = self.read().into_iter().find(|entry| entry.key == *key)?;
@@ -190,7 +185,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o644;
         let usual = folder.path().join("usual");
         fs::write(&usual, "").unwrap();
-        assert_eq!(mode(cache.path()), mode(&usual), "a worker of another user may come next");
+        assert_eq!(mode(&cache.path), mode(&usual), "a worker of another user may come next");
         for cpus in 10..40 {
             cache.put(key("a", cpus), calibration(1)).unwrap();
         }
@@ -221,7 +216,7 @@ mod tests {
     fn a_pipe_in_the_files_place_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::beside(&folder.path().join("m"));
-        let made = std::process::Command::new("mkfifo").arg(cache.path()).status().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&cache.path).status().unwrap();
         assert!(made.success());
         assert_eq!(cache.get(&key("a", 8)), None);
     }
@@ -231,7 +226,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::beside(&folder.path().join("m"));
         cache.put(key("a", 8), calibration(1)).unwrap();
-        let text = fs::read_to_string(cache.path()).unwrap();
+        let text = fs::read_to_string(&cache.path).unwrap();
         for damaged in [
             &text[..text.len() / 2],
             &text.replace("1000.0", "-1.0"),
@@ -243,7 +238,7 @@ mod tests {
             &text.replace("\"tokens\": 64", "\"tokens\": 18446744073709551615"),
             &text.replace("\"format\": 4", "\"format\": 3"),
         ] {
-            fs::write(cache.path(), damaged).unwrap();
+            fs::write(&cache.path, damaged).unwrap();
             assert_eq!(cache.get(&key("a", 8)), None, "{damaged}");
         }
         cache.put(key("a", 8), calibration(1)).unwrap();

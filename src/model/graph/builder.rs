@@ -26,8 +26,9 @@ pub const CONTRIBUTED: &str = "com.microsoft";
 /// What 0 is among the unsigned integers that a token's numbers become.
 const ZERO_POINT: u8 = 128;
 
-/// How far GELU goes below 0 at most (0.16997, at -0.75), rounded up. Where a token's highest number
-/// is above that, as it is in trained networks among some thousands, the lowest needn't be looked for.
+/// How far GELU goes below 0 at most (0.16997, at -0.75), rounded up. Where a token's highest
+/// number is above that, as it is in trained networks among some thousands, the lowest needn't be
+/// looked for.
 const GELU_BELOW: f32 = 0.17;
 
 /// What stands for the largest number of a token whose numbers are all 0. A 127th of it is no

@@ -38,8 +38,8 @@ const OWN: [(&str, &str); 5] = [
     ("mask_token", "[MASK]"),
 ];
 
-/// Classes that take `vocab.txt` in BERT's way, each also with `Fast` behind it. BertJapaneseTokenizer,
-/// for one, does otherwise.
+/// Classes that take `vocab.txt` in BERT's way, each also with `Fast` behind it.
+/// BertJapaneseTokenizer, for one, does otherwise.
 const BERTS: [&str; 3] = ["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"];
 
 /// Classes of no model's own, which are what `tokenizer.json` says and nothing else.

@@ -100,9 +100,10 @@ impl WeightsFile {
         Ok(())
     }
 
+    /// Returns once the disk has the file.
     pub(super) fn finish(self) -> io::Result<(Vec<External>, FileDigest)> {
-        let (mut writer, digest) = self.file.finish(WEIGHTS);
-        writer.flush()?;
+        let (writer, digest) = self.file.finish(WEIGHTS);
+        writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         Ok((self.placed, digest))
     }
 }

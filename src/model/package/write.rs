@@ -1,5 +1,6 @@
 //! Writes a package beside its place and moves it there when it is whole, so that a folder with the
-//! package's name is always a whole package.
+//! package's name is always a whole package. The disk has it by then, and the one that it replaces
+//! goes when the disk has the move: a machine that stops in between leaves the one or the other.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -108,7 +109,9 @@ pub fn write<E: From<PackageError>>(
         let path = folder.path().join(name);
         let mut file = Hashing::new(File::create(&path).map_err(io_error(&path))?);
         file.write_all(contents).map_err(io_error(&path))?;
-        Ok(file.finish(name).1)
+        let (file, digest) = file.finish(name);
+        file.sync_all().map_err(io_error(&path))?;
+        Ok(digest)
     };
     let model = graph::emit(&draft.network, draft.precision, &placed, WEIGHTS).encode_to_vec();
     let (pooling, precision) = (Pooling::Mean, draft.precision);
@@ -133,8 +136,10 @@ pub fn write<E: From<PackageError>>(
     let mut text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
     text.push('\n');
     put(MANIFEST, text.as_bytes())?;
+    make_readable(folder.path())?;
+    sync_folder(folder.path())?;
 
-    unfinished::undisturbed(|| move_into_place(folder, path, existing))?;
+    unfinished::undisturbed(|| move_into_place(folder, path, parent, existing))?;
     Ok(manifest)
 }
 
@@ -154,9 +159,9 @@ fn is_package_alone(path: &Path) -> bool {
 fn move_into_place(
     folder: tempfile::TempDir,
     path: &Path,
+    parent: &Path,
     existing: Existing,
 ) -> Result<(), PackageError> {
-    make_readable(folder.path())?;
     let replaces = path.exists();
     if replaces && existing == Existing::Keep {
         // Another has made it meanwhile.
@@ -176,6 +181,7 @@ fn move_into_place(
     }
     // It isn't there any more to be removed.
     drop(folder.keep());
+    sync_folder(parent)?;
     if replaces {
         fs::remove_dir_all(&aside).map_err(io_error(&aside))?;
     }
@@ -192,6 +198,16 @@ fn aside_of(folder: &Path) -> PathBuf {
 /// A temporary folder is its owner's alone; a package is for whoever runs the worker.
 fn make_readable(folder: &Path) -> Result<(), PackageError> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).map_err(io_error(folder))
+}
+
+/// Returns once the disk has what is in a folder by name, where there is a way to wait for that:
+/// not all file systems have one, and a folder may be there to be written and not to be opened.
+fn sync_folder(folder: &Path) -> Result<(), PackageError> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(e) if [InvalidInput, PermissionDenied, Unsupported].contains(&e.kind()) => Ok(()),
+        synced => synced.map_err(io_error(folder)),
+    }
 }
 
 #[cfg(test)]
