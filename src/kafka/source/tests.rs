@@ -306,15 +306,11 @@ fn a_topic_that_may_not_be_read_is_named() {
     }
 }
 
-#[test]
-fn a_beginning_that_cannot_be_committed_is_asked_for_again() {
-    let refusals = [
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
-    ];
+/// Runs a source whose group begins at the end, with brokers that refuse the first requests of a
+/// kind. The group has its offset before the first message comes.
+fn begin_at_the_end(request: RDKafkaApiKey, refusals: &[RDKafkaRespErr]) {
     let rig = Rig::new(&[("kafka.librdkafka.auto.offset.reset", "latest")], |broker| {
-        broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
+        broker.cluster().request_errors(request, refusals);
     })
     .run();
     let consumer: BaseConsumer = rig.broker.client().set("group.id", "group").create().unwrap();
@@ -332,6 +328,23 @@ fn a_beginning_that_cannot_be_committed_is_asked_for_again() {
     let messages = rig.receive_until(11);
     assert_eq!(offsets(&messages), [10, 11]);
     rig.finish(messages);
+}
+
+#[test]
+fn a_beginning_that_cannot_be_committed_is_asked_for_again() {
+    let refusals = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
+    ];
+    begin_at_the_end(RDKafkaApiKey::OffsetCommit, &refusals);
+}
+
+/// Messages that came and weren't settled would be passed over by the partition's next owner, for
+/// which the end would be another.
+#[test]
+fn an_end_that_is_not_told_is_asked_for_again() {
+    begin_at_the_end(RDKafkaApiKey::ListOffsets, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN; 2]);
 }
 
 /// It may be another's, which has gone on from a beginning of its own.
