@@ -33,9 +33,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{
-    Offset as Position, TopicPartitionList, TopicPartitionListElem,
-};
+use rdkafka::topic_partition_list::{Offset as Position, TopicPartitionList};
 
 use super::waiting::Waiting;
 use crate::config::Config;
@@ -53,6 +51,9 @@ const QUESTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 
 /// Before the next question.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Why an end isn't told, where librdkafka gives no reason.
+const NO_LEADER: KafkaError = KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable);
 
 /// Partitions with their assignments, which a drain must not wait for here.
 type Assignments = BTreeMap<i32, Weak<Assignment>>;
@@ -355,11 +356,24 @@ fn ask(
     if without.count() == 0 {
         return Ok(committed);
     }
-    let is_end = |element: TopicPartitionListElem<'_>| element.offset() == Position::End;
-    let has_end = without.elements().into_iter().any(is_end);
-    let meant = match consumer.offsets_for_times(without, patience) {
+    let is_end = |partition: i32| reset.of(partition) == Some(Position::End);
+    let has_end = without.elements().iter().any(|element| is_end(element.partition()));
+    let meant = consumer.offsets_for_times(without, patience);
+    let untold = match &meant {
+        Ok(meant) => meant.elements().iter().find_map(|element| match element.offset() {
+            Position::Offset(_) if element.error().is_ok() => None,
+            _ if !is_end(element.partition()) => None,
+            _ => Some(element.error().err().unwrap_or(NO_LEADER)),
+        }),
+        Err(error) => has_end.then(|| error.clone()),
+    };
+    if let Some(error) = untold {
+        // Of what it doesn't fetch librdkafka remembers for minutes that there is no leader.
+        drop(consumer.fetch_metadata(Some(topic), patience));
+        return Err(error);
+    }
+    let meant = match meant {
         Ok(meant) => meant,
-        Err(error) if has_end => return Err(error),
         Err(error) => {
             tracing::debug!(%error, "where the partitions begin wasn't told");
             return Ok(committed);
