@@ -223,8 +223,8 @@ fn cannot_listen(listen: SocketAddr, error: io::Error) -> anyhow::Error {
         .context(format!("failed to listen at {listen} (admin.listen){advice}"))
 }
 
-/// Waits until the brokers answer for all topics; returns how many partitions the group knows of
-/// the one that is read, and what those take that are written.
+/// Waits until the brokers answer for all topics; returns with how many partitions of the one that
+/// is read the group begins, and what those take that are written.
 fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<(usize, Vec<Takes>)> {
     let consumer: BaseConsumer<Asker> = consumer_properties(config)
         // Whether the group has an offset is asked, and it may be in an open transaction.
@@ -252,7 +252,7 @@ fn look_at_topics(config: &Config, shutdown: &Shutdown) -> anyhow::Result<(usize
         ensure!(missing.is_empty(), missing.join("; "));
     }
     let (partitions, takes) = looked?;
-    Ok((known_to_group(config, &consumer, partitions), takes))
+    Ok((known_to_group(config, &consumer, partitions, shutdown)?, takes))
 }
 
 fn timed(

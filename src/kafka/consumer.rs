@@ -258,12 +258,12 @@ pub struct Connection {
     pub consumer: Arc<SourceConsumer>,
     /// Becomes ready when there is something to poll for.
     pub(super) wake: Receiver<()>,
-    /// Those of the topic that the group knows: the others have been added since it began.
+    /// Those of the topic with which the group begins.
     pub(super) partitions: usize,
 }
 
 impl Connection {
-    /// Makes the consumer of a topic of which the group knows so many partitions.
+    /// Makes the consumer of a topic with so many partitions of which the group begins.
     ///
     /// # Errors
     ///

@@ -1,66 +1,109 @@
-//! Which partitions of its topic a group knows, where it was to begin at their ends.
+//! Which partitions of its topic a group begins at the ends of, where it is told to.
 //!
-//! A group commits where it begins in a partition before it takes a message from it. So where it
-//! has offsets, a partition beyond them was added later, and is to be read from its beginning. That
-//! must be asked before the group is joined: of one that has just begun, the members commit one
-//! after the other.
+//! A group commits where it begins in a partition before it takes a message from it. So once it has
+//! an offset, it has begun: a partition of which it has none was added since, or was never begun
+//! with, and is read from its beginning. (Whether others behind it have offsets tells nothing:
+//! members commit each for its own, one may be gone before it has, and all that came into its
+//! partitions would be passed over.) That must be asked before the group is joined: of one that has
+//! just begun, the members commit one after the other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::consumer::is_final;
 use super::group_begins;
+use super::topics::TopicError;
 use crate::config::Config;
+use crate::shutdown::{Shutdown, Wanted};
 
-/// How long the coordinator is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// One question waits this long; what is left of the whole is tried again.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Returns how many of the input topic's partitions the group knows: all, where it has no offset yet
-/// and where that isn't told. It matters nowhere but where a group begins at the end.
+/// Between two questions, in which the client's callbacks are served.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Waits until the group's offsets are told, and returns how many of the input topic's partitions
+/// the group begins with: all, where it has no offset yet, and else none. It matters nowhere but
+/// where a group begins at the end, and isn't asked for elsewhere.
+///
+/// # Errors
+///
+/// When they aren't told: to take it for a group that begins now is to pass over what it has left.
 pub fn known_to_group<C: ConsumerContext>(
     config: &Config,
     client: &BaseConsumer<C>,
     partitions: usize,
-) -> usize {
+    shutdown: &Shutdown,
+) -> Result<usize, TopicError> {
     if group_begins(config) != Some(Offset::End) {
-        return partitions;
+        return Ok(partitions);
     }
-    let topic = &config.input.topic;
+    let group = &config.kafka.group;
+    let until = Instant::now() + config.kafka.startup_timeout;
+    loop {
+        let error = match has_begun(client, &config.input.topic, partitions) {
+            Ok(has_begun) => return Ok(if has_begun { 0 } else { partitions }),
+            Err(error) => error,
+        };
+        if shutdown.wanted() != Wanted::Run {
+            return Err(TopicError::Stopped { brokers: config.kafka.brokers.clone() });
+        }
+        if is_final(&error) || Instant::now() >= until {
+            return Err(TopicError::Offsets { group: group.clone(), source: error });
+        }
+        tracing::info!(group, %error, "waiting for the group's offsets");
+        drop(client.poll(PAUSE));
+    }
+}
+
+/// Returns whether the group has an offset of any partition.
+fn has_begun<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    topic: &str,
+    partitions: usize,
+) -> KafkaResult<bool> {
     let mut all = TopicPartitionList::with_capacity(partitions);
     all.add_partition_range(topic, 0, partitions as i32 - 1);
-    let committed = match client.committed_offsets(all, PATIENCE) {
-        Ok(committed) => committed,
-        Err(error) => {
-            tracing::warn!(topic, %error, "the group's offsets weren't told: its partitions are taken for known");
-            return partitions;
-        }
-    };
-    let elements = committed.elements();
-    let begun = elements.iter().filter(|element| matches!(element.offset(), Offset::Offset(_)));
-    begun.map(|element| element.partition() as usize + 1).max().unwrap_or(partitions)
+    let mut has_begun = false;
+    for element in client.committed_offsets(all, PATIENCE)?.elements() {
+        element.error()?;
+        has_begun |= matches!(element.offset(), Offset::Offset(_));
+    }
+    Ok(has_begun)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::embedded::EmbeddedBroker;
+    use crate::kafka::asker::Asker;
     use rdkafka::consumer::CommitMode;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     #[test]
-    fn a_group_knows_the_partitions_up_to_its_last_offset() {
+    fn a_group_that_has_begun_somewhere_begins_with_no_partition_any_more() {
         let broker = EmbeddedBroker::start(&[("captions", 5)]).unwrap();
-        let client: BaseConsumer = broker.client().set("group.id", "group").create().unwrap();
+        let client = broker.client().set("group.id", "group").clone();
+        let client: BaseConsumer<Asker> = client.create_with_context(Asker::default()).unwrap();
         let mut config = Config::default();
         config.input.topic = "captions".into();
         let latest = ("auto.offset.reset".into(), "latest".into());
         config.kafka.librdkafka.0.extend([latest]);
-        assert_eq!(known_to_group(&config, &client, 5), 5, "it begins now");
+        let known = || known_to_group(&config, &client, 5, &Shutdown::default()).unwrap();
+        assert_eq!(known(), 5, "it begins now");
+
+        // The last one: whoever was given those before it may be gone without a word.
         let mut offsets = TopicPartitionList::new();
-        for partition in [0, 2] {
-            offsets.add_partition_offset("captions", partition, Offset::Offset(0)).unwrap();
-        }
+        offsets.add_partition_offset("captions", 4, Offset::Offset(0)).unwrap();
         client.commit(&offsets, CommitMode::Sync).unwrap();
-        assert_eq!(known_to_group(&config, &client, 5), 3);
+        assert_eq!(known(), 0);
+
+        // Of a group that isn't told of nothing is taken for known.
+        let failed = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+        broker.cluster().request_errors(RDKafkaApiKey::OffsetFetch, &[failed; 2]);
+        assert_eq!(known(), 0);
     }
 }

@@ -61,6 +61,14 @@ pub enum TopicError {
         /// Why the last connection failed, or else the last error.
         reason: String,
     },
+    /// Which partitions of the input topic the group knows can't be asked.
+    #[error("the offsets of the group {group:?} (kafka.group) weren't told")]
+    Offsets {
+        /// The group.
+        group: String,
+        /// The broker's or librdkafka's words.
+        source: KafkaError,
+    },
 }
 
 /// One request waits this long; what is left of the whole is tried again.

@@ -1,6 +1,7 @@
 //! Captions that the topic deletes before a worker has received them, on a real Kafka.
 
 use rdkafka::admin::AdminOptions;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::{Cluster, Worker, captions, eventually};
@@ -123,6 +124,12 @@ fn a_partition_that_is_added_is_read_from_its_beginning_whatever_the_group_began
 
     cluster.add_partitions("latest-added", 8);
     cluster.send("latest-added", &captions(80));
+    // Another worker was given the last of them, and whoever was given the others is gone.
+    let other: BaseConsumer =
+        cluster.client().set("group.id", "latest-added.group").create().unwrap();
+    let mut begun = TopicPartitionList::new();
+    begun.add_partition_offset("latest-added", 7, Offset::Offset(0)).unwrap();
+    other.commit(&begun, CommitMode::Sync).unwrap();
     let worker = Worker::start(&cluster, "latest-added", &options).ready();
     cluster.await_records("latest-added.out", 120);
     worker.stop();

@@ -16,9 +16,10 @@
 //!
 //! Where the group has no offset, the thread asks for the one that `auto.offset.reset` means, and
 //! commits it before there is a message: from there on it is known what is missing, to others too,
-//! and `latest` is asked for but once. Where that can't be told, librdkafka looks for it by itself.
-//! A partition that the group didn't know when the worker was started begins at its beginning:
-//! nothing in it is older than the group.
+//! and `latest` is asked for but once. Where a beginning can't be told, librdkafka looks for it by
+//! itself; an end is asked for until it is told, since it would be another end for the next who asks,
+//! and what came in between be passed over. A partition with which the group didn't begin is read from
+//! its beginning: nothing in it is older than the group.
 //!
 //! # Invariants
 //!
@@ -51,8 +52,8 @@ const QUESTION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 /// Before the next question.
 const PAUSE: Duration = Duration::from_millis(200);
 
-const UNKNOWN_TO_COMMIT: KafkaError =
-    KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownTopicOrPartition);
+/// Why an end isn't told, where librdkafka gives no reason.
+const NO_LEADER: KafkaError = KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable);
 
 /// Partitions with their assignments, which a drain must not wait for here.
 type Assignments = BTreeMap<i32, Weak<Assignment>>;
@@ -87,7 +88,8 @@ pub(super) struct Placing {
 struct Reset {
     /// `None` where that is an error.
     begins: Option<Position>,
-    /// The partitions that the group knew when the worker was started.
+    /// The partitions with which the group begins; none where it had begun when the worker was
+    /// started.
     known: usize,
 }
 
@@ -105,8 +107,7 @@ impl Reset {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) partition: i32,
-    /// The group's offset; `None` where it has none, and which one `auto.offset.reset` means isn't
-    /// told.
+    /// The group's offset; `None` where it has none, and where the partition begins isn't told.
     pub(super) begins: Option<NextOffset>,
 }
 
@@ -206,8 +207,7 @@ impl Placing {
             let is_eager = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager);
             match answer {
                 Ok(offsets) => placed = self.take_known(consumer, offsets, is_eager, now)?,
-                // The group's coordinator may hear late of a new topic.
-                Err(error) if is_final(&error) && error != UNKNOWN_TO_COMMIT => return Err(error),
+                Err(error) if is_final(&error) && !is_unknown(&error) => return Err(error),
                 Err(error) => {
                     self.patience = QUESTION.1.min(2 * self.patience);
                     self.trouble = Some(error);
@@ -325,6 +325,12 @@ impl Placing {
     }
 }
 
+/// Returns whether a broker doesn't know the partition: the group's coordinator, and a partition's
+/// leader, may hear late of a new one. Of a topic that is gone librdkafka tells by itself.
+fn is_unknown(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
+}
+
 /// Asks for the group's offsets, and where it has none for those that are meant then, which it
 /// commits.
 fn ask(
@@ -350,7 +356,23 @@ fn ask(
     if without.count() == 0 {
         return Ok(committed);
     }
-    let meant = match consumer.offsets_for_times(without, patience) {
+    let is_end = |partition: i32| reset.of(partition) == Some(Position::End);
+    let has_end = without.elements().iter().any(|element| is_end(element.partition()));
+    let meant = consumer.offsets_for_times(without, patience);
+    let untold = match &meant {
+        Ok(meant) => meant.elements().iter().find_map(|element| match element.offset() {
+            Position::Offset(_) if element.error().is_ok() => None,
+            _ if !is_end(element.partition()) => None,
+            _ => Some(element.error().err().unwrap_or(NO_LEADER)),
+        }),
+        Err(error) => has_end.then(|| error.clone()),
+    };
+    if let Some(error) = untold {
+        // Of what it doesn't fetch librdkafka remembers for minutes that there is no leader.
+        drop(consumer.fetch_metadata(Some(topic), patience));
+        return Err(error);
+    }
+    let meant = match meant {
         Ok(meant) => meant,
         Err(error) => {
             tracing::debug!(%error, "where the partitions begin wasn't told");

@@ -306,17 +306,10 @@ fn a_topic_that_may_not_be_read_is_named() {
     }
 }
 
-#[test]
-fn a_beginning_that_cannot_be_committed_is_asked_for_again() {
-    let refusals = [
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
-    ];
-    let rig = Rig::new(&[("kafka.librdkafka.auto.offset.reset", "latest")], |broker| {
-        broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
-    })
-    .run();
+/// Runs a source whose group begins at the end. It has its offset before the first message comes.
+fn begin_at_the_end(prepare: impl FnOnce(&EmbeddedBroker), meanwhile: impl FnOnce(&Rig)) {
+    let rig = Rig::new(&[("kafka.librdkafka.auto.offset.reset", "latest")], prepare).run();
+    meanwhile(&rig);
     let consumer: BaseConsumer = rig.broker.client().set("group.id", "group").create().unwrap();
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -332,6 +325,53 @@ fn a_beginning_that_cannot_be_committed_is_asked_for_again() {
     let messages = rig.receive_until(11);
     assert_eq!(offsets(&messages), [10, 11]);
     rig.finish(messages);
+}
+
+#[test]
+fn a_beginning_that_cannot_be_committed_is_asked_for_again() {
+    let refusals = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS,
+    ];
+    let refuse = |broker: &EmbeddedBroker| {
+        broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
+    };
+    begin_at_the_end(refuse, |_| ());
+}
+
+/// Messages that came and weren't settled would be passed over by the partition's next owner, for
+/// which the end would be another.
+#[test]
+fn an_end_that_is_not_told_is_asked_for_again() {
+    let refuse = |broker: &EmbeddedBroker| {
+        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN; 2];
+        broker.cluster().request_errors(RDKafkaApiKey::ListOffsets, &refusals);
+    };
+    begin_at_the_end(refuse, |_| ());
+}
+
+#[test]
+fn a_partition_that_has_no_leader_when_its_group_begins_is_taken_once_it_has_one() {
+    let lead = |broker: &EmbeddedBroker, leader| {
+        broker.cluster().partition_leader(TOPIC, 0, leader).unwrap();
+    };
+    begin_at_the_end(
+        |broker| lead(broker, None),
+        |rig| {
+            let deadline = Instant::now() + PATIENCE;
+            while !rig.health.is_assigned() {
+                assert!(Instant::now() < deadline, "no partition");
+                std::thread::yield_now();
+            }
+            let until = Instant::now() + Duration::from_millis(500);
+            while Instant::now() < until {
+                assert_eq!(rig.consumer.assignment().unwrap().count(), 0, "its end isn't told");
+                std::thread::yield_now();
+            }
+            lead(&rig.broker, Some(1));
+        },
+    );
 }
 
 /// It may be another's, which has gone on from a beginning of its own.

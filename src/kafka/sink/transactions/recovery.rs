@@ -139,7 +139,8 @@ impl Transactions {
                 | Err(
                     TopicError::Stopped { .. }
                     | TopicError::NoAnswer { .. }
-                    | TopicError::Login { .. },
+                    | TopicError::Login { .. }
+                    | TopicError::Offsets { .. },
                 ) => {}
             }
         }
