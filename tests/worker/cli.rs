@@ -307,12 +307,12 @@ fn check_looks_at_the_brokers_the_topics_and_the_model() {
 #[test]
 fn check_finds_an_output_topic_that_takes_no_vector() {
     let cluster = Cluster::shared();
-    cluster.create_topics("narrow", 1);
-    cluster.create_topic_with("narrow.small", 1, &[("max.message.bytes", "2000")]);
-    let options = ["input.topic=narrow", "output.topic=narrow.small"];
+    cluster.create_topics("no-room", 1);
+    cluster.create_topic_with("no-room.small", 1, &[("max.message.bytes", "2000")]);
+    let options = ["input.topic=no-room", "output.topic=no-room.small"];
     let (code, said) = check(&cluster.bootstrap, &options);
     assert_eq!(code, Some(1), "{said}");
-    let why = "FAILED  output topic: \"narrow.small\" takes 2000 bytes at most (max.message.bytes), and \
+    let why = "FAILED  output topic: \"no-room.small\" takes 2000 bytes at most (max.message.bytes), and \
                the 640 numbers of a vector are 2560; raise it\n";
     assert!(said.contains(why), "{said}");
     // Numbers of text may be shorter.
