@@ -8,12 +8,13 @@ mod texts;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use clap::Args;
 use rdkafka::producer::Producer;
 
 use self::lines::{Checks, Status};
 use super::{ConfigArgs, EXIT_USAGE, PATIENCE, ids_of_brokers, patience};
+use crate::cli::progress::counted;
 use crate::config::{Config, DeliveryMode, EmbedderKind, as_written};
 use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
@@ -126,14 +127,11 @@ fn kafka_checks(
         checks.tell(status, "captions", &said);
     }
     checks.check("output topic", || {
-        let topic = &config.output.topic;
-        let there = writable(config, topic, "output.topic")?;
-        has_room(config, topic, dim)?;
-        Ok(there)
+        writable(config, &config.output.topic, "output.topic", dim_as_it_is(config, dim))
     });
     match config.dead_letter_topic() {
         Some(topic) => {
-            checks.check("dead-letter topic", || writable(config, topic, "reject.topic"));
+            checks.check("dead-letter topic", || writable(config, topic, "reject.topic", None));
         }
         None => checks.tell(Status::Ok, "dead-letter topic", "none; reject.on_reject decides"),
     }
@@ -187,40 +185,42 @@ fn transactions(config: &Config, brokers: &[i32]) -> anyhow::Result<(String, ())
 
 /// Returns a topic and how many partitions it has.
 fn topic_in_words(topic: &str, partitions: usize) -> String {
-    let s = if partitions == 1 { "" } else { "s" };
-    format!("{topic}, {partitions} partition{s}")
+    format!("{topic}, {}", counted(partitions as u64, "partition"))
 }
 
-/// Refuses an output topic that takes no vector. Numbers of text have no length that is known before,
-/// and nor have compressed ones.
-fn has_room(config: &Config, topic: &str, dim: Option<usize>) -> anyhow::Result<()> {
+/// Returns how many numbers a vector has, where a record has them as they are. Numbers of text have
+/// no length that is known before, and nor have compressed ones.
+fn dim_as_it_is(config: &Config, dim: Option<usize>) -> Option<usize> {
     let is_compressed =
         config.kafka.librdkafka.0.keys().any(|name| name.starts_with("compression."));
-    let (Some(dim), VectorFormat::Native, false) = (dim, config.output.format, is_compressed)
-    else {
-        return Ok(());
-    };
-    let bytes = 4 * dim;
-    match record_limit(config, topic, PATIENCE) {
-        Ok(limit) if limit < bytes => bail!(
-            "{topic:?} takes {limit} bytes at most (max.message.bytes), and the {dim} numbers of a \
-             vector are {bytes}; raise it"
-        ),
-        // Where the brokers don't say it, the check before has said why.
-        _ => Ok(()),
-    }
+    dim.filter(|_| config.output.format == VectorFormat::Native && !is_compressed)
 }
 
-/// Finds out whether a topic may be written, and leaves no record in it.
-fn writable(config: &Config, topic: &str, option: &'static str) -> anyhow::Result<(String, ())> {
+/// Finds out whether a topic may be written, with vectors of so many numbers where that is given,
+/// and leaves no record in it.
+fn writable(
+    config: &Config,
+    topic: &str,
+    option: &'static str,
+    dim: Option<usize>,
+) -> anyhow::Result<(String, ())> {
     let client = writable::asking(config, Asker::default())?;
     let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
     let partitions = look_up(client.client(), brokers, topic, option, patience(config), &shutdown)?;
     let there = topic_in_words(topic, partitions);
-    let answer = match record_limit(config, topic, PATIENCE) {
-        Ok(limit) => writable::ask(config, topic, limit, PATIENCE, &shutdown),
-        Err(reason) => Answer::Untried(reason),
+    let limit = record_limit(config, topic, PATIENCE);
+    let answer = match &limit {
+        Ok(limit) => writable::ask(config, topic, *limit, PATIENCE, &shutdown),
+        Err(reason) => Answer::Untried(reason.clone()),
     };
+    if let (Answer::Allowed | Answer::Untried(_), Ok(limit), Some(dim)) = (&answer, limit, dim) {
+        let bytes = 4 * dim;
+        ensure!(
+            limit >= bytes,
+            "{topic:?} takes {limit} bytes at most (max.message.bytes), and the {dim} numbers of a \
+             vector are {bytes}; raise it"
+        );
+    }
     match answer {
         Answer::Allowed => Ok((format!("{there}, may be written"), ())),
         Answer::Untried(reason) => Ok((format!("{there}; writing isn't tried: {reason}"), ())),
