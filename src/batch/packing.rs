@@ -126,11 +126,12 @@ impl TokenBatch {
 /// one that costs least: a slot looks at all of its row, also at what is another caption's or
 /// nobody's.
 fn place(lengths: &[usize]) -> (Vec<usize>, usize, usize) {
-    let aligned = |caption: usize| lengths[caption].next_multiple_of(ALIGNMENT);
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&caption| std::cmp::Reverse(lengths[caption]));
-    let longest = aligned(order[0]).next_multiple_of(WIDTH_STEP);
-    let whole: usize = (0..lengths.len()).map(aligned).sum();
+    let sizes: Vec<usize> =
+        order.iter().map(|&caption| lengths[caption].next_multiple_of(ALIGNMENT)).collect();
+    let longest = sizes[0].next_multiple_of(WIDTH_STEP);
+    let whole: usize = sizes.iter().sum();
 
     let mut best = (usize::MAX, longest);
     for width in (longest..=longest.max(WIDTH_MAX)).step_by(WIDTH_STEP) {
@@ -138,29 +139,23 @@ fn place(lengths: &[usize]) -> (Vec<usize>, usize, usize) {
         let width = width.min(whole);
         let cost_of = |rows: usize| rows * width * (width + SLOT_COST);
         if cost_of(whole.div_ceil(width)) < best.0 {
-            let rows = fill_rows(order.iter().map(|&caption| aligned(caption)), width, |_, _| {});
-            best = best.min((cost_of(rows), width));
+            best = best.min((cost_of(fill_rows(&sizes, width, |_, _| {})), width));
         }
     }
 
     let width = best.1;
     let mut slots = vec![0; lengths.len()];
-    let sizes = order.iter().map(|&caption| aligned(caption));
-    let rows = fill_rows(sizes, width, |place, slot| slots[order[place]] = slot);
+    let rows = fill_rows(&sizes, width, |place, slot| slots[order[place]] = slot);
     (slots, rows, width)
 }
 
 /// Fills rows of that width by best fit. Tells where each of the sizes, which come in falling
 /// order, is placed, and returns the number of rows.
-fn fill_rows(
-    sizes: impl Iterator<Item = usize>,
-    width: usize,
-    mut placed: impl FnMut(usize, usize),
-) -> usize {
+fn fill_rows(sizes: &[usize], width: usize, mut placed: impl FnMut(usize, usize)) -> usize {
     // For each number of free slots the last row that has it, and for each row the one before it.
     let mut last_with: Vec<Option<usize>> = vec![None; width + 1];
     let mut before: Vec<Option<usize>> = Vec::new();
-    for (place, size) in sizes.enumerate() {
+    for (place, &size) in sizes.iter().enumerate() {
         let tightest = (size..=width).find_map(|free| Some((free, last_with[free]?)));
         let (free, row) = tightest.unwrap_or_else(|| {
             before.push(None);
@@ -237,7 +232,7 @@ mod tests {
             let cost_of = |rows: usize, width: usize| rows * width * (width + SLOT_COST);
             let longest = sizes[0].next_multiple_of(WIDTH_STEP);
             for other in (longest..=WIDTH_MAX).step_by(WIDTH_STEP) {
-                let rows_of_other = fill_rows(sizes.iter().copied(), other, |_, _| {});
+                let rows_of_other = fill_rows(&sizes, other, |_, _| {});
                 prop_assert!(cost_of(rows, width) <= cost_of(rows_of_other, other));
             }
         }
