@@ -251,12 +251,22 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
+    /// Opens the package with that change of its manifest, and returns why it is refused.
+    fn refused(path: &Path, change: impl FnOnce(&mut serde_json::Value)) -> String {
+        let manifest = path.join(MANIFEST);
+        let text = fs::read_to_string(&manifest).unwrap();
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        change(&mut value);
+        fs::write(&manifest, value.to_string()).unwrap();
+        let error = Package::open(path).unwrap_err().to_string();
+        fs::write(&manifest, text).unwrap();
+        error
+    }
+
     #[test]
     fn a_manifest_that_cannot_be_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny(folder.path());
-        let manifest = path.join(MANIFEST);
-        let text = fs::read_to_string(&manifest).unwrap();
         let positions = Package::open(&path).unwrap().manifest.network.positions;
         type Change = fn(&mut serde_json::Value);
         let changes: [(&str, Change); 8] = [
@@ -270,10 +280,7 @@ mod tests {
             ("sha256", |m| m["files"][0]["sha256"] = "abc".into()),
         ];
         for (named, change) in changes {
-            let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
-            change(&mut value);
-            fs::write(&manifest, value.to_string()).unwrap();
-            let error = Package::open(&path).unwrap_err().to_string();
+            let error = refused(&path, change);
             assert!(error.contains(named), "{named} of {positions} positions: {error}");
         }
     }
@@ -282,13 +289,10 @@ mod tests {
     fn a_package_of_another_format_is_told_by_its_number() {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny(folder.path());
-        let manifest = path.join(MANIFEST);
-        let text = fs::read_to_string(&manifest).unwrap();
-        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        value["format"] = 2.into();
-        value["of_format_2"] = "new".into();
-        fs::write(&manifest, value.to_string()).unwrap();
-        let error = Package::open(&path).unwrap_err().to_string();
+        let error = refused(&path, |manifest| {
+            manifest["format"] = 2.into();
+            manifest["of_format_2"] = "new".into();
+        });
         assert!(error.contains("package format 2 where this program knows 1"), "{error}");
     }
 
