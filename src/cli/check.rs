@@ -20,7 +20,9 @@ use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::asker::Asker;
 use crate::kafka::topics::look_up;
-use crate::kafka::writable::{self, Answer, broker_options, record_limit};
+use crate::kafka::writable::{
+    self, Answer, broker_options, is_compacted, record_limit, topic_options,
+};
 use crate::model::package::Package;
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
@@ -132,6 +134,12 @@ fn kafka_checks(
     match config.dead_letter_topic() {
         Some(topic) => {
             checks.check("dead-letter topic", || writable(config, topic, "reject.topic", None));
+            if topic_options(config, topic, PATIENCE).is_ok_and(|options| is_compacted(&options)) {
+                let said = format!(
+                    "{topic} is compacted: it keeps the last letter of each key, and takes none without a key"
+                );
+                checks.tell(Status::Warning, "dead letters", &said);
+            }
         }
         None => checks.tell(Status::Ok, "dead-letter topic", "none; reject.on_reject decides"),
     }

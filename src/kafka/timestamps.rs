@@ -1,9 +1,10 @@
 //! Which timestamps a topic takes, so that a record that the brokers would refuse isn't offered to
 //! them: they refuse the whole batch that it is in, and librdkafka doesn't always tell which one it
-//! was.
+//! was. And which it keeps: a record that is older than the topic's retention is taken, acknowledged
+//! and deleted with the next look at the log, five minutes later at most by default.
 //!
-//! Source: Kafka's `message.timestamp.type`, `message.timestamp.before.max.ms` and
-//! `message.timestamp.after.max.ms` (KIP-937).
+//! Source: Kafka's `message.timestamp.type`, `message.timestamp.before.max.ms`,
+//! `message.timestamp.after.max.ms` (KIP-937), `retention.ms` and `cleanup.policy`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,6 +12,8 @@ use std::fmt;
 const TYPE: &str = "message.timestamp.type";
 const BEFORE: &str = "message.timestamp.before.max.ms";
 const AFTER: &str = "message.timestamp.after.max.ms";
+const RETENTION: &str = "retention.ms";
+const POLICY: &str = "cleanup.policy";
 
 /// The brokers go by their own clocks. What is refused by so little here is theirs to decide.
 const CLOCKS_APART_MS: i64 = 60_000;
@@ -21,6 +24,8 @@ const CLOCKS_APART_MS: i64 = 60_000;
 pub struct TimestampBounds {
     before_max_ms: Option<i64>,
     after_max_ms: Option<i64>,
+    /// After how long records are deleted, by their timestamps; `None` for never.
+    retention_ms: Option<i64>,
 }
 
 /// A timestamp that a topic doesn't take.
@@ -46,7 +51,19 @@ impl TimestampBounds {
             return TimestampBounds::default();
         }
         let bound = |name: &str| options.get(name)?.parse().ok();
-        TimestampBounds { before_max_ms: bound(BEFORE), after_max_ms: bound(AFTER) }
+        let deletes = options.get(POLICY).is_some_and(|policy| policy.contains("delete"));
+        TimestampBounds {
+            before_max_ms: bound(BEFORE),
+            after_max_ms: bound(AFTER),
+            // -1 is for ever.
+            retention_ms: bound(RETENTION).filter(|&bound: &i64| deletes && bound >= 0),
+        }
+    }
+
+    /// Returns the topic's `retention.ms` where it deletes a record of this time, at `now_ms`, as
+    /// soon as it looks.
+    pub fn too_old(&self, timestamp_ms: i64, now_ms: i64) -> Option<i64> {
+        self.retention_ms.filter(|&bound_ms| now_ms.saturating_sub(timestamp_ms) >= bound_ms)
     }
 
     /// Tells whether a record of this time is taken at `now_ms`; both in milliseconds since 1970.
@@ -109,10 +126,35 @@ mod tests {
 
     #[test]
     fn the_time_of_the_brokers_is_always_taken_and_so_is_what_is_not_known() {
-        let theirs = bounds(&[(TYPE, "LogAppendTime"), (BEFORE, "1"), (AFTER, "1")]);
-        for bounds in [theirs, bounds(&[]), bounds(&[(AFTER, "soon")])] {
+        let delete = (POLICY, "delete");
+        let theirs = bounds(&[
+            (TYPE, "LogAppendTime"),
+            (BEFORE, "1"),
+            (AFTER, "1"),
+            (RETENTION, "1"),
+            delete,
+        ]);
+        for bounds in [theirs, bounds(&[]), bounds(&[(AFTER, "soon"), (RETENTION, "soon"), delete])]
+        {
             assert_eq!(bounds.check(i64::MAX, NOW), Ok(()));
             assert_eq!(bounds.check(0, NOW), Ok(()));
+            assert_eq!(bounds.too_old(0, NOW), None);
         }
+    }
+
+    #[test]
+    fn a_record_is_too_old_where_the_topic_deletes_by_age() {
+        let day = (RETENTION, "86400000");
+        for policy in ["delete", "compact,delete"] {
+            let bounds = bounds(&[day, (POLICY, policy)]);
+            assert_eq!(bounds.too_old(NOW - 24 * HOUR, NOW), Some(24 * HOUR), "{policy}");
+            assert_eq!(bounds.too_old(i64::MIN, NOW), Some(24 * HOUR));
+            for then in [NOW - 23 * HOUR, NOW + HOUR, i64::MAX] {
+                assert_eq!(bounds.too_old(then, NOW), None);
+            }
+        }
+        let for_ever = bounds(&[(RETENTION, "-1"), (POLICY, "delete")]);
+        let compacted = bounds(&[day, (POLICY, "compact")]);
+        assert_eq!((for_ever.too_old(0, NOW), compacted.too_old(0, NOW)), (None, None));
     }
 }

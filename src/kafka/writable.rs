@@ -153,14 +153,19 @@ pub fn try_topics(
 /// Returns what a topic with these options takes, and its `max.message.bytes`.
 fn takes(topic: &str, options: &HashMap<String, String>) -> Result<(Takes, usize), String> {
     let limit = limit_of(options).ok_or(SAY_NO_LIMIT)?;
-    let policies = options.get("cleanup.policy").map_or("", String::as_str).split(',');
     let takes = Takes {
         topic: topic.into(),
         bytes_max: batch_limit_of(options).unwrap_or(limit),
-        needs_key: policies.map(str::trim).any(|policy| policy == "compact"),
+        needs_key: is_compacted(options),
         timestamps: TimestampBounds::of(options),
     };
     Ok((takes, limit))
+}
+
+/// Returns whether a topic with these options keeps the last record of each key alone.
+pub fn is_compacted(options: &HashMap<String, String>) -> bool {
+    let policies = options.get("cleanup.policy").map_or("", String::as_str).split(',');
+    policies.map(str::trim).any(|policy| policy == "compact")
 }
 
 /// Asks for a topic's `max.message.bytes`.

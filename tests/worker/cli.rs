@@ -321,6 +321,22 @@ fn check_finds_an_output_topic_that_takes_no_vector() {
 }
 
 #[test]
+fn check_warns_of_dead_letters_that_are_not_all_kept() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("not-kept", 1);
+    let options = ["input.topic=not-kept", "output.topic=not-kept.out"];
+    for (name, policy) in [("delete", "delete"), ("both", "compact,delete")] {
+        let topic = format!("not-kept.{name}");
+        cluster.create_topic_with(&topic, 1, &[("cleanup.policy", policy)]);
+        let dead = format!("reject.topic={topic}");
+        let (code, said) = check(&cluster.bootstrap, &[&options[..], &[&dead]].concat());
+        assert_eq!(code, Some(0), "{said}");
+        let warns = said.contains("WARNING dead letters: not-kept.both is compacted: ");
+        assert_eq!(warns, name == "both", "{said}");
+    }
+}
+
+#[test]
 fn check_finds_a_wrong_pointer_by_one_message() {
     let cluster = Cluster::shared();
     cluster.create_topics("pointed", 1);

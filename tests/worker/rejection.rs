@@ -256,6 +256,43 @@ fn a_timestamp_that_the_topics_do_not_take_does_not_stop_the_others() {
     }
 }
 
+/// Captions of last year, as where a topic is read anew: what has their time is acknowledged, and
+/// deleted at the next look.
+#[test]
+fn a_letter_that_its_topic_would_delete_for_its_age_has_the_time_of_now() {
+    const WEEK: &str = "604800000";
+    for mode in ["at-least-once", "exactly-once"] {
+        let cluster = Cluster::shared();
+        let topic = format!("old-{mode}");
+        cluster.create_topic(&topic, 1);
+        let week = [("retention.ms", WEEK)];
+        cluster.create_topic_with(&format!("{topic}.out"), 1, &week);
+        cluster.create_topic_with(&format!("{topic}.dead"), 1, &week);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+        let (last_year, yesterday) = (now - 365 * 86_400_000, now - 86_400_000);
+        let mut messages = captions(20);
+        for (index, message) in messages.iter_mut().enumerate() {
+            message.timestamp_ms = Some(if index < 10 { last_year } else { yesterday });
+        }
+        messages[5].value = Some(b"no caption".to_vec());
+        messages[15].value = Some(b"no caption".to_vec());
+        cluster.send(&topic, &messages);
+        let worker = Worker::start(&cluster, &topic, &[&format!("delivery.mode={mode}")]).ready();
+        cluster.await_settled(&topic, messages.len());
+        let log = worker.stop();
+
+        let dead = cluster.records(&format!("{topic}.dead"));
+        let times: Vec<_> = dead.iter().map(|letter| letter.timestamp_ms.unwrap()).collect();
+        assert!(times[0] >= now && times[1..] == [yesterday], "{mode}: {times:?} at {now}");
+        // Vectors keep their captions' times, and somebody is told.
+        let told: Vec<_> =
+            log.lines().filter(|line| line.contains("readers have minutes")).collect();
+        assert_eq!(told.len(), 1, "{mode}: {told:?}");
+        assert!(told[0].contains(&format!("timestamp_ms={last_year}")), "{told:?}");
+        assert!(told[0].contains(&format!("position=\"{topic}/0/0\"")), "{told:?}");
+    }
+}
+
 /// Of several records that are refused in one batch librdkafka says only that they are invalid.
 #[test]
 fn dead_letters_that_are_refused_for_their_times_together_get_the_time_of_now() {

@@ -146,8 +146,6 @@ fn report(
 struct Target {
     topic: String,
     partitions: i32,
-    /// How long the topic keeps messages, by their own timestamps.
-    retention: Option<Duration>,
     timestamps: TimestampBounds,
     /// The most bytes of a batch that it takes.
     batch_max: Option<usize>,
@@ -168,21 +166,9 @@ impl Target {
             ));
             HashMap::new()
         });
-        let option = |name: &str| options.get(name).map_or("", String::as_str);
-        let retention = match option("retention.ms").parse() {
-            Ok(milliseconds)
-                if option("cleanup.policy").contains("delete")
-                    && option("message.timestamp.type") != "LogAppendTime" =>
-            {
-                Some(Duration::from_millis(milliseconds))
-            }
-            // -1 is for ever.
-            _ => None,
-        };
         Ok(Target {
             topic: topic.clone(),
             partitions: partitions as i32,
-            retention,
             timestamps: TimestampBounds::of(&options),
             batch_max: batch_limit_of(&options),
             stamp_now,
@@ -192,11 +178,11 @@ impl Target {
     /// Refuses a letter that the brokers wouldn't take for its time, with all that is in its batch,
     /// or might delete before it is read.
     fn check_time(&self, letter: &Letter) -> anyhow::Result<()> {
-        let now = since_epoch();
+        let now_ms = since_epoch().as_millis() as i64;
         let Some(timestamp_ms) = letter.message.timestamp_ms.filter(|_| !self.stamp_now) else {
             return Ok(());
         };
-        if let Err(bounds) = self.timestamps.check(timestamp_ms, now.as_millis() as i64) {
+        if let Err(bounds) = self.timestamps.check(timestamp_ms, now_ms) {
             bail!(
                 "the letter {}:{} can't be sent: {:?} doesn't take {bounds}; --stamp-now gives it the \
                  current time",
@@ -205,16 +191,13 @@ impl Target {
                 self.topic
             );
         }
-        let Some(retention) = self.retention else { return Ok(()) };
-        let age = now.saturating_sub(Duration::from_millis(timestamp_ms.max(0) as u64));
-        if age >= retention {
+        if let Some(retention_ms) = self.timestamps.too_old(timestamp_ms, now_ms) {
             bail!(
-                "the letter {}:{} is older than the {:?} topic's retention.ms of {}, so it could be \
+                "the letter {}:{} is older than the {:?} topic's retention.ms of {retention_ms}, so it could be \
                  deleted before it is read; --stamp-now gives it the current time",
                 letter.partition,
                 letter.offset,
-                self.topic,
-                retention.as_millis()
+                self.topic
             );
         }
         Ok(())
@@ -233,11 +216,13 @@ mod tests {
     use crate::tracked::RawMessage;
 
     fn target(retention: Option<Duration>, stamp_now: bool) -> Target {
+        let retention_ms = retention.map_or("-1".into(), |kept| kept.as_millis().to_string());
+        let options = [("retention.ms", retention_ms), ("cleanup.policy", "delete".into())];
+        let options = options.map(|(name, value)| (name.to_owned(), value)).into();
         Target {
             topic: "captions".into(),
             partitions: 3,
-            retention,
-            timestamps: TimestampBounds::default(),
+            timestamps: TimestampBounds::of(&options),
             batch_max: None,
             stamp_now,
         }

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 
-use judge::check;
+use judge::{check, too_old};
 
 use super::SinkError;
 use super::delivery::{Connector, SinkContext};
@@ -23,12 +23,16 @@ use crate::kafka::dead_letter::{self, Author};
 use crate::kafka::timestamps::TimestampBounds;
 use crate::kafka::writable::Takes;
 use crate::metrics::SinkMetrics;
+use crate::seldom::Seldom;
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tracked::{Origin, Rejection, Tracked};
 use crate::wire::vector::{VectorFormat, native};
 
 /// Between two tries while the producer's queue is full.
 const QUEUE_FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Between two lines about records that the output topic deletes for their age.
+const SOON_DELETED_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A record isn't on its way.
 pub(super) enum WriteError {
@@ -65,6 +69,8 @@ pub(super) struct Writer {
     needs_key: bool,
     /// The timestamps that the output topic takes, for the same reason.
     output_timestamps: TimestampBounds,
+    /// How people hear of records that the output topic deletes for their age.
+    soon_deleted: Seldom<()>,
     dead_letter_topic: Option<Arc<str>>,
     dead_letter_timestamps: TimestampBounds,
     on_reject: OnReject,
@@ -91,6 +97,12 @@ impl Writer {
         let output = takes.iter().find(|takes| takes.topic == config.output.topic);
         let dead_letters =
             takes.iter().find(|takes| Some(takes.topic.as_str()) == config.dead_letter_topic());
+        if let Some(Takes { topic, needs_key: true, .. }) = dead_letters {
+            tracing::warn!(
+                topic,
+                "reject.topic is compacted: it keeps the last letter of each key, and takes none without a key"
+            );
+        }
         Ok(Writer {
             connector,
             producer,
@@ -110,6 +122,7 @@ impl Writer {
             output_topic: config.output.topic.as_str().into(),
             needs_key: output.is_some_and(|takes| takes.needs_key),
             output_timestamps: output.map(|takes| takes.timestamps).unwrap_or_default(),
+            soon_deleted: Seldom::new(SOON_DELETED_INTERVAL, 1),
             dead_letter_topic: config.dead_letter_topic().map(Arc::from),
             dead_letter_timestamps: dead_letters.map(|takes| takes.timestamps).unwrap_or_default(),
             on_reject: config.reject.on_reject,
@@ -208,12 +221,15 @@ impl Writer {
         if let Some(topic) = self.dead_letter_topic.clone() {
             let headers = dead_letter::headers(&self.author, origin, rejection);
             let value = origin.message.value.as_deref();
-            // Nothing else keeps the message: where its time isn't taken, the letter has that of
-            // now.
-            let is_taken = |time_ms: &i64| {
-                !parcel.is_untimely() && check(self.dead_letter_timestamps, Some(*time_ms)).is_ok()
+            // Nothing else keeps the message: where its time isn't taken, or the letter would be
+            // deleted for it, the letter has that of now.
+            let bounds = self.dead_letter_timestamps;
+            let is_kept = |time_ms: &i64| {
+                !parcel.is_untimely()
+                    && check(bounds, Some(*time_ms)).is_ok()
+                    && too_old(bounds, Some(*time_ms)).is_none()
             };
-            let timestamp_ms = origin.message.timestamp_ms.filter(is_taken);
+            let timestamp_ms = origin.message.timestamp_ms.filter(is_kept);
             return match self.send(parcel, &topic, timestamp_ms, value, Some(headers)) {
                 Err(error) if is_refused_for_itself(&error) => {
                     Err(self.produce_error(parcel, error).into())

@@ -28,9 +28,29 @@ impl Writer {
                 self.count_rejection(parcel.origin(), rejection);
                 self.breaker.rejected();
             }
-            None => self.breaker.accepted(),
+            None => {
+                self.breaker.accepted();
+                self.tell_if_soon_deleted(parcel);
+            }
         }
         self.look_at_breaker();
+    }
+
+    /// Says that a record has the time of its caption, and that the output topic deletes it for
+    /// that.
+    fn tell_if_soon_deleted(&mut self, parcel: &Parcel) {
+        let timestamp_ms = parcel.origin().message.timestamp_ms;
+        let Some(retention_ms) = too_old(self.output_timestamps, timestamp_ms) else { return };
+        let Some(before) = self.soon_deleted.due((), Instant::now()) else { return };
+        let (position, topic) = (self.source(parcel.origin()), &self.output_topic);
+        tracing::warn!(
+            position,
+            timestamp_ms,
+            retention_ms,
+            before,
+            "{topic} deletes this record soon after it is written, as its retention.ms counts from the caption's own \
+             time: readers have minutes"
+        );
     }
 
     /// Returns why a parcel must not be written, once it is counted: the breaker has tripped, or it
@@ -140,6 +160,11 @@ impl Writer {
 pub(super) fn check(bounds: TimestampBounds, timestamp_ms: Option<i64>) -> Result<(), OutOfBounds> {
     let Some(timestamp_ms) = timestamp_ms else { return Ok(()) };
     bounds.check(timestamp_ms, since_epoch().as_millis() as i64)
+}
+
+/// Returns the topic's `retention.ms` where it would delete a record of this time at once.
+pub(super) fn too_old(bounds: TimestampBounds, timestamp_ms: Option<i64>) -> Option<i64> {
+    bounds.too_old(timestamp_ms?, since_epoch().as_millis() as i64)
 }
 
 /// Returns whether a record may have been refused for its time. Where the brokers refuse several
