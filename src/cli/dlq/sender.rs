@@ -226,8 +226,13 @@ impl ProducerContext for Reports {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::kafka::dead_letter::{HEADER_EXCEPTION, HEADER_TOPIC};
+    use crate::kafka::dead_letter::{self, Author, HEADER_EXCEPTION, HEADER_TOPIC};
+    use crate::tracked::{Assignment, Offset, Origin, RawMessage, RejectReason, Rejection};
 
     #[test]
     fn headers_of_the_rejection_are_taken_off_once() {
@@ -245,6 +250,49 @@ mod tests {
         assert_eq!(kept, expected);
         let none = OwnedHeaders::new().insert(header(HEADER_TOPIC, Some("captions")));
         assert!(without_cause(&none).is_none());
+    }
+
+    proptest! {
+        /// Whatever headers it had, those of an earlier rejection among them.
+        #[test]
+        fn a_message_gets_its_own_headers_back(
+            own in prop::collection::vec(
+                (
+                    prop_oneof![
+                        Just(""),
+                        Just("own"),
+                        prop::sample::select(dead_letter::HEADERS.to_vec()),
+                    ],
+                    prop::option::of(prop::collection::vec(any::<u8>(), 0..4)),
+                ),
+                0..12,
+            ),
+        ) {
+            let headers = own.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+                headers.insert(Header { key, value: value.as_ref() })
+            });
+            let headers = Some(headers).filter(|headers| headers.count() > 0);
+            let origin = Origin {
+                assignment: Assignment::new(3, 1),
+                offset: Offset(17),
+                sequence: 0,
+                received: Instant::now(),
+                message: RawMessage { headers, ..RawMessage::default() },
+            };
+            let text = String::from;
+            let author =
+                Author { topic: text("captions"), group: text("group"), client_id: text("id") };
+            let rejection = Rejection::new(RejectReason::NotJson, "it isn't");
+            let letter = dead_letter::headers(&author, &origin, &rejection);
+            prop_assert_eq!(letter.count(), own.len() + dead_letter::HEADERS.len());
+            let back = without_cause(&letter);
+            let back: Vec<_> = back
+                .iter()
+                .flat_map(OwnedHeaders::iter)
+                .map(|header| (header.key, header.value.map(<[u8]>::to_vec)))
+                .collect();
+            prop_assert_eq!(back, own);
+        }
     }
 
     #[test]
