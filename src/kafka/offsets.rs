@@ -129,6 +129,13 @@ pub struct WentBack {
     pub skipped: Option<Offset>,
 }
 
+impl WentBack {
+    /// Returns where to go on, to skip nothing.
+    pub fn begins(&self) -> NextOffset {
+        NextOffset(self.skipped.unwrap_or(self.found).0)
+    }
+}
+
 impl OffsetLedger {
     /// Begins an assignment. An earlier one of the same partition is forgotten.
     pub fn assign(&mut self, assignment: Arc<Assignment>) {
@@ -230,6 +237,14 @@ impl OffsetLedger {
     pub fn begin_at(&mut self, partition: i32, offset: NextOffset) {
         if let Some(books) = self.partitions.get_mut(&partition) {
             books.begins = Some(offset);
+        }
+    }
+
+    /// Begins the partition's assignment at an offset before the group's, which is of a log whose
+    /// end was cut off: it is committable though nothing has settled.
+    pub fn begin_anew_at(&mut self, partition: i32, offset: NextOffset) {
+        if let Some(books) = self.partitions.get_mut(&partition) {
+            (books.begins, books.committable) = (Some(offset), Some(offset));
         }
     }
 

@@ -65,7 +65,7 @@ use crate::health::Health;
 use crate::metrics::{CommitResult, SourceMetrics};
 use crate::queue::{Closed, QueueSender};
 use crate::shutdown::{Shutdown, Wanted};
-use crate::tracked::{NextOffset, Offset, Origin, Outcome, RawMessage, Settlement, Tracked};
+use crate::tracked::{Offset, Origin, Outcome, RawMessage, Settlement, Tracked};
 
 /// The longest that the thread sleeps: how late it may notice a stop or a deadline.
 const TICK: Duration = Duration::from_millis(20);
@@ -332,13 +332,16 @@ impl Source {
                 // whether it ends in a commit is the sink's affair: both would be read.
                 return Err(SourceError::WentBack { partition, source: went_back });
             }
-            Err(WentBack { last, found, skipped }) => {
+            Err(went_back) => {
+                let WentBack { last, found, skipped } = went_back;
                 // The log was cut, or made anew: what was in flight may be of a log that is no
                 // more.
                 tracing::warn!(partition, last = last.0, found = found.0, "offsets went back");
                 self.end_assignment(partition);
                 self.begin_assignment(partition);
-                self.ledger.begin_at(partition, NextOffset(skipped.unwrap_or(offset).0));
+                // Whoever went on from the group's offset would pass over what has come in the
+                // place of what was cut off.
+                self.ledger.begin_anew_at(partition, went_back.begins());
                 if let Some(skipped) = skipped {
                     // What is unsettled before the cut is still there, and has just been dropped.
                     self.go_back(partition, skipped)?;

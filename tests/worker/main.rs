@@ -8,6 +8,7 @@ mod bench;
 mod brokers;
 mod cli;
 mod compare;
+mod cut;
 mod dashboard;
 mod deleted;
 mod device;

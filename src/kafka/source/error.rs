@@ -58,8 +58,10 @@ pub enum SourceError {
     /// With exactly-once delivery, offsets went back.
     #[error(
         "the end of partition {partition} of the input topic was cut off, or the topic was made anew: \
-         to go on could give two vectors for one caption; the next start goes on from what is \
-         committed"
+         to go on could give two vectors for one caption; the next start goes on from what is committed: \
+         where the group's offset is behind {begins}, set it to {begins}, or what has come in between is \
+         passed over",
+        begins = .source.begins().0
     )]
     WentBack {
         /// The partition.

@@ -128,6 +128,22 @@ fn send(broker: &EmbeddedBroker, numbers: std::ops::Range<u32>) {
     producer.flush(PATIENCE).unwrap();
 }
 
+/// Waits until the group's offset is this one.
+#[track_caller]
+fn await_committed(broker: &EmbeddedBroker, offset: i64) {
+    let consumer: BaseConsumer = broker.client().set("group.id", "group").create().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut partition = TopicPartitionList::new();
+        partition.add_partition(TOPIC, 0);
+        let committed = consumer.committed_offsets(partition, PATIENCE).unwrap();
+        if committed.elements()[0].offset() == Position::Offset(offset) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{committed:?}");
+    }
+}
+
 fn offsets(messages: &[Tracked<()>]) -> Vec<i64> {
     messages.iter().map(|message| message.origin.offset.0).collect()
 }
@@ -145,6 +161,20 @@ fn where_offsets_go_back_what_is_unsettled_comes_again() {
     assert!(first.iter().all(|message| message.origin.assignment.is_revoked()));
     assert_ne!(again[0].origin.assignment.number, first[0].origin.assignment.number);
     drop(first);
+    rig.finish(again);
+}
+
+/// The group's offset is of a log that is no more: whoever went on from it would pass over what has
+/// come in the place of what was cut off.
+#[test]
+fn where_offsets_go_back_the_groups_goes_back_too() {
+    let rig = Rig::start(&[]);
+    let first = rig.receive_until(9);
+    first.iter().for_each(|message| rig.settle(message));
+    await_committed(&rig.broker, 10);
+    rig.consumer.seek(TOPIC, 0, Position::Offset(4), Duration::ZERO).unwrap();
+    let again = rig.receive_until(9);
+    await_committed(&rig.broker, 4);
     rig.finish(again);
 }
 
@@ -310,17 +340,7 @@ fn a_topic_that_may_not_be_read_is_named() {
 fn begin_at_the_end(prepare: impl FnOnce(&EmbeddedBroker), meanwhile: impl FnOnce(&Rig)) {
     let rig = Rig::new(&[("kafka.librdkafka.auto.offset.reset", "latest")], prepare).run();
     meanwhile(&rig);
-    let consumer: BaseConsumer = rig.broker.client().set("group.id", "group").create().unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut partition = TopicPartitionList::new();
-        partition.add_partition(TOPIC, 0);
-        let committed = consumer.committed_offsets(partition, PATIENCE).unwrap();
-        if committed.elements()[0].offset() == Position::Offset(10) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{committed:?}");
-    }
+    await_committed(&rig.broker, 10);
     send(&rig.broker, 10..12);
     let messages = rig.receive_until(11);
     assert_eq!(offsets(&messages), [10, 11]);

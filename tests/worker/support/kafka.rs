@@ -140,6 +140,16 @@ impl Kafka {
         }
     }
 
+    /// Restarts the node without what it had of a partition: it goes on with an empty one, as after
+    /// an election that wasn't clean, or with a disk of its own that was replaced.
+    #[track_caller]
+    pub fn restart_without(&mut self, topic: &str, partition: i32) {
+        self.stop();
+        let log = self.folder.path().join(format!("data/{topic}-{partition}"));
+        fs::remove_dir_all(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+        self.restart();
+    }
+
     /// Returns the last lines of the log, across restarts.
     pub fn log_tail(&self) -> String {
         self.log.tail()
