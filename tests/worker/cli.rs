@@ -81,6 +81,9 @@ fn numbers_that_no_machine_can_serve_are_refused() {
         &["bench", "encoder", "--model", package, "--threads", "100000"],
         &["bench", "encoder", "--model", package, "--tokens", "18446744073709551615"],
         &["bench", "encoder", "--model", package, "--tokens", "16,0"],
+        &["bench", "host", "--repeats", "0"],
+        &["bench", "host", "--repeats", "1001"],
+        &["model", "compare", package, package, "--captions", "/dev/null", "--repeats", "1001"],
     ] {
         let (code, error) = capvec_fails(args);
         assert_eq!(code, 2, "{args:?}: {error}");
@@ -95,7 +98,6 @@ fn none_of_what_there_must_be_some_of_is_refused_in_plain_words() {
         &["embed", "--model", package, "--out", "-", "/dev/null", "--batch-tokens", "0"][..],
         &["embed", "--model", package, "--out", "-", "/dev/null", "--batch-captions", "many"],
         &["model", "compare", package, package, "--captions", "/dev/null", "--limit", "0"],
-        &["bench", "host", "--repeats", "0"],
     ] {
         let (code, error) = capvec_fails(args);
         assert_eq!(code, 2, "{error}");
