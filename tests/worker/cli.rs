@@ -323,6 +323,24 @@ fn check_finds_an_output_topic_that_takes_no_vector() {
 }
 
 #[test]
+fn check_warns_of_captions_without_a_key_where_the_output_is_compacted() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("keyless", 1);
+    cluster.create_topic_with("keyless.compact", 1, &[("cleanup.policy", "compact")]);
+    let message = Outgoing { key: None, ..Outgoing::caption("k", "a fox") };
+    cluster.send("keyless", &[message, Outgoing::caption("k", "a dog")]);
+    let to = |output| {
+        let options = ["input.topic=keyless", "reject.topic=keyless.dead", output];
+        check(&cluster.bootstrap, &options)
+    };
+    let (code, said) = to("output.topic=keyless.compact");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("WARNING keys: 1 of 2 messages have none, and output.topic"), "{said}");
+    let (_, said) = to("output.topic=keyless.out");
+    assert!(!said.contains("keys: "), "{said}");
+}
+
+#[test]
 fn check_finds_a_wrong_pointer_by_one_message() {
     let cluster = Cluster::shared();
     cluster.create_topics("pointed", 1);
