@@ -529,7 +529,7 @@ def network_policy(chart):
     for fetch, port in [
         ({"from": "http", "http": {"url": "https://m.example/a:1/"}}, 443),
         ({"from": "http", "http": {"url": "http://m.example"}}, 80),
-        ({"from": "http", "http": {"url": "https://user:7@m.example:8443/m"}}, 8443),
+        ({"from": "http", "http": {"url": "https://m.example:8443/m"}}, 8443),
         ({"from": "http", "http": {"url": "http://[2001:db8::1]/m"}}, 80),
         ({"from": "s3", "s3": {"bucket": "b"}}, 443),
         ({"from": "s3", "s3": {"bucket": "b", "endpoint": "http://minio:9000"}}, 9000),
