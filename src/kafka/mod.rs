@@ -27,7 +27,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::topic_partition_list::Offset;
 
 use crate::config::Config;
-use log::{log, log_client_error};
+use log::{log, log_client_error, repeats};
 
 /// How often the clients report statistics, from which the lag comes, and which brokers are
 /// connected.

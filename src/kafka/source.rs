@@ -440,7 +440,9 @@ impl Source {
         let counted = if result.is_ok() { CommitResult::Ok } else { CommitResult::Failed };
         self.metrics.commits.with_label_values(&[counted.as_label()]).inc();
         if let Err(error) = result {
-            tracing::warn!(%error, ?offsets, "a commit failed; it is made again");
+            if let Some(repeated) = super::repeats(&format!("commit {error}")) {
+                tracing::warn!(%error, repeated, ?offsets, "a commit failed; it is made again");
+            }
             for (partition, _) in offsets {
                 self.ledger.commit_failed(partition);
             }
