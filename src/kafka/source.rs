@@ -57,7 +57,7 @@ use turns::Turns;
 use waiting::Waiting;
 
 use super::committer::{Committed, Committer};
-use super::consumer::{Connection, Held, SourceConsumer, is_final};
+use super::consumer::{Connection, Held, SourceConsumer};
 use super::offsets::{Incoming, OffsetLedger, WentBack};
 use crate::config::{Config, DeliveryMode};
 use crate::handover::Intake;
@@ -372,7 +372,7 @@ impl Source {
 
     fn consumer_error(&mut self, error: KafkaError) -> Result<(), SourceError> {
         self.metrics.errors.inc();
-        if is_final(&error) {
+        if self.consumer.context().is_final(&error) {
             return Err(self.input_error(error));
         }
         super::log_client_error("consumer", &error, "the consumer goes on after an error");
