@@ -20,9 +20,7 @@ use crate::embed::device::DeviceChoice;
 use crate::embed::load::{load_one, threads_of_one};
 use crate::kafka::asker::Asker;
 use crate::kafka::topics::look_up;
-use crate::kafka::writable::{
-    self, Answer, broker_options, is_compacted, record_limit, topic_options,
-};
+use crate::kafka::writable::{self, Answer, ask_what_it_takes, broker_options};
 use crate::model::package::Package;
 use crate::shutdown::Shutdown;
 use crate::tokenize::Tokenizer;
@@ -125,16 +123,22 @@ fn kafka_checks(
         return;
     };
     let judged = checks.check("input topic", || messages::read(config, tokenizer));
-    if let Some((status, said)) = judged.and_then(|judged| judged.verdict(config)) {
+    if let Some((status, said)) = judged.as_ref().and_then(|judged| judged.verdict(config)) {
         checks.tell(status, "captions", &said);
     }
-    checks.check("output topic", || {
+    let needs_key = checks.check("output topic", || {
         writable(config, &config.output.topic, "output.topic", dim_as_it_is(config, dim))
     });
+    if needs_key == Some(true)
+        && let Some(said) = judged.and_then(|judged| judged.without_key_in_words())
+    {
+        checks.tell(Status::Warning, "keys", &said);
+    }
     match config.dead_letter_topic() {
         Some(topic) => {
-            checks.check("dead-letter topic", || writable(config, topic, "reject.topic", None));
-            if topic_options(config, topic, PATIENCE).is_ok_and(|options| is_compacted(&options)) {
+            let needs_key =
+                checks.check("dead-letter topic", || writable(config, topic, "reject.topic", None));
+            if needs_key == Some(true) {
                 let said = format!(
                     "{topic} is compacted: it keeps the last letter of each key, and takes none without a key"
                 );
@@ -205,18 +209,20 @@ fn dim_as_it_is(config: &Config, dim: Option<usize>) -> Option<usize> {
 }
 
 /// Finds out whether a topic may be written, with vectors of so many numbers where that is given,
-/// and leaves no record in it.
+/// and leaves no record in it. Returns whether it takes no record without a key, as far as is known.
 fn writable(
     config: &Config,
     topic: &str,
     option: &'static str,
     dim: Option<usize>,
-) -> anyhow::Result<(String, ())> {
+) -> anyhow::Result<(String, bool)> {
     let client = writable::asking(config, Asker::default())?;
     let (brokers, shutdown) = (&config.kafka.brokers, Shutdown::default());
     let partitions = look_up(client.client(), brokers, topic, option, patience(config), &shutdown)?;
     let there = topic_in_words(topic, partitions);
-    let limit = record_limit(config, topic, PATIENCE);
+    let takes = ask_what_it_takes(config, topic, PATIENCE);
+    let needs_key = takes.as_ref().is_ok_and(|(takes, _)| takes.needs_key);
+    let limit = takes.map(|(_, limit)| limit);
     let answer = match &limit {
         Ok(limit) => writable::ask(config, topic, *limit, PATIENCE, &shutdown),
         Err(reason) => Answer::Untried(reason.clone()),
@@ -230,8 +236,10 @@ fn writable(
         );
     }
     match answer {
-        Answer::Allowed => Ok((format!("{there}, may be written"), ())),
-        Answer::Untried(reason) => Ok((format!("{there}; writing isn't tried: {reason}"), ())),
+        Answer::Allowed => Ok((format!("{there}, may be written"), needs_key)),
+        Answer::Untried(reason) => {
+            Ok((format!("{there}; writing isn't tried: {reason}"), needs_key))
+        }
         Answer::Refused(code) => bail!("{topic:?} can't be written: {code}"),
         Answer::Taken => {
             bail!("{topic:?} took a record over its own limit; remove the key capvec-check")

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
 use super::captions::Captions;
 use super::network::NetworkArgs;
 use super::progress::{LongWork, Unit};
 use super::spread::{Spread, medians_of};
-use super::{above_zero, say};
+use super::{REPEATS_MAX, above_zero, say};
 use crate::batch::policy::{Decision, Limits};
 use crate::embed::Embedder;
 use crate::embed::alone::{FiniteError, embed_finite};
@@ -54,7 +55,12 @@ pub struct CompareArgs {
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(1000).expect("not 0"), value_parser = above_zero::<NonZeroUsize>)]
     queries: NonZeroUsize,
     /// Passes of each package by which the speed is measured, in turn; 0 measures none.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = RangedU64ValueParser::<usize>::new().range(..=REPEATS_MAX)
+    )]
     repeats: usize,
     /// Measures the speed on at most N of the captions.
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(200).expect("not 0"), value_parser = above_zero::<NonZeroUsize>)]

@@ -50,6 +50,9 @@ const EXIT_INTERRUPTED: u8 = 130;
 #[error("interrupted")]
 struct Interrupted;
 
+/// More often than this nobody measures anything: medians are known long before.
+const REPEATS_MAX: u64 = 1000;
+
 /// How long the brokers may take to answer where somebody waits for what a command says of them.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -10,6 +10,7 @@
 //! smaller ones from then on. No caption is at fault for that: where there isn't the memory for one
 //! alone, the worker fails.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -22,9 +23,14 @@ use crate::batch::packing::TokenBatch;
 use crate::batch::{Job, Pass, Request};
 use crate::handover::{EmbeddedBatch, Finished, PreparedCaption};
 use crate::health::PassWatch;
+use crate::lock::lock;
 use crate::metrics::EmbedMetrics;
 use crate::queue::{Closed, QueueSender};
+use crate::seldom::Seldom;
 use crate::tracked::{RejectReason, Rejection, Tracked};
+
+/// Between two lines of the log about batches that were split for one reason.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why the stage ended.
 #[derive(Debug, Error)]
@@ -192,7 +198,9 @@ impl EmbedTask {
 
     fn tell_split(&self, captions: usize, error: &EmbedError) {
         let reason = error.split_reason().as_label();
-        tracing::warn!(captions, reason, %error, "a batch failed and is split");
+        if let Some(before) = splits_before(reason) {
+            tracing::warn!(captions, reason, %error, before, "a batch failed and is split");
+        }
         self.metrics.splits.with_label_values(&[reason]).inc();
     }
 
@@ -243,6 +251,14 @@ impl EmbedTask {
     ) -> Result<(), EmbedTaskError> {
         Ok(self.out.send(Finished::Rejected(caption.map(|_| rejection)))?)
     }
+}
+
+/// Returns how many batches were split for this reason since the last line about it, where another
+/// is due. Where a network fails on one caption of many, there would be several lines for each.
+fn splits_before(reason: &'static str) -> Option<u64> {
+    static LINES: Mutex<Seldom<&'static str>> =
+        Mutex::new(Seldom::new(LINE_INTERVAL, SplitReason::ALL.len()));
+    lock(&LINES).due(reason, Instant::now())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::STATISTICS_INTERVAL_MS;
 use super::anew::{Identity, tell_ids};
 use super::login::{Login, WithLogin};
 use super::reach::brokers_up;
+use super::renewed::Renewed;
 use crate::config::Config;
 use crate::lock::lock;
 use crate::metrics::SourceMetrics;
@@ -62,6 +63,9 @@ pub struct SourceContext {
     login: Login,
     brokers_up: IntGauge,
     identity: Identity,
+    /// Whether the last error was of a batch of messages. A connection at whose other end nobody
+    /// speaks Kafka's protocol has the code of a damaged one, and so have requests that it loses.
+    is_of_batch: AtomicBool,
     /// Whether librdkafka's debug log was asked for.
     is_debugged: bool,
 }
@@ -98,6 +102,7 @@ impl SourceContext {
             login: Login::default(),
             brokers_up,
             identity: Identity::of(&config.input.topic),
+            is_of_batch: AtomicBool::new(false),
             is_debugged: config.kafka.property("debug").is_some(),
         }
     }
@@ -157,6 +162,13 @@ impl SourceContext {
         lock(&self.asked_back).clone()
     }
 
+    /// Returns whether an error that `poll` has just returned stays, however long it is waited, or
+    /// passes over messages.
+    pub fn is_final(&self, error: &KafkaError) -> bool {
+        let is_bad = error.rdkafka_error_code() == Some(RDKafkaErrorCode::BadMessage);
+        is_final(error) && (!is_bad || self.is_of_batch.load(Ordering::Acquire))
+    }
+
     /// From here on rebalances are acknowledged at once: the consumer is being closed.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
@@ -187,6 +199,9 @@ impl ClientContext for SourceContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.login.note(&error, reason);
+        let is_of_batch =
+            reason.contains("failed CRC32") || reason.starts_with("Fetch from broker");
+        self.is_of_batch.store(is_of_batch, Ordering::Release);
         super::log_client_error("consumer", &error, reason);
     }
 
@@ -260,10 +275,13 @@ pub struct Connection {
     pub(super) wake: Receiver<()>,
     /// Those of the topic with which the group begins.
     pub(super) partitions: usize,
+    /// What may be read anew by a restart alone.
+    pub(super) renewed: Renewed,
 }
 
 impl Connection {
-    /// Makes the consumer of a topic with so many partitions of which the group begins.
+    /// Makes the consumer of a topic with so many partitions of which the group begins; `renewed` has
+    /// noted its files before.
     ///
     /// # Errors
     ///
@@ -271,6 +289,7 @@ impl Connection {
     pub fn new(
         config: &Config,
         partitions: usize,
+        renewed: Renewed,
         metrics: &SourceMetrics,
     ) -> KafkaResult<Connection> {
         let context = SourceContext::new(config, metrics.brokers_up.clone());
@@ -282,7 +301,7 @@ impl Connection {
             // A full channel means that the thread is to be woken already.
             let _ = sender.try_send(());
         });
-        Ok(Connection { consumer: Arc::new(consumer), wake, partitions })
+        Ok(Connection { consumer: Arc::new(consumer), wake, partitions, renewed })
     }
 }
 
@@ -386,6 +405,29 @@ pub fn give_up(consumer: &SourceConsumer, partitions: &TopicPartitionList) -> Ka
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_damaged_batch_is_final_and_what_is_no_broker_is_not() {
+        let brokers_up = Metrics::new().source.brokers_up;
+        let context = SourceContext::new(&Config::default(), brokers_up);
+        let is_final = |reason: &str| {
+            context.error(KafkaError::Global(RDKafkaErrorCode::BadMessage), reason);
+            context.is_final(&KafkaError::MessageConsumption(RDKafkaErrorCode::BadMessage))
+        };
+        assert!(is_final(
+            "MessageSet at offset 7 (90 bytes) failed CRC32C check (original 0x1 != 0x2)"
+        ));
+        assert!(is_final("Fetch from broker 1 failed at offset 7: Local: Bad message format"));
+        for passing in [
+            "a:9092/1: Receive failed: Invalid response size 1213486160 (0..100000000)",
+            "FindCoordinator response error: Local: Bad message format",
+        ] {
+            assert!(!is_final(passing), "{passing}");
+        }
+        let refused = KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed);
+        assert!(context.is_final(&refused));
+    }
 
     #[test]
     fn a_client_is_not_destroyed_by_a_thread_that_panics() {

@@ -45,8 +45,8 @@ pub(super) fn log_client_error(client: &'static str, error: &KafkaError, reason:
 }
 
 /// Returns how many lines of this kind were left out since the last, or `None` where this one is
-/// left out too. While brokers are away librdkafka has several a second to say.
-fn repeats(kind: &str) -> Option<u64> {
+/// left out too. While brokers are away there are several a second to say.
+pub(super) fn repeats(kind: &str) -> Option<u64> {
     static SELDOM: Mutex<Seldom<String>> = Mutex::new(Seldom::new(Duration::from_secs(10), 256));
     let mut seldom = lock(&SELDOM);
     seldom.due(kind.to_owned(), Instant::now())

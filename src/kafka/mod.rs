@@ -14,6 +14,7 @@ mod log;
 pub mod login;
 pub mod offsets;
 pub mod reach;
+pub mod renewed;
 pub mod sequencer;
 pub mod sink;
 pub mod source;
@@ -27,7 +28,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::topic_partition_list::Offset;
 
 use crate::config::Config;
-use log::{log, log_client_error};
+use log::{log, log_client_error, repeats};
 
 /// How often the clients report statistics, from which the lag comes, and which brokers are
 /// connected.

@@ -153,29 +153,28 @@ pub fn try_topics(
 /// Returns what a topic with these options takes, and its `max.message.bytes`.
 fn takes(topic: &str, options: &HashMap<String, String>) -> Result<(Takes, usize), String> {
     let limit = limit_of(options).ok_or(SAY_NO_LIMIT)?;
+    let policies = options.get("cleanup.policy").map_or("", String::as_str).split(',');
     let takes = Takes {
         topic: topic.into(),
         bytes_max: batch_limit_of(options).unwrap_or(limit),
-        needs_key: is_compacted(options),
+        needs_key: policies.map(str::trim).any(|policy| policy == "compact"),
         timestamps: TimestampBounds::of(options),
     };
     Ok((takes, limit))
 }
 
-/// Returns whether a topic with these options keeps the last record of each key alone.
-pub fn is_compacted(options: &HashMap<String, String>) -> bool {
-    let policies = options.get("cleanup.policy").map_or("", String::as_str).split(',');
-    policies.map(str::trim).any(|policy| policy == "compact")
-}
-
-/// Asks for a topic's `max.message.bytes`.
+/// Asks what a topic takes; returns its `max.message.bytes`, too.
 ///
 /// # Errors
 ///
 /// In words, when the brokers don't say it: it takes the right to describe the topic's
 /// configuration.
-pub fn record_limit(config: &Config, topic: &str, patience: Duration) -> Result<usize, String> {
-    limit_of(&topic_options(config, topic, patience)?).ok_or_else(|| SAY_NO_LIMIT.into())
+pub fn ask_what_it_takes(
+    config: &Config,
+    topic: &str,
+    patience: Duration,
+) -> Result<(Takes, usize), String> {
+    takes(topic, &topic_options(config, topic, patience)?)
 }
 
 /// Returns `max.message.bytes` of a topic with these options. A broker looks at it before all other
@@ -196,7 +195,7 @@ pub fn batch_limit_of(options: &HashMap<String, String>) -> Option<usize> {
 ///
 /// # Errors
 ///
-/// As [`record_limit`].
+/// As [`ask_what_it_takes`].
 pub fn topic_options(
     config: &Config,
     topic: &str,
@@ -209,7 +208,7 @@ pub fn topic_options(
 ///
 /// # Errors
 ///
-/// As [`record_limit`]; it takes the right to describe the cluster's configuration.
+/// As [`ask_what_it_takes`]; it takes the right to describe the cluster's configuration.
 pub fn broker_options(
     config: &Config,
     broker: i32,

@@ -1,9 +1,12 @@
 //! A worker that is cut off from its brokers: it must not look as if it had nothing to do.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
 use serde_json::Value;
 
 use crate::support::kafka::Kafka;
-use crate::support::{Cluster, Outgoing, Worker, capvec_ok, eventually};
+use crate::support::{Cluster, Outgoing, Worker, capvec_ok, eventually, mock};
 
 const CONSUMER: &str = "capvec_brokers_up{client=\"consumer\"}";
 const PRODUCER: &str = "capvec_brokers_up{client=\"producer\"}";
@@ -59,4 +62,28 @@ fn a_worker_that_is_cut_off_says_so_and_goes_on_when_brokers_come_back() {
     await_metric(&worker, PRODUCER, |up| up == 1.0);
     assert_eq!(top(&worker)["brokers_up"]["producer"], 1);
     worker.stop();
+}
+
+/// A proxy that has lost its brokers, say, or a listener that speaks TLS from now on.
+#[test]
+fn what_is_no_broker_at_their_address_is_an_outage_and_no_damaged_message() {
+    let (mock, cluster) = mock(1);
+    let mut worker = Worker::start(&cluster, "in", &[]).ready();
+    drop(mock);
+    let listener = TcpListener::bind(&cluster.bootstrap).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // Who hangs up first hears nothing.
+            let answered = stream
+                .read(&mut [0; 1000])
+                .and_then(|_| stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+            drop(answered);
+        }
+    });
+    eventually("the answer is heard", || worker.log().contains("Receive failed").then_some(()));
+    await_metric(&worker, CONSUMER, |up| up == 0.0);
+    worker.signal("TERM");
+    worker.wait();
+    assert!(!worker.log().contains("can't be consumed"), "{}", worker.log());
 }

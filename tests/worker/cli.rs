@@ -81,6 +81,9 @@ fn numbers_that_no_machine_can_serve_are_refused() {
         &["bench", "encoder", "--model", package, "--threads", "100000"],
         &["bench", "encoder", "--model", package, "--tokens", "18446744073709551615"],
         &["bench", "encoder", "--model", package, "--tokens", "16,0"],
+        &["bench", "host", "--repeats", "0"],
+        &["bench", "host", "--repeats", "1001"],
+        &["model", "compare", package, package, "--captions", "/dev/null", "--repeats", "1001"],
     ] {
         let (code, error) = capvec_fails(args);
         assert_eq!(code, 2, "{args:?}: {error}");
@@ -95,7 +98,6 @@ fn none_of_what_there_must_be_some_of_is_refused_in_plain_words() {
         &["embed", "--model", package, "--out", "-", "/dev/null", "--batch-tokens", "0"][..],
         &["embed", "--model", package, "--out", "-", "/dev/null", "--batch-captions", "many"],
         &["model", "compare", package, package, "--captions", "/dev/null", "--limit", "0"],
-        &["bench", "host", "--repeats", "0"],
     ] {
         let (code, error) = capvec_fails(args);
         assert_eq!(code, 2, "{error}");
@@ -334,6 +336,24 @@ fn check_warns_of_dead_letters_that_are_not_all_kept() {
         let warns = said.contains("WARNING dead letters: not-kept.both is compacted: ");
         assert_eq!(warns, name == "both", "{said}");
     }
+}
+
+#[test]
+fn check_warns_of_captions_without_a_key_where_the_output_is_compacted() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("keyless", 1);
+    cluster.create_topic_with("keyless.compact", 1, &[("cleanup.policy", "compact")]);
+    let message = Outgoing { key: None, ..Outgoing::caption("k", "a fox") };
+    cluster.send("keyless", &[message, Outgoing::caption("k", "a dog")]);
+    let to = |output| {
+        let options = ["input.topic=keyless", "reject.topic=keyless.dead", output];
+        check(&cluster.bootstrap, &options)
+    };
+    let (code, said) = to("output.topic=keyless.compact");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("WARNING keys: 1 of 2 messages have none, and output.topic"), "{said}");
+    let (_, said) = to("output.topic=keyless.out");
+    assert!(!said.contains("keys: "), "{said}");
 }
 
 #[test]

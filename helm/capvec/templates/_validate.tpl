@@ -136,6 +136,11 @@ do. templates/validate.yaml, which is always rendered, includes it.
 {{- if not (index $where 1) -}}
 {{- $faults = append $faults (printf "model.fetch.%s is required with model.fetch.from %q" (index $where 0) .fetch.from) -}}
 {{- end -}}
+{{- /* The address is in the pod's spec and in the log. */}}
+{{- if regexMatch "^[a-z]+://[^/]*@" (include "capvec.fetchUrl" $) -}}
+{{- $address := get (dict "http" "http.url" "s3" "s3.endpoint" "huggingface" "huggingface.endpoint") .fetch.from -}}
+{{- $faults = append $faults (printf "model.fetch.%s has a user in it, and whoever sees the pods or their log would see the password: leave it out, and name the Secret to authenticate with in model.fetch.existingSecret (with model.fetch.from \"http\", its key %q has the header's value, such as \"Basic \" and the Base64 of user:password)" $address .fetch.keys.authorization) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -1,7 +1,6 @@
 //! What all benchmarks share of their output: a table for people, JSON for programs, a chart.
 
 use std::io::Write;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -10,7 +9,7 @@ use serde::Serialize;
 
 use super::chart::Chart;
 use crate::cli::output::OutFile;
-use crate::cli::{above_zero, say};
+use crate::cli::{REPEATS_MAX, say};
 
 /// How results are shown.
 #[derive(Debug, Args)]
@@ -22,14 +21,19 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     /// How often everything is measured, in turn; medians are shown.
-    #[arg(long, value_name = "N", default_value_t = NonZeroU32::new(5).expect("it is 5"), value_parser = above_zero::<NonZeroU32>)]
-    repeats: NonZeroU32,
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=REPEATS_MAX as i64)
+    )]
+    repeats: u32,
 }
 
 impl ReportArgs {
     /// Returns how often everything is measured.
     pub fn repeats(&self) -> u32 {
-        self.repeats.get()
+        self.repeats
     }
 
     /// Finds out before anything is measured whether the results can be written.

@@ -6,6 +6,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 
 use super::lines::Status;
 use super::texts::texts_in_words;
+use crate::cli::progress::counted;
 use crate::config::{Config, OnEmpty, OnReject};
 use crate::tokenize::task::accept;
 use crate::tokenize::{TokenizedCaption, Tokenizer};
@@ -65,6 +66,8 @@ pub(super) struct Judged {
     tokens: Option<(usize, usize)>,
     /// Captions of more tokens than the network takes.
     cut: usize,
+    /// Messages with a value and without a key.
+    without_key: usize,
 }
 
 /// The messages that would be rejected for a reason.
@@ -89,6 +92,7 @@ impl Judged {
             self.tombstones += 1;
             return;
         };
+        self.without_key += usize::from(message.key().is_none());
         let place = format!("{}/{}/{}", message.topic(), message.partition(), message.offset());
         self.count(&place, value, judge.judge(message.key(), value));
     }
@@ -152,6 +156,19 @@ impl Judged {
             said += &format!("; {} of them would be cut to the model's limit", self.cut);
         }
         said
+    }
+
+    /// Returns what would become of messages without a key in an output topic that takes none;
+    /// `None` where there are none.
+    pub(super) fn without_key_in_words(&self) -> Option<String> {
+        let (without, number) = (self.without_key, self.messages);
+        (without > 0).then(|| {
+            format!(
+                "{without} of {} have none, and output.topic, which is compacted (cleanup.policy), \
+                 takes no record without a key: such captions would be rejected (record_refused)",
+                counted(number as u64, "message")
+            )
+        })
     }
 
     /// It is a fault where all would be rejected, or so many that the worker would stop.

@@ -10,6 +10,7 @@ use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::{PAUSE, Problem, STEP, SinkError, Transactions, Trouble, Writer, is_purged};
+use crate::kafka::repeats;
 use crate::kafka::topics::{TopicError, look_up};
 use crate::kafka::transaction::Verdict;
 use crate::metrics::TransactionEnd;
@@ -32,7 +33,10 @@ impl Transactions {
         loop {
             self.find_cause(writer, &mut trouble)?;
             let Trouble { during, verdict, error } = &trouble;
-            tracing::warn!(during, ?verdict, %error, "a transaction failed");
+            let kind = format!("{during} {:?}", error.rdkafka_error_code());
+            if let Some(repeated) = repeats(&kind) {
+                tracing::warn!(during, ?verdict, %error, repeated, "a transaction failed");
+            }
             if self.shutdown.wanted() == Wanted::Abort {
                 return Err(Closed.into());
             }
