@@ -57,7 +57,7 @@ use turns::Turns;
 use waiting::Waiting;
 
 use super::committer::{Committed, Committer};
-use super::consumer::{Connection, Held, SourceConsumer, is_final};
+use super::consumer::{Connection, Held, SourceConsumer, is_final, is_forbidden};
 use super::offsets::{Incoming, OffsetLedger, WentBack};
 use crate::config::{Config, DeliveryMode};
 use crate::handover::Intake;
@@ -449,6 +449,10 @@ impl Source {
             }
             if is_given_up {
                 return Err(SourceError::Refused(error));
+            }
+            if is_forbidden(&error) {
+                // librdkafka goes on fetching, and all of it would come again.
+                return Err(self.input_error(error));
             }
         }
         Ok(())
