@@ -360,13 +360,11 @@ pub fn take_none(consumer: &SourceConsumer) -> KafkaResult<()> {
 /// messages.
 pub fn is_final(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || is_forbidden(error)
         || matches!(
             error.rdkafka_error_code(),
             Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::GroupAuthorizationFailed
-                    | RDKafkaErrorCode::ClusterAuthorizationFailed
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                RDKafkaErrorCode::UnknownTopicOrPartition
                     | RDKafkaErrorCode::FencedInstanceId
                     // With auto.offset.reset=error: the partition isn't fetched any more.
                     | RDKafkaErrorCode::AutoOffsetReset
@@ -378,6 +376,18 @@ pub fn is_final(error: &KafkaError) -> bool {
                     | RDKafkaErrorCode::NotImplemented
             )
         )
+}
+
+/// Returns whether an error says that this client lacks a right.
+pub fn is_forbidden(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+        )
+    )
 }
 
 /// Gives up those of the partitions that the group asks back which have been taken.

@@ -56,8 +56,9 @@ use stall::Stall;
 use turns::Turns;
 use waiting::Waiting;
 
+use super::brokers_assign;
 use super::committer::{Committed, Committer};
-use super::consumer::{Connection, Held, SourceConsumer};
+use super::consumer::{Connection, Held, SourceConsumer, is_forbidden};
 use super::offsets::{Incoming, OffsetLedger, WentBack};
 use super::renewed::Renewed;
 use crate::config::{Config, DeliveryMode};
@@ -117,6 +118,10 @@ pub struct Source {
     /// Revocations that a stop has overtaken; they are answered when the group is left.
     unanswered: Vec<TopicPartitionList>,
     stopping: bool,
+    /// Whether the worker has no partition, at the end.
+    is_idle: bool,
+    /// Whether the group needn't be told of the end of a worker that has none.
+    is_heard: bool,
     /// While the group gives no partitions.
     waiting: Option<Waiting>,
 }
@@ -180,6 +185,10 @@ impl Source {
             leaving: None,
             unanswered: Vec::new(),
             stopping: false,
+            is_idle: false,
+            // Where the brokers assign librdkafka tells it, and a static member's place is kept.
+            is_heard: brokers_assign(config)
+                || config.kafka.property("group.instance.id").is_some(),
             waiting: Some(Waiting::since(Instant::now())),
         })
     }
@@ -455,6 +464,10 @@ impl Source {
             }
             if is_given_up {
                 return Err(SourceError::Refused(error));
+            }
+            if is_forbidden(&error) {
+                // librdkafka goes on fetching, and all of it would come again.
+                return Err(self.input_error(error));
             }
         }
         Ok(())

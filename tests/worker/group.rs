@@ -10,11 +10,12 @@ use capvec::embed::load::load_one;
 use capvec::model::import::{Import, import};
 use capvec::model::manifest::Precision;
 use capvec::model::package::{Existing, Package};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::support::numbered::{check_each_once, index_of, with_index};
 use crate::support::{
-    Cluster, Outgoing, Record, Worker, beside, captions, eventually, relative_error, tiny_package,
-    tokenizer_of, unpacked,
+    Cluster, Outgoing, PATIENCE, Record, Worker, beside, captions, eventually, relative_error,
+    tiny_package, tokenizer_of, unpacked,
 };
 
 /// The number of captions that share a key.
@@ -116,6 +117,27 @@ fn check_vectors(texts: &[String], records: &[Record], package: &Path) {
         let relative = relative_error(&record.vector(), &alone);
         assert!(relative < 1e-5, "{text}: {relative:e}");
     }
+}
+
+/// The others would wait at their next rebalance until its session is over, and nobody would have
+/// the partitions meanwhile.
+#[test]
+fn a_worker_without_a_partition_leaves_the_group_when_it_stops() {
+    let cluster = Cluster::shared();
+    cluster.create_topics("idle", 1);
+    let client: BaseConsumer = cluster.client().create().unwrap();
+    let members = || {
+        let groups = client.fetch_group_list(Some("idle.group"), PATIENCE).unwrap();
+        groups.groups()[0].members().len()
+    };
+    let owner = Worker::start(&cluster, "idle", &[]).ready();
+    let idle = Worker::start(&cluster, "idle", &[]).ready();
+    assert_eq!(idle.metric("capvec_assigned_partitions"), Some(0.0));
+    assert_eq!(members(), 2);
+    idle.stop();
+    assert_eq!(members(), 1);
+    owner.stop();
+    assert_eq!(members(), 0);
 }
 
 #[test]

@@ -206,6 +206,7 @@ impl Source {
         }
         let drain_until = Instant::now() + self.drain_timeout;
         let ids = self.ledger.partitions();
+        self.is_idle = ids.is_empty();
         self.ledger.leave(&ids);
         self.leaving = Some(Leaving {
             partitions,
@@ -317,6 +318,9 @@ impl Source {
 
     /// Leaves the group. Dropping the consumer does it, and polls meanwhile.
     pub(super) fn close(mut self) {
+        if !self.stopping {
+            self.is_idle = self.ledger.partitions().is_empty();
+        }
         // The partitions are another's from here on. After a failure the sink may be at work still.
         self.ledger.partitions().into_iter().for_each(|partition| self.end_assignment(partition));
         if self.placing.take_debt()
@@ -327,6 +331,7 @@ impl Source {
         self.consumer.context().close();
         let mut unanswered = self.unanswered;
         for event in self.consumer.context().take_events() {
+            self.is_idle = false;
             match event {
                 Event::Revoked { partitions, .. } => unanswered.push(partitions),
                 // librdkafka waits for this answer too, without an end.
@@ -344,9 +349,17 @@ impl Source {
                 tracing::debug!(%error, "a late revocation was not answered");
             }
         }
+        self.is_idle &= unanswered.is_empty();
         // librdkafka waits for ever in its destructor for a list of partitions that is still alive
         // (confluentinc/librdkafka#3796).
         drop(unanswered);
+        let is_cooperative =
+            || matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        if self.is_idle && !self.is_heard && is_cooperative() {
+            // librdkafka ends a member that has no partition without a word, and the others would
+            // wait at their next rebalance until its session is over. One without a topic leaves.
+            self.consumer.unsubscribe();
+        }
         let is_placing = !self.placing.stop();
         if is_placing || !self.committer.is_none_or(Committer::stop) {
             // A thread holds the consumer until librdkafka answers; the process ends before.

@@ -290,6 +290,20 @@ fn a_member_that_the_group_does_not_know_any_more_ends() {
     assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::IllegalGeneration));
 }
 
+/// librdkafka would go on fetching, and all that came would come again.
+#[test]
+fn a_group_that_may_not_be_written_any_more_ends_the_worker() {
+    let rig = Rig::start(&[]);
+    let messages = rig.receive_until(9);
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
+    rig.broker.cluster().request_errors(RDKafkaApiKey::OffsetCommit, &refusals);
+    messages.iter().for_each(|message| rig.settle(message));
+    rig.await_end();
+    let error = rig.source.join().unwrap().unwrap_err();
+    let SourceError::Input { source, .. } = error else { panic!("{error}") };
+    assert_eq!(source.rdkafka_error_code(), Some(RDKafkaErrorCode::GroupAuthorizationFailed));
+}
+
 /// librdkafka itself would never ask again, and the partition would stand still
 /// (confluentinc/librdkafka#5586).
 #[test]
