@@ -214,7 +214,7 @@ def spread(chart):
 def check_pod_is_no_worker(chart):
     """the pod of `helm test` runs `capvec check` with the worker's own configuration, and nothing selects it"""
     objects = chart.render({"kafka": {"sasl": {"mechanism": "PLAIN", "username": "u", "existingSecret": "s"}}, "model": FETCH,
-                            "extraEnv": [{"name": "X", "value": "y"}]})
+                            "extraEnv": [{"name": "X", "value": "given"}]})
     pod = one(objects, "Pod")
     (container,) = pod["spec"]["containers"]
     assert container["args"][0] == "check" and worker(objects)["args"] == ["run", *container["args"][1:]]
