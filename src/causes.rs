@@ -3,7 +3,8 @@
 use std::error::Error;
 
 /// Returns an error and its causes, one after the other. librdkafka's errors end with the words of
-/// their cause; those aren't said again.
+/// their cause; those aren't said again. Control characters, which may be a stranger's and which a
+/// terminal would obey, are escaped, but for the ends of lines.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut said = error.to_string();
     let mut cause = error.source();
@@ -14,7 +15,12 @@ pub fn with_causes(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    said
+    let is_obeyed = |c: char| c.is_control() && c != '\n';
+    let shown = |c: char| match is_obeyed(c) {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    if said.contains(is_obeyed) { said.chars().map(shown).collect() } else { said }
 }
 
 #[cfg(test)]
@@ -32,5 +38,11 @@ mod tests {
         assert!(said.starts_with("the consumer failed: "), "{said}");
         assert_eq!(said.matches("GroupAuthorizationFailed").count(), 1, "{said}");
         assert_eq!(with_causes(&*anyhow!("c").context("b").context("a")), "a: b: c");
+    }
+
+    #[test]
+    fn no_terminal_obeys_what_is_said() {
+        let said = with_causes(&*anyhow!("of\u{1b}[2J and\r\u{9b}A\nsecond").context("a\u{7}"));
+        assert_eq!(said, "a\\u{7}: of\\u{1b}[2J and\\r\\u{9b}A\nsecond");
     }
 }

@@ -225,6 +225,13 @@ fn impossible(manifest: &Manifest) -> Option<String> {
     if names != FILES {
         return Some(format!("files are {names:?}, and not {FILES:?}"));
     }
+    let Manifest { name, model_id, sources, created_by, .. } = manifest;
+    let of_sources = sources.iter().map(|file| &file.name);
+    // A terminal that they are shown on would obey.
+    let mut texts = [name, model_id, created_by].into_iter().chain(of_sources);
+    if let Some(text) = texts.find(|text| text.contains(char::is_control)) {
+        return Some(format!("{text:?} has a control character"));
+    }
     let digests = manifest.files.iter().chain(&manifest.sources);
     let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let wrong = digests.into_iter().find(|file| !is_digest(&file.sha256))?;
@@ -278,7 +285,7 @@ mod tests {
         let path = tiny(folder.path());
         let positions = Package::open(&path).unwrap().manifest.network.positions;
         type Change = fn(&mut serde_json::Value);
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 11] = [
             ("max_tokens", |m| m["max_tokens"] = 2.into()),
             ("max_tokens", |m| m["max_tokens"] = 1_000_000.into()),
             ("dim", |m| m["network"]["dim"] = 0.into()),
@@ -287,6 +294,9 @@ mod tests {
             ("hidden 64 is no multiple of heads 3", |m| m["network"]["heads"] = 3.into()),
             ("files", |m| drop(m["files"].as_array_mut().unwrap().pop())),
             ("sha256", |m| m["files"][0]["sha256"] = "abc".into()),
+            ("\"\\u{1b}[2J@1\" has a control", |m| m["model_id"] = "\u{1b}[2J@1".into()),
+            ("\"a\\nb\" has a control", |m| m["sources"][0]["name"] = "a\nb".into()),
+            ("\"\\u{9b}2J\" has a control", |m| m["created_by"] = "\u{9b}2J".into()),
         ];
         for (named, change) in changes {
             let error = refused(&path, change);

@@ -24,6 +24,14 @@ pub enum VocabularyError {
         /// The second line, from 1.
         line: usize,
     },
+    /// A token ends in white space, which some versions of Hugging Face's library take off.
+    #[error("line {line}: the token {token:?} ends in white space; take it off")]
+    Trailing {
+        /// The token.
+        token: String,
+        /// The line, from 1.
+        line: usize,
+    },
     /// A token that the encoder needs isn't there.
     #[error("the token {0:?} is missing; this is no BERT vocabulary")]
     Missing(&'static str),
@@ -64,7 +72,8 @@ const ADDED_BYTES_MAX: usize = u16::MAX as usize;
 ///
 /// # Errors
 ///
-/// When a token stands there twice, or one that the encoder needs doesn't.
+/// When a token stands there twice, or ends in white space, or one that the encoder needs isn't
+/// there.
 pub fn from_vocabulary(vocab: &str, config: &TokenizerConfig) -> Result<String, VocabularyError> {
     let mut ids: HashMap<&str, usize> = HashMap::new();
     let mut ordered = Map::new();
@@ -75,6 +84,10 @@ pub fn from_vocabulary(vocab: &str, config: &TokenizerConfig) -> Result<String, 
                 first: first + 1,
                 line: id + 1,
             });
+        }
+        // One that is nothing else is in no text.
+        if !["", "##", token].contains(&token.trim_end()) {
+            return Err(VocabularyError::Trailing { token: token.into(), line: id + 1 });
         }
         ordered.insert(token.into(), json!(id));
     }
@@ -181,6 +194,31 @@ pub fn agrees(
             ))
         }
     }
+}
+
+/// Compares the parts of a `tokenizer.json` with those that BERT's tokenizer is made of: Hugging
+/// Face's library makes them so from version 5 on, whatever the file says, and goes by the file
+/// before.
+///
+/// # Errors
+///
+/// With the first that is another.
+pub fn is_berts(tokenizer: &Value) -> Result<(), String> {
+    let parts = [
+        ("/normalizer/type", json!("BertNormalizer")),
+        ("/normalizer/clean_text", json!(true)),
+        ("/pre_tokenizer/type", json!("BertPreTokenizer")),
+        ("/model/continuing_subword_prefix", json!("##")),
+        ("/model/max_input_chars_per_word", json!(WORD_CHARS_MAX)),
+    ];
+    let other = parts.iter().find(|(part, due)| tokenizer.pointer(part) != Some(due));
+    let Some((part, due)) = other else { return Ok(()) };
+    let found = tokenizer.pointer(part).unwrap_or(&Value::Null);
+    Err(format!(
+        "{} is {found}, and BERT's is {due}, which some versions of Hugging Face take instead; with \
+         the tokenizer_class PreTrainedTokenizerFast in tokenizer_config.json all go by this file",
+        &part[1..]
+    ))
 }
 
 /// Checks that a network with so many embeddings has one for each id that a `tokenizer.json` gives,
@@ -304,8 +342,16 @@ fn ids(tokenizer: &Value) -> Option<usize> {
 /// Returns the tokens that a `tokenizer.json` has beside its vocabulary's, or finds in a text as
 /// they stand.
 pub fn added(tokenizer: &Value) -> impl Iterator<Item = &str> {
-    let tokens = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
-    tokens.into_iter().flatten().filter_map(|token| token.get("content")?.as_str())
+    added_tokens(tokenizer).filter_map(|token| token.get("content")?.as_str())
+}
+
+/// Returns the one of these that is this text, with its flags.
+pub fn find_added<'a>(tokenizer: &'a Value, text: &str) -> Option<&'a Value> {
+    added_tokens(tokenizer).find(|token| token["content"] == text)
+}
+
+fn added_tokens(tokenizer: &Value) -> impl Iterator<Item = &Value> {
+    tokenizer.pointer("/added_tokens").and_then(Value::as_array).into_iter().flatten()
 }
 
 #[cfg(test)]

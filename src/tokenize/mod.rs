@@ -3,8 +3,8 @@
 //! [`Tokenizer`] wraps the `tokenizers` crate: it encodes the text alone, cuts it as Hugging Face
 //! does with `truncation=True` (the first `max_tokens - 2` tokens stay), and puts the ids of
 //! `[CLS]` and `[SEP]` around it. The crate's tables of Unicode are newer than those of the one
-//! that Python has: 143 characters are punctuation to this one alone. [`task`] is the worker's
-//! thread around it, which remembers [`Words`].
+//! that Python has: 142 characters are punctuation to this one alone, and one to that alone.
+//! [`task`] is the worker's thread around it, which remembers [`Words`].
 
 pub mod task;
 mod words;

@@ -322,6 +322,12 @@ fn a_tokenizer_that_would_give_other_ids_or_take_all_memory_is_refused() {
 
     let of_template = "/post_processor/special_tokens/[CLS]/ids/0";
     assert!(refused(&|t| *t.pointer_mut(of_template).unwrap() = 99.into()).contains("id 99"));
+
+    let path = checkpoint.path("tokenizer.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text + &" ".repeat(32 << 20)).unwrap();
+    let error = checkpoint.import(None).map(drop).unwrap_err();
+    assert!(error.contains("tokenizer.json") && error.contains("has more than"), "{error}");
 }
 
 #[test]
@@ -436,6 +442,69 @@ fn two_files_that_say_two_things_of_the_tokenizer_are_refused() {
     checkpoint.import(None).unwrap();
     std::fs::write(&added, r#"{"<img>": 5}"#).unwrap();
     assert!(checkpoint.import(None).unwrap_err().contains("added_tokens.json"));
+}
+
+#[test]
+fn a_tokenizer_that_hugging_face_would_make_otherwise_is_refused() {
+    let checkpoint = Checkpoint::write(&network(Family::Bert), str::to_owned);
+    let refused = |change: &dyn Fn(&mut Value), named: &str| {
+        let error = checkpoint.import_with("tokenizer.json", change).map(drop).unwrap_err();
+        assert!(error.contains("/tokenizer.json") && error.contains(named), "{named}: {error}");
+    };
+    // Its library makes these parts itself.
+    let clean_text = |t: &mut Value| t["normalizer"]["clean_text"] = false.into();
+    refused(&clean_text, "normalizer/clean_text is false");
+    refused(&|t| t["normalizer"] = Value::Null, "normalizer/type is null");
+    refused(&|t| t["pre_tokenizer"]["type"] = "WhitespaceSplit".into(), "pre_tokenizer/type");
+    refused(&|t| t["model"]["max_input_chars_per_word"] = 50.into(), "is 50, and BERT's is 100");
+    refused(&|t| t["model"]["unk_token"] = "hello".into(), "the unk_token is \"[UNK]\"");
+    let of_template = "/post_processor/special_tokens/[CLS]/ids/0";
+    refused(&|t| *t.pointer_mut(of_template).unwrap() = 5.into(), "the cls_token is \"[CLS]\"");
+    let without_sep = |t: &mut Value| {
+        t["added_tokens"].as_array_mut().unwrap().retain(|token| token["content"] != "[SEP]");
+    };
+    refused(&without_sep, "the sep_token is \"[SEP]\"");
+
+    let with_options = |options: Value| {
+        std::fs::write(checkpoint.path("tokenizer_config.json"), options.to_string()).unwrap();
+        checkpoint.import(None).map(drop)
+    };
+    let listed = |flag: &str, set: bool| {
+        let listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"].iter().enumerate();
+        let listed = listed.map(|(id, token)| {
+            (id.to_string(), serde_json::json!({ "content": token, flag: set }))
+        });
+        serde_json::json!({ "added_tokens_decoder": Value::Object(listed.collect()) })
+    };
+    with_options(listed("single_word", false)).unwrap();
+    for flag in ["single_word", "normalized"] {
+        let error = with_options(listed(flag, true)).unwrap_err();
+        assert!(error.contains("_config.json") && error.contains("\"[PAD]\""), "{flag}: {error}");
+    }
+    let mut fewer = listed("single_word", false);
+    drop(fewer["added_tokens_decoder"].as_object_mut().unwrap().remove("3"));
+    let error = with_options(fewer).unwrap_err();
+    assert!(error.contains("\"[SEP]\" isn't in the added_tokens_decoder"), "{error}");
+    for other in ["unk_token", "cls_token", "sep_token"] {
+        let error = with_options(serde_json::json!({ other: "[PAD]" })).unwrap_err();
+        assert!(error.contains(&format!("the {other} is \"[PAD]\"")), "{error}");
+    }
+    let splits = serde_json::json!({"split_special_tokens": true});
+    assert!(with_options(splits.clone()).unwrap_err().contains("split_special_tokens"));
+
+    // A class of no model's own is what the file says.
+    with_options(serde_json::json!({"tokenizer_class": "PreTrainedTokenizerFast"})).unwrap();
+    checkpoint.import_with("tokenizer.json", clean_text).map(drop).unwrap();
+
+    std::fs::remove_file(checkpoint.path("tokenizer.json")).unwrap();
+    std::fs::write(checkpoint.path("vocab.txt"), VOCAB).unwrap();
+    with_options(listed("normalized", false)).unwrap();
+    assert!(with_options(listed("normalized", true)).unwrap_err().contains("\"[PAD]\""));
+    assert!(with_options(splits).unwrap_err().contains("split_special_tokens"));
+    with_options(serde_json::json!({})).unwrap();
+    let trailing = VOCAB.replace("hello", "hello\u{a0}");
+    std::fs::write(checkpoint.path("vocab.txt"), trailing).unwrap();
+    assert!(checkpoint.import(None).unwrap_err().contains("line 5: the token \"hello\\u{a0}\""));
 }
 
 #[test]

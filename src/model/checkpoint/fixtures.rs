@@ -49,6 +49,7 @@ pub(super) struct TorchTensor<'a> {
     pub shape: &'a [i64],
     pub strides: &'a [i64],
     pub parameter: bool,
+    pub negated: bool,
 }
 
 /// Writes a pickle, opcode by opcode.
@@ -69,6 +70,7 @@ impl<'a> TorchTensor<'a> {
             shape,
             strides,
             parameter: false,
+            negated: false,
         }
     }
 }
@@ -120,7 +122,12 @@ impl PickleWriter {
             .ints(tensor.strides)
             .raw(b"\x89")
             .global("collections", "OrderedDict")
-            .raw(b")RtR");
+            .raw(b")R");
+        let pickle = match tensor.negated {
+            true => pickle.raw(b"}").text("neg").raw(b"\x88s"),
+            false => pickle,
+        };
+        let pickle = pickle.raw(b"tR");
         match tensor.parameter {
             true => pickle.raw(b"\x88").global("collections", "OrderedDict").raw(b")RtR"),
             false => pickle,

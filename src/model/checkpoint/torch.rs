@@ -8,7 +8,8 @@
 //! # Invariants
 //!
 //! - The numbers of a tensor that can be read lie within an entry, and that within the file.
-//! - A tensor of integers or with gaps between its rows is listed, and refused when asked for.
+//! - A tensor of integers, with gaps between its rows, or of what its storage holds the negative of
+//!   is listed, and refused when asked for.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -178,7 +179,8 @@ impl Reader<'_> {
 
     fn tensor(&self, name: &str, id: NodeId) -> Result<TensorInfo, ReadError> {
         let malformed = |what: &str| self.damaged(id, &format!("tensor {}: {what}", Quoted(name)));
-        let Some((_, &[storage, skip, shape, strides, ..])) = self.pickle.call(id) else {
+        let Some((_, &[storage, skip, shape, strides, ref rest @ ..])) = self.pickle.call(id)
+        else {
             return Err(malformed("arguments are missing"));
         };
         let skip = self.pickle.size(skip).ok_or_else(|| malformed("its offset is no size"))?;
@@ -197,6 +199,15 @@ impl Reader<'_> {
             return Ok(TensorInfo { shape, dtype, data });
         };
 
+        // Behind whether it needs a gradient, and hooks: bits that say how the numbers are meant.
+        let is_view = rest.get(2).is_some_and(
+            |&bits| matches!(self.pickle.node(bits), Node::Dict(bits) if !bits.is_empty()),
+        );
+        if is_view {
+            let reason = "its numbers are the negative of those in the file, or otherwise not \
+                          them; save the checkpoint again with tensor.clone()";
+            return Ok(TensorInfo { shape, dtype, data: Data::Refused(reason) });
+        }
         let &(index, entry) = self.storages.get(key).ok_or_else(|| {
             malformed(&format!("there is no entry for its storage {}", Quoted(key)))
         })?;

@@ -45,11 +45,17 @@ impl WeightsFile {
     /// Appends numbers to the tensor that has begun, in its type.
     pub(super) fn append(&mut self, numbers: &[f32]) -> io::Result<()> {
         let tensor = self.placed.last().expect("a tensor has begun");
+        if let Some(number) = numbers.iter().find(|number| !number.is_finite()) {
+            // Where the next step makes integers of what comes of it, nobody would ever know.
+            let reason =
+                format!("{} has {number}, which is no number: is it damaged?", tensor.name);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
         self.bytes.clear();
         if tensor.dtype == DataType::Float16 {
             for &number in numbers {
                 let half = f16::from_f32(number);
-                if half.is_infinite() && number.is_finite() {
+                if half.is_infinite() {
                     let reason = format!(
                         "{} has {number}, which no 16-bit float can hold; take --precision fp32",
                         tensor.name
@@ -112,6 +118,19 @@ impl WeightsFile {
 mod tests {
     use super::*;
     use crate::model::synth::Preset;
+
+    #[test]
+    fn a_weight_that_is_no_number_is_refused_in_every_type() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut data = WeightsFile::create(&folder.path().join(WEIGHTS)).unwrap();
+        for dtype in [DataType::Float, DataType::Float16] {
+            data.begin("layers.0.qkv.bias".into(), vec![3], dtype).unwrap();
+            for number in [f32::NAN, f32::INFINITY] {
+                let error = data.append(&[0.5, number, 0.5]).unwrap_err().to_string();
+                assert!(error.contains("layers.0.qkv.bias has"), "{error}");
+            }
+        }
+    }
 
     #[test]
     fn a_weight_that_is_no_number_is_not_quantized() {

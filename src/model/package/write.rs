@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::weights_file::WeightsFile;
-use super::{FILES, MANIFEST, MODEL, PackageError, TOKENIZER, WEIGHTS, form, io_error};
+use super::{FILES, MANIFEST, MODEL, PackageError, TOKENIZER, WEIGHTS, form, impossible, io_error};
 use crate::model::graph;
 use crate::model::manifest::{FORMAT, FileDigest, Hashing, Manifest, Pooling, Precision, model_id};
 use crate::model::network::{Network, Weight};
@@ -133,6 +133,10 @@ pub fn write<E: From<PackageError>>(
         ],
         created_by: concat!("capvec ", env!("CARGO_PKG_VERSION")).into(),
     };
+    if let Some(reason) = impossible(&manifest) {
+        // It couldn't be opened.
+        return Err(PackageError::Manifest { path: path.join(MANIFEST), reason }.into());
+    }
     let mut text = serde_json::to_string_pretty(&manifest).expect("a manifest is plain data");
     text.push('\n');
     put(MANIFEST, text.as_bytes())?;
@@ -216,7 +220,7 @@ mod tests {
     use crate::model::import::ImportError;
     use crate::model::package::Package;
     use crate::model::package::tests::tiny;
-    use crate::model::synth::{Synthesis, synthesize};
+    use crate::model::synth::{Preset, Synthesis, synthesize};
 
     /// Writes another package than [`tiny`].
     fn put(existing: Existing, path: &Path) -> Result<Manifest, ImportError> {
@@ -232,6 +236,27 @@ mod tests {
         put(Existing::Replace, &path).unwrap();
         assert_ne!(Package::open(&path).unwrap().manifest.model_id, before);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_could_not_be_opened_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("package");
+        let draft = Draft {
+            name: "folder\u{1b}[2J".into(),
+            network: Preset::Tiny.network(),
+            max_tokens: 128,
+            precision: Precision::Fp32,
+            tokenizer_json: "{}".into(),
+            sources: Vec::new(),
+        };
+        let written = write::<ImportError>(&path, Existing::Keep, draft, |weight, sink| {
+            let io = |source| ImportError::Io { path: "checkpoint".into(), source };
+            sink(&vec![0.5; weight.elements()]).map_err(io)
+        });
+        let error = written.unwrap_err().to_string();
+        assert!(error.contains("has a control character"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
     }
 
     #[test]

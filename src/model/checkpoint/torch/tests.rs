@@ -110,10 +110,11 @@ fn halves_and_doubles_and_big_endian_files_are_converted() {
 }
 
 #[test]
-fn integers_and_strided_tensors_are_listed_and_refused_by_name() {
+fn integers_and_views_are_listed_and_refused_by_name() {
     let tensors = [
         TorchTensor { name: "ids", class: "LongStorage", storage: "none", ..matrix() },
         TorchTensor { name: "turned", storage: "0", strides: &[1, 2], ..matrix() },
+        TorchTensor { name: "negated", storage: "0", negated: true, ..matrix() },
         TorchTensor { storage: "0", ..matrix() },
     ];
     let file = open(torch_file(&tensors, &[("0", f32s(&WEIGHT))])).unwrap();
@@ -122,6 +123,8 @@ fn integers_and_strided_tensors_are_listed_and_refused_by_name() {
     assert!(error.contains("tensor `ids`: its numbers are int64"), "{error}");
     let error = file.read("turned").unwrap_err().to_string();
     assert!(error.contains("tensor `turned`: its numbers aren't contiguous"), "{error}");
+    let error = file.read("negated").unwrap_err().to_string();
+    assert!(error.contains("tensor `negated`: its numbers are the negative"), "{error}");
     assert_eq!(file.read("w").unwrap(), WEIGHT);
     assert!(matches!(file.read("other"), Err(ReadError::Missing { .. })));
 }
