@@ -26,6 +26,7 @@ use crate::kafka::asker::Asker;
 use crate::kafka::consumer::Connection;
 use crate::kafka::consumer_properties;
 use crate::kafka::known::known_to_group;
+use crate::kafka::renewed::Renewed;
 use crate::kafka::sink::{Sink, SinkNeighbours};
 use crate::kafka::source::Source;
 use crate::kafka::topics::{TopicError, look_up, look_up_polling};
@@ -78,6 +79,8 @@ pub fn start_with(
         .map_err(|error| cannot_listen(config.admin.listen, error))?;
     tracing::info!(address = %admin, "serving /metrics, /livez, /readyz and a page at /");
 
+    // Before any of its files is read by a client.
+    let renewed = Renewed::new(&config.kafka);
     let package = Package::open(&config.model.package).context("model.package")?;
     // Before the model, which may take a minute: a wrong name is said at once.
     let (partitions, takes) = look_at_topics(config, shutdown)?;
@@ -113,7 +116,7 @@ pub fn start_with(
     let (jobs, batches): (Vec<_>, Vec<_>) =
         embedders.iter().map(|_| crossbeam_channel::bounded(1)).unzip();
 
-    let connection = Connection::new(config, partitions, &metrics.source)
+    let connection = Connection::new(config, partitions, renewed, &metrics.source)
         .context("the consumer can't be made")?;
     let sink = Sink::new(
         config,

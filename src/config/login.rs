@@ -24,6 +24,15 @@ const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", BEARER
 /// The one that has neither a user nor a password.
 const BEARER: &str = "OAUTHBEARER";
 
+impl KafkaOptions {
+    /// Returns the files that are read once, when the configuration is loaded or a client is made.
+    pub fn files_read_once(&self) -> impl Iterator<Item = &Path> {
+        let of_properties = FILES.iter().filter_map(|name| self.property(name));
+        let of_values = self.librdkafka_files.0.values().map(String::as_str);
+        of_properties.chain(of_values).map(Path::new)
+    }
+}
+
 /// Returns what is missing for the logins that the properties ask for.
 pub(super) fn faults(kafka: &KafkaOptions) -> Vec<Fault> {
     let mut faults = Vec::new();

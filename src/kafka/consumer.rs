@@ -26,6 +26,7 @@ use super::STATISTICS_INTERVAL_MS;
 use super::anew::{Identity, tell_ids};
 use super::login::{Login, WithLogin};
 use super::reach::brokers_up;
+use super::renewed::Renewed;
 use crate::config::Config;
 use crate::lock::lock;
 use crate::metrics::SourceMetrics;
@@ -274,10 +275,13 @@ pub struct Connection {
     pub(super) wake: Receiver<()>,
     /// Those of the topic with which the group begins.
     pub(super) partitions: usize,
+    /// What may be read anew by a restart alone.
+    pub(super) renewed: Renewed,
 }
 
 impl Connection {
-    /// Makes the consumer of a topic with so many partitions of which the group begins.
+    /// Makes the consumer of a topic with so many partitions of which the group begins; `renewed` has
+    /// noted its files before.
     ///
     /// # Errors
     ///
@@ -285,6 +289,7 @@ impl Connection {
     pub fn new(
         config: &Config,
         partitions: usize,
+        renewed: Renewed,
         metrics: &SourceMetrics,
     ) -> KafkaResult<Connection> {
         let context = SourceContext::new(config, metrics.brokers_up.clone());
@@ -296,7 +301,7 @@ impl Connection {
             // A full channel means that the thread is to be woken already.
             let _ = sender.try_send(());
         });
-        Ok(Connection { consumer: Arc::new(consumer), wake, partitions })
+        Ok(Connection { consumer: Arc::new(consumer), wake, partitions, renewed })
     }
 }
 

@@ -14,6 +14,7 @@ mod log;
 pub mod login;
 pub mod offsets;
 pub mod reach;
+pub mod renewed;
 pub mod sequencer;
 pub mod sink;
 pub mod source;

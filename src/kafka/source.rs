@@ -59,6 +59,7 @@ use waiting::Waiting;
 use super::committer::{Committed, Committer};
 use super::consumer::{Connection, Held, SourceConsumer};
 use super::offsets::{Incoming, OffsetLedger, WentBack};
+use super::renewed::Renewed;
 use crate::config::{Config, DeliveryMode};
 use crate::handover::Intake;
 use crate::health::Health;
@@ -111,6 +112,7 @@ pub struct Source {
     turns: Turns,
     last_commit: Instant,
     refused: Refused,
+    renewed: Renewed,
     leaving: Option<Leaving>,
     /// Revocations that a stop has overtaken; they are answered when the group is left.
     unanswered: Vec<TopicPartitionList>,
@@ -134,7 +136,7 @@ impl Source {
         health: Arc<Health>,
         metrics: SourceMetrics,
     ) -> anyhow::Result<Source> {
-        let Connection { consumer, wake, partitions } = connection;
+        let Connection { consumer, wake, partitions, renewed } = connection;
         let topic = &config.input.topic;
         consumer.subscribe(&[topic])?;
         let committer = match config.delivery.mode {
@@ -174,6 +176,7 @@ impl Source {
             turns: Turns::default(),
             last_commit: Instant::now(),
             refused: Refused::new(refused::PATIENCE),
+            renewed,
             leaving: None,
             unanswered: Vec::new(),
             stopping: false,
@@ -237,6 +240,7 @@ impl Source {
             }
             self.report();
             self.listen()?;
+            self.look_for_renewed()?;
             if !settled && !received {
                 let is_settling =
                     self.full.is_some() || self.leaving.is_some() || self.placing.is_busy();

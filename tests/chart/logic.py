@@ -16,10 +16,23 @@ def env(container):
     return {entry["name"]: entry for entry in container.get("env", [])}
 
 
+def kafka_files(objects):
+    """(Secret, key) of each file of Kafka's, by its path."""
+    return {
+        f"/etc/capvec/kafka/{item['path']}": (source["secret"]["name"], item["key"])
+        for source in volumes(objects)["kafka"]["projected"]["sources"] for item in source["secret"]["items"]
+    }
+
+
 def secret(entry):
     """(Secret, key) of a variable."""
     reference = entry["valueFrom"]["secretKeyRef"]
     return reference["name"], reference["key"]
+
+
+def property_secret(objects, name):
+    """(Secret, key) of a property whose value is in a file."""
+    return kafka_files(objects)[options(objects)["kafka"]["librdkafka_files"][name]]
 
 
 def mounts(container):
@@ -200,12 +213,14 @@ def spread(chart):
 
 def check_pod_is_no_worker(chart):
     """the pod of `helm test` runs `capvec check` with the worker's own configuration, and nothing selects it"""
-    objects = chart.render({"kafka": {"sasl": {"mechanism": "PLAIN", "username": "u", "existingSecret": "s"}}, "model": FETCH})
+    objects = chart.render({"kafka": {"sasl": {"mechanism": "PLAIN", "username": "u", "existingSecret": "s"}}, "model": FETCH,
+                            "extraEnv": [{"name": "X", "value": "given"}]})
     pod = one(objects, "Pod")
     (container,) = pod["spec"]["containers"]
     assert container["args"][0] == "check" and worker(objects)["args"] == ["run", *container["args"][1:]]
     assert container["env"] == worker(objects)["env"]
     assert container["volumeMounts"] == worker(objects)["volumeMounts"]
+    assert pod["spec"]["volumes"] == workload(objects)["spec"]["template"]["spec"]["volumes"]
     assert pod["spec"]["initContainers"] == workload(objects)["spec"]["template"]["spec"]["initContainers"]
     selector = workload(objects)["spec"]["selector"]["matchLabels"]
     assert not selector.items() <= pod["metadata"]["labels"].items()
@@ -259,15 +274,15 @@ def sasl(chart):
     """SASL: the password, and the user where it isn't given, come from the Secret's keys"""
     values = {"kafka": {"sasl": {"mechanism": "SCRAM-SHA-256", "existingSecret": "s", "usernameKey": "u", "passwordKey": "p"}}}
     objects = chart.render(values)
-    given = env(worker(objects))
-    assert secret(given["CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD"]) == ("s", "p")
-    assert secret(given["CAPVEC__KAFKA__LIBRDKAFKA__SASL_USERNAME"]) == ("s", "u")
+    assert property_secret(objects, "sasl.password") == ("s", "p")
+    assert property_secret(objects, "sasl.username") == ("s", "u")
+    assert mounts(worker(objects))["/etc/capvec/kafka"]["readOnly"] is True
     assert options(objects)["kafka"]["librdkafka"] == {
         "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "SCRAM-SHA-256"}
     values["kafka"]["sasl"]["username"] = "me"
     values["kafka"]["tls"] = {"enabled": True}
     objects = chart.render(values)
-    assert "CAPVEC__KAFKA__LIBRDKAFKA__SASL_USERNAME" not in env(worker(objects))
+    assert set(options(objects)["kafka"]["librdkafka_files"]) == {"sasl.password"}
     assert options(objects)["kafka"]["librdkafka"] == {
         "security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-256", "sasl.username": "me"}
 
@@ -280,17 +295,13 @@ def mtls(chart):
         "client": {"existingSecret": "me", "certKey": "c", "privateKeyKey": "k", "passwordKey": "pw"},
     }}})
     librdkafka = options(objects)["kafka"]["librdkafka"]
-    projected = volumes(objects)["kafka"]["projected"]["sources"]
-    files = {
-        f"/etc/capvec/kafka/{item['path']}": (source["secret"]["name"], item["key"])
-        for source in projected for item in source["secret"]["items"]
-    }
+    files = kafka_files(objects)
     assert librdkafka["security.protocol"] == "SSL"
     assert files[librdkafka["ssl.ca.location"]] == ("ca", "root.pem")
     assert files[librdkafka["ssl.certificate.location"]] == ("me", "c")
     assert files[librdkafka["ssl.key.location"]] == ("me", "k")
     assert mounts(worker(objects))["/etc/capvec/kafka"]["readOnly"] is True
-    assert secret(env(worker(objects))["CAPVEC__KAFKA__LIBRDKAFKA__SSL_KEY_PASSWORD"]) == ("me", "pw")
+    assert property_secret(objects, "ssl.key.password") == ("me", "pw")
 
 
 def strimzi(chart):
@@ -310,7 +321,7 @@ def strimzi(chart):
     scram = chart.render({**nothing, "kafka": {"strimzi": {"cluster": "events", "user": "me", "authentication": "scram-sha-512"}}})
     assert options(scram)["kafka"]["librdkafka"]["security.protocol"] == "SASL_SSL"
     assert options(scram)["kafka"]["librdkafka"]["sasl.username"] == "me"
-    assert secret(env(worker(scram))["CAPVEC__KAFKA__LIBRDKAFKA__SASL_PASSWORD"]) == ("me", "password")
+    assert property_secret(scram, "sasl.password") == ("me", "password")
     own = chart.render({"kafka": {"strimzi": {"cluster": "events"}}})
     assert options(own)["kafka"]["brokers"] == "kafka:9092", "brokers that are given stay"
 

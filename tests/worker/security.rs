@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::support::kafka::{FOR_TESTS, Kafka, Plan, free_ports};
-use crate::support::{CAPVEC, Cluster, Outgoing, Worker, capvec, eventually, sets, tiny_package};
+use crate::support::{
+    CAPVEC, Cluster, Outgoing, Worker, capvec, eventually, mock, sets, tiny_package,
+};
 
 const PLAIN_SECRET: &str = "plain-hunter2";
 const SCRAM_SECRET: &str = "scram-hunter2";
@@ -226,6 +228,23 @@ fn base64url(bytes: &[u8]) -> String {
         (0..=chunk.len()).map(letter).collect::<String>()
     };
     bytes.chunks(3).map(encode).collect()
+}
+
+/// Whatever cuts it off: a password that is another's by now, a certificate that has expired, or,
+/// as here, a broker that is gone.
+#[test]
+fn a_worker_that_no_broker_answers_ends_where_what_it_has_read_was_renewed() {
+    let (mock, cluster) = mock(1);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "old").unwrap();
+    // Any property may be in a file.
+    let option = format!("kafka.librdkafka_files.client.rack={}", file.path().display());
+    let mut worker = Worker::start(&cluster, "in", &[&option]).ready();
+    std::fs::write(file.path(), "new").unwrap();
+    drop(mock);
+    assert_eq!(worker.wait().code(), Some(1));
+    let said = format!("no broker answers, and {} has changed", file.path().display());
+    assert!(worker.log().contains(&said), "{}", worker.log());
 }
 
 #[test]

@@ -27,6 +27,7 @@ slice or a share of one, CUDA shows as one device however many are asked for. */
 {{- $config := deepCopy .Values.config -}}
 {{- $kafka := include "capvec.kafka" . | fromYaml -}}
 {{- $_ := set $config.kafka "brokers" $kafka.brokers -}}
+{{- with include "capvec.librdkafkaFiles" . | fromYaml }}{{ $_ := set $config.kafka "librdkafka_files" . }}{{ end -}}
 {{- $_ := set $config "model" (dict "package" (include "capvec.package" .) "verify" .Values.model.verify) -}}
 {{- if .Values.gpu.enabled -}}
 {{- $devices := dict "device" (include "capvec.devices" .) -}}

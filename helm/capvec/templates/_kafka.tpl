@@ -72,16 +72,20 @@ The brokers' name has the namespace in it: KEDA's operator looks it up from anot
 {{- toYaml (merge (include "capvec.freeMap" . | fromYaml) $properties) -}}
 {{- end -}}
 
-{{/* Variables with the secrets and with the pod's own name. */}}
-{{- define "capvec.kafkaEnv" -}}
+{{/* Properties whose values are in files, and the files. Not variables: a worker that is cut off ends where a file has
+changed, and so logs in with what a Secret has now. */}}
+{{- define "capvec.librdkafkaFiles" -}}
 {{- $kafka := include "capvec.kafka" . | fromYaml -}}
-{{- range $variable, $from := dict "SASL_USERNAME" $kafka.usernameFrom "SASL_PASSWORD" $kafka.password "SSL_KEY_PASSWORD" $kafka.keyPassword }}
-{{- if $from }}
-- name: CAPVEC__KAFKA__LIBRDKAFKA__{{ $variable }}
-  valueFrom:
-    secretKeyRef: {name: {{ $from.name | quote }}, key: {{ $from.key | quote }}}
-{{- end }}
-{{- end }}
+{{- $given := include "capvec.freeMap" . | fromYaml -}}
+{{- $files := dict -}}
+{{- range $property, $file := dict "sasl.username" (list "username" $kafka.usernameFrom) "sasl.password" (list "password" $kafka.password) "ssl.key.password" (list "client.key.password" $kafka.keyPassword) -}}
+{{- if and (index $file 1) (not (hasKey $given $property)) }}{{ $_ := set $files $property (printf "/etc/capvec/kafka/%s" (index $file 0)) }}{{ end -}}
+{{- end -}}
+{{- toYaml (merge (dig "kafka" "librdkafka_files" dict .Values.config | deepCopy) $files) -}}
+{{- end -}}
+
+{{/* Variables with the pod's own name. */}}
+{{- define "capvec.kafkaEnv" -}}
 {{- if include "capvec.stateful" . }}
 - name: POD_NAME
   valueFrom:
@@ -101,16 +105,16 @@ The brokers' name has the namespace in it: KEDA's operator looks it up from anot
 {{- end }}
 {{- end -}}
 
-{{/* The projected volume with the certificates; none where there are none. */}}
+{{/* The projected volume with certificates and passwords; none where there are none. */}}
 {{- define "capvec.kafkaVolume" -}}
 {{- $kafka := include "capvec.kafka" . | fromYaml -}}
-{{- if or $kafka.ca $kafka.certificate }}
+{{- if or $kafka.ca $kafka.certificate $kafka.password }}
 - name: kafka
   projected:
     # Readable by fsGroup.
     defaultMode: 0440
     sources:
-      {{- range $path, $from := dict "ca.crt" $kafka.ca "client.crt" $kafka.certificate "client.key" $kafka.privateKey }}
+      {{- range $path, $from := dict "ca.crt" $kafka.ca "client.crt" $kafka.certificate "client.key" $kafka.privateKey "client.key.password" $kafka.keyPassword "username" $kafka.usernameFrom "password" $kafka.password }}
       {{- if $from }}
       - secret:
           name: {{ $from.name | quote }}

@@ -1,5 +1,7 @@
 //! Why a source ends.
 
+use std::path::PathBuf;
+
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use thiserror::Error;
 
@@ -55,6 +57,15 @@ pub enum SourceError {
         PATIENCE.as_secs()
     )]
     Refused(#[source] KafkaError),
+    /// No broker answers, and what this worker logs in with is no longer what it has read.
+    #[error(
+        "no broker answers, and {} has changed since it was read: only a restart reads it again",
+        path.display()
+    )]
+    Renewed {
+        /// The file.
+        path: PathBuf,
+    },
     /// With exactly-once delivery, offsets went back.
     #[error(
         "the end of partition {partition} of the input topic was cut off, or the topic was made anew: \

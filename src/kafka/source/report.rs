@@ -61,6 +61,15 @@ impl Source {
         }
     }
 
+    /// Looks whether the worker is cut off for what it read at its start and has changed since.
+    pub(super) fn look_for_renewed(&mut self) -> Result<(), SourceError> {
+        match self.renewed.changed(self.metrics.brokers_up.get(), Instant::now()) {
+            // A stop ends by itself.
+            Some(path) if !self.stopping => Err(SourceError::Renewed { path: path.into() }),
+            _ => Ok(()),
+        }
+    }
+
     /// Looks whether the consumer still hears of what there is.
     pub(super) fn listen(&mut self) -> Result<(), SourceError> {
         let is_paused = self.full.as_ref().is_some_and(|full| full.is_paused);

@@ -54,7 +54,8 @@ impl Rig<Source> {
         let all: Vec<_> = all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let config = load(None, &all).unwrap();
         let metrics = Metrics::new();
-        let connection = Connection::new(&config, 1, &metrics.source).unwrap();
+        let renewed = Renewed::new(&config.kafka);
+        let connection = Connection::new(&config, 1, renewed, &metrics.source).unwrap();
         let consumer = Arc::clone(&connection.consumer);
         let (out, received) = queue::bounded("received", 100, &metrics.queues);
         let (settlements, settled) = crossbeam_channel::bounded(100);
