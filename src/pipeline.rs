@@ -32,7 +32,7 @@ use crate::kafka::source::Source;
 use crate::kafka::topics::{TopicError, look_up, look_up_polling};
 use crate::kafka::writable::{Takes, asking, try_topics};
 use crate::metrics::{Metrics, Stage};
-use crate::model::package::Package;
+use crate::model::package::{KeptWeights, Package};
 use crate::queue;
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tokenize::Words;
@@ -82,6 +82,7 @@ pub fn start_with(
     // Before any of its files is read by a client.
     let renewed = Renewed::new(&config.kafka);
     let package = Package::open(&config.model.package).context("model.package")?;
+    let weights = KeptWeights::of(&package).context("model.package")?;
     // Before the model, which may take a minute: a wrong name is said at once.
     let (partitions, takes) = look_at_topics(config, shutdown)?;
     metrics.source.brokers_up.set(1);
@@ -195,6 +196,8 @@ pub fn start_with(
         stages.spawn(&format!("embed-{number}"), move || Ok(task.run()?))?;
     }
     stages.spawn("sink", move || Ok(sink.run()?))?;
+    let watched = shutdown.clone();
+    stages.spawn("package", move || weights.watch(&watched).context("model.package"))?;
 
     // The stages have the queues' ends now; these would keep them open.
     drop((received, to_batch, requests, to_sink));

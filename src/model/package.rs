@@ -3,6 +3,7 @@
 //!
 //! Here it is opened and looked at; [`write()`] makes one.
 
+mod kept;
 mod weights_file;
 mod write;
 
@@ -17,6 +18,7 @@ use super::graph;
 use super::manifest::{FORMAT, FileDigest, GraphForm, Manifest};
 use crate::tokenize::{TOKENS_MIN, Tokenizer, TokenizerError};
 
+pub use kept::KeptWeights;
 pub use write::{Draft, Existing, write};
 
 /// Name of the graph's file.
@@ -79,6 +81,13 @@ pub enum PackageError {
          another place"
     )]
     NotReplaced(PathBuf),
+    /// The weights that a worker runs on have changed under it.
+    #[error(
+        "{} was written over while this worker ran: since then its vectors may be of other weights than \
+         their model id says; put another package into a folder of its own",
+        .0.display()
+    )]
+    WrittenOver(PathBuf),
     /// A file of the package isn't what the manifest says.
     #[error("{path}: {reason}; the package is damaged, import it or make it again")]
     Damaged {

@@ -7,8 +7,8 @@ use capvec::embed::hash::HashEmbedder;
 use capvec::model::package::Package;
 
 use crate::support::{
-    CAPVEC, Cluster, Outgoing, Record, Worker, captions, eventually, free_address, tiny_package,
-    tokenizer_of,
+    CAPVEC, Cluster, Outgoing, Record, Worker, captions, eventually, free_address, mock,
+    tiny_package, tokenizer_of,
 };
 
 const CAPTIONS: [&str; 4] = [
@@ -227,4 +227,22 @@ fn a_log_that_cannot_be_written_stops_nothing() {
     let worker = Worker::launch(program, &cluster, "unlogged", &options).ready();
     cluster.await_records("unlogged.out", 1);
     worker.stop();
+}
+
+/// Its weights are mapped: they would be others from then on.
+#[test]
+fn a_worker_ends_whose_weights_are_written_over() {
+    let (_mock, cluster) = mock(1);
+    let package = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(tiny_package()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), package.path().join(file.file_name())).unwrap();
+    }
+    let option = format!("model.package={}", package.path().display());
+    let mut worker = Worker::start(&cluster, "in", &[&option]).ready();
+    let weights = package.path().join("model.onnx.data");
+    let others = [std::fs::read(&weights).unwrap(), vec![0]].concat();
+    std::fs::write(&weights, others).unwrap();
+    assert_eq!(worker.wait().code(), Some(1));
+    let said = "model.onnx.data was written over while this worker ran";
+    assert!(worker.log().contains(said), "{}", worker.log());
 }
