@@ -4,7 +4,7 @@ use std::error::Error;
 
 /// Returns an error and its causes, one after the other. librdkafka's errors end with the words of
 /// their cause; those aren't said again. Control characters, which may be a stranger's and which a
-/// terminal would obey, are escaped, but for the ends of lines.
+/// terminal would obey, are escaped, but for ends of lines and tabs.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut said = error.to_string();
     let mut cause = error.source();
@@ -15,7 +15,7 @@ pub fn with_causes(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    let is_obeyed = |c: char| c.is_control() && c != '\n';
+    let is_obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     let shown = |c: char| match is_obeyed(c) {
         true => c.escape_default().to_string(),
         false => c.to_string(),
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn no_terminal_obeys_what_is_said() {
-        let said = with_causes(&*anyhow!("of\u{1b}[2J and\r\u{9b}A\nsecond").context("a\u{7}"));
-        assert_eq!(said, "a\\u{7}: of\\u{1b}[2J and\\r\\u{9b}A\nsecond");
+        let said = with_causes(&*anyhow!("of\u{1b}[2J and\r\u{9b}A\n\tsecond").context("a\u{7}"));
+        assert_eq!(said, "a\\u{7}: of\\u{1b}[2J and\\r\\u{9b}A\n\tsecond");
     }
 }

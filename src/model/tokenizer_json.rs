@@ -328,7 +328,8 @@ pub fn id_space(tokenizer_json: &str) -> Option<usize> {
     ids(&serde_json::from_str(tokenizer_json).ok()?)
 }
 
-fn ids(tokenizer: &Value) -> Option<usize> {
+/// As [`id_space`], of one that is parsed.
+pub fn ids(tokenizer: &Value) -> Option<usize> {
     let vocab = tokenizer.pointer("/model/vocab")?.as_object()?;
     let named = tokenizer.pointer("/added_tokens").and_then(Value::as_array);
     let named = named.into_iter().flatten().filter_map(|t| t.get("id")?.as_u64());

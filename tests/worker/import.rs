@@ -492,6 +492,13 @@ fn a_tokenizer_that_hugging_face_would_make_otherwise_is_refused() {
     let splits = serde_json::json!({"split_special_tokens": true});
     assert!(with_options(splits.clone()).unwrap_err().contains("split_special_tokens"));
 
+    // It would give a token that is missing the next id, where there is an embedding for that.
+    let larger = Network { vocabulary: 7, ..network(Family::Bert) };
+    let larger = Checkpoint::write(&larger, str::to_owned);
+    let error = larger.import_with("config.json", |c| c["vocab_size"] = 7.into());
+    let error = error.map(drop).unwrap_err();
+    assert!(error.contains("\"[MASK]\" isn't in the vocabulary"), "{error}");
+
     // A class of no model's own is what the file says.
     with_options(serde_json::json!({"tokenizer_class": "PreTrainedTokenizerFast"})).unwrap();
     checkpoint.import_with("tokenizer.json", clean_text).map(drop).unwrap();

@@ -110,6 +110,9 @@ pub fn read_tokenizer(
     }
     // Before it is built: ids and lengths are what it would take memory for.
     tokenizer_json::fits(&parsed, network.vocabulary).map_err(|reason| wrong(&path, reason))?;
+    if is_berts && tokenizer_json::ids(&parsed).is_some_and(|ids| ids < network.vocabulary) {
+        named.refuse_missing(&path, &parsed)?;
+    }
     // The worker will load it: find out here whether it can.
     let tokenizer = Tokenizer::from_json(&json, network.positions)
         .map_err(|source| ImportError::Tokenizer { path: path.clone(), source })?;
@@ -211,6 +214,23 @@ impl Named<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a vocabulary without one of BERT's own tokens, for a network with more embeddings than
+    /// it has ids: Hugging Face would give the token the next id, and look for it.
+    fn refuse_missing(&self, path: &Path, tokenizer: &Value) -> Result<(), ImportError> {
+        let is_own = |key: &str, own: &str| {
+            let mut named = self.files.iter().filter_map(|(_, options)| (*options)?.get(key));
+            named.all(|token| text_of(token) == Some(own))
+        };
+        let vocab = &tokenizer["model"]["vocab"];
+        match OWN.iter().find(|(key, own)| vocab.get(own).is_none() && is_own(key, own)) {
+            None => Ok(()),
+            Some((_, own)) => {
+                let reason = format!("the token {own:?} isn't in the vocabulary; add it");
+                Err(wrong(path, reason))
+            }
+        }
     }
 
     /// Refuses a `tokenizer.json` that gives BERT's own tokens, or those that the files name in
