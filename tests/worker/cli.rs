@@ -341,18 +341,18 @@ fn check_warns_of_dead_letters_that_are_not_all_kept() {
 #[test]
 fn check_warns_of_captions_without_a_key_where_the_output_is_compacted() {
     let cluster = Cluster::shared();
-    cluster.create_topics("keyless", 1);
-    cluster.create_topic_with("keyless.compact", 1, &[("cleanup.policy", "compact")]);
+    cluster.create_topics("unkeyed", 1);
+    cluster.create_topic_with("unkeyed.compact", 1, &[("cleanup.policy", "compact")]);
     let message = Outgoing { key: None, ..Outgoing::caption("k", "a fox") };
-    cluster.send("keyless", &[message, Outgoing::caption("k", "a dog")]);
+    cluster.send("unkeyed", &[message, Outgoing::caption("k", "a dog")]);
     let to = |output| {
-        let options = ["input.topic=keyless", "reject.topic=keyless.dead", output];
+        let options = ["input.topic=unkeyed", "reject.topic=unkeyed.dead", output];
         check(&cluster.bootstrap, &options)
     };
-    let (code, said) = to("output.topic=keyless.compact");
+    let (code, said) = to("output.topic=unkeyed.compact");
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("WARNING keys: 1 of 2 messages have none, and output.topic"), "{said}");
-    let (_, said) = to("output.topic=keyless.out");
+    let (_, said) = to("output.topic=unkeyed.out");
     assert!(!said.contains("keys: "), "{said}");
 }
 
