@@ -1,7 +1,18 @@
 //! Of what happens again and again, when it is worth a line in the log.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::lock::lock;
+
+/// Returns how many lines of this kind were left out since the last, or `None` where this one is
+/// left out too: of each kind one in ten seconds is due, whichever thread has it. While brokers are
+/// away there are several a second to say.
+pub fn repeats(kind: &str) -> Option<u64> {
+    static SELDOM: Mutex<Seldom<String>> = Mutex::new(Seldom::new(Duration::from_secs(10), 256));
+    lock(&SELDOM).due(kind.to_owned(), Instant::now())
+}
 
 /// Says when a line is due: the first of each kind at once, and then one an interval.
 #[derive(Debug)]

@@ -10,7 +10,6 @@
 //! smaller ones from then on. No caption is at fault for that: where there isn't the memory for one
 //! alone, the worker fails.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -23,14 +22,10 @@ use crate::batch::packing::TokenBatch;
 use crate::batch::{Job, Pass, Request};
 use crate::handover::{EmbeddedBatch, Finished, PreparedCaption};
 use crate::health::PassWatch;
-use crate::lock::lock;
 use crate::metrics::EmbedMetrics;
 use crate::queue::{Closed, QueueSender};
-use crate::seldom::Seldom;
+use crate::seldom::repeats;
 use crate::tracked::{RejectReason, Rejection, Tracked};
-
-/// Between two lines of the log about batches that were split for one reason.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why the stage ended.
 #[derive(Debug, Error)]
@@ -198,7 +193,8 @@ impl EmbedTask {
 
     fn tell_split(&self, captions: usize, error: &EmbedError) {
         let reason = error.split_reason().as_label();
-        if let Some(before) = splits_before(reason) {
+        // Where a network fails on one caption of many, there would be several lines for each.
+        if let Some(before) = repeats(&format!("split {reason}")) {
             tracing::warn!(captions, reason, %error, before, "a batch failed and is split");
         }
         self.metrics.splits.with_label_values(&[reason]).inc();
@@ -251,14 +247,6 @@ impl EmbedTask {
     ) -> Result<(), EmbedTaskError> {
         Ok(self.out.send(Finished::Rejected(caption.map(|_| rejection)))?)
     }
-}
-
-/// Returns how many batches were split for this reason since the last line about it, where another
-/// is due. Where a network fails on one caption of many, there would be several lines for each.
-fn splits_before(reason: &'static str) -> Option<u64> {
-    static LINES: Mutex<Seldom<&'static str>> =
-        Mutex::new(Seldom::new(LINE_INTERVAL, SplitReason::ALL.len()));
-    lock(&LINES).due(reason, Instant::now())
 }
 
 #[cfg(test)]

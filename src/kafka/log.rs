@@ -1,13 +1,9 @@
 //! What librdkafka has to say, in the worker's log.
 
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
-
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 
-use crate::lock::lock;
-use crate::seldom::Seldom;
+use crate::seldom::repeats;
 
 /// Writes a line of librdkafka into the log.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -42,12 +38,4 @@ pub(super) fn log_client_error(client: &'static str, error: &KafkaError, reason:
     if let Some(repeated) = repeats(&format!("{client} {error}")) {
         tracing::warn!(client, %error, repeated, "{reason}");
     }
-}
-
-/// Returns how many lines of this kind were left out since the last, or `None` where this one is
-/// left out too. While brokers are away there are several a second to say.
-pub(super) fn repeats(kind: &str) -> Option<u64> {
-    static SELDOM: Mutex<Seldom<String>> = Mutex::new(Seldom::new(Duration::from_secs(10), 256));
-    let mut seldom = lock(&SELDOM);
-    seldom.due(kind.to_owned(), Instant::now())
 }

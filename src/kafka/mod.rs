@@ -28,7 +28,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::topic_partition_list::Offset;
 
 use crate::config::Config;
-use log::{log, log_client_error, repeats};
+use log::{log, log_client_error};
 
 /// How often the clients report statistics, from which the lag comes, and which brokers are
 /// connected.

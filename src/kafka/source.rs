@@ -66,6 +66,7 @@ use crate::handover::Intake;
 use crate::health::Health;
 use crate::metrics::{CommitResult, SourceMetrics};
 use crate::queue::{Closed, QueueSender};
+use crate::seldom::repeats;
 use crate::shutdown::{Shutdown, Wanted};
 use crate::tracked::{Offset, Origin, Outcome, RawMessage, Settlement, Tracked};
 
@@ -456,7 +457,7 @@ impl Source {
         let counted = if result.is_ok() { CommitResult::Ok } else { CommitResult::Failed };
         self.metrics.commits.with_label_values(&[counted.as_label()]).inc();
         if let Err(error) = result {
-            if let Some(repeated) = super::repeats(&format!("commit {error}")) {
+            if let Some(repeated) = repeats(&format!("commit {error}")) {
                 tracing::warn!(%error, repeated, ?offsets, "a commit failed; it is made again");
             }
             for (partition, _) in offsets {

@@ -10,11 +10,11 @@ use rdkafka::producer::Producer;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::{PAUSE, Problem, STEP, SinkError, Transactions, Trouble, Writer, is_purged};
-use crate::kafka::repeats;
 use crate::kafka::topics::{TopicError, look_up};
 use crate::kafka::transaction::Verdict;
 use crate::metrics::TransactionEnd;
 use crate::queue::Closed;
+use crate::seldom::repeats;
 use crate::shutdown::Wanted;
 use crate::tracked::NextOffset;
 
